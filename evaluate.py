@@ -1,0 +1,401 @@
+"""Measures a trained model on faces it was not trained on, and draws the figures.
+
+    python evaluate.py                               models/emotions-5 on the test split (PrivateTest)
+    python evaluate.py --split val                   on the validation split (PublicTest)
+    python evaluate.py --model models/emotions-7     the seven emotions
+    python evaluate.py --tta                         averages each face with its mirror image
+
+Scores model.tflite, the file that the demo runs, and writes metrics.json, classification_report.txt and the pictures.
+"""
+
+import argparse
+import json
+import sys
+import zipfile
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # Draws into files, with or without a display.
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from sklearn import metrics
+
+import utils
+
+SPLIT_NAMES = {"test": "PrivateTest", "val": "PublicTest", "both": "PublicTest and PrivateTest"}
+CALIBRATION_BINS = 15  # Equal in width, as in Guo et al., 2017.
+MISTAKES_SHOWN = 40
+INK = "#333333"
+LAYER_COLORS = {
+    "Conv2D": "#56b4e9",
+    "MaxPooling2D": "#e69f00",
+    "Add": "#cc79a7",
+    "Dense": "#009e73",
+}  # Others are gray.
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Measuring
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def predict(model, faces, tta=False):
+    """Returns the probabilities, float32 (N, C); with `tta` the mean over each face and its mirror image."""
+    probabilities = model.predict(faces)
+    if tta:
+        probabilities = (probabilities + model.predict(faces[:, :, ::-1])) / 2
+    return probabilities
+
+
+def measure(labels, probabilities, classes):
+    """Computes every figure of `metrics.json` that follows from labels and probabilities.
+
+    Args:
+        labels: int (N,).
+        probabilities: float (N, C), rows sum to 1.
+        classes: C names.
+
+    Returns:
+        dict; a figure that is not defined, such as the AUC of a class without faces, is None.
+    """
+    probabilities = probabilities / probabilities.sum(axis=1, keepdims=True, dtype=float)  # To double precision's 1.
+    predicted, indices = probabilities.argmax(axis=1), list(range(len(classes)))
+    precision, recall, f1, support = metrics.precision_recall_fscore_support(
+        labels, predicted, labels=indices, zero_division=0
+    )
+    aucs = [area_under_curve(labels == i, probabilities[:, i]) for i in indices]
+    known_aucs = [auc for auc in aucs if auc is not None]
+    accuracy = float(np.mean(predicted == labels))
+    return {
+        "accuracy": accuracy,
+        "accuracy_ci95": wilson_interval(accuracy, len(labels)),
+        "macro_f1": float(f1.mean()),
+        "balanced_accuracy": float(recall[support > 0].mean()),
+        "majority_baseline": float(support.max() / len(labels)),
+        "log_loss": float(metrics.log_loss(labels, probabilities, labels=indices)),
+        "ece": expected_calibration_error(labels, probabilities),
+        "auc_macro": float(np.mean(known_aucs)) if known_aucs else None,
+        "confusion_matrix": metrics.confusion_matrix(labels, predicted, labels=indices).tolist(),
+        "per_class": {
+            name: {
+                "precision": float(precision[i]),
+                "recall": float(recall[i]),
+                "f1": float(f1[i]),
+                "auc": aucs[i],
+                "support": int(support[i]),
+            }
+            for i, name in enumerate(classes)
+        },
+    }
+
+
+def area_under_curve(is_class, scores):
+    """Returns the area under the ROC curve of one class against the rest, None where one side has no faces."""
+    return float(metrics.roc_auc_score(is_class, scores)) if 0 < is_class.sum() < len(is_class) else None
+
+
+def wilson_interval(accuracy, count):
+    """Returns the 95 % confidence interval [low, high] of a proportion (Wilson, 1927)."""
+    z = 1.96
+    center = (accuracy + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * np.sqrt(accuracy * (1 - accuracy) / count + z**2 / (4 * count**2))
+    return [float(center - half), float(center + half)]
+
+
+def calibration_bins(labels, probabilities):
+    """Sorts faces into bins of equal width by the confidence of their label.
+
+    Returns:
+        confidence, accuracy, count: (bins,) each, means per bin; NaN where a bin is empty.
+    """
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == labels
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    count = np.bincount(bins, minlength=CALIBRATION_BINS)
+    with np.errstate(invalid="ignore"):
+        sums = [
+            np.bincount(bins, weights=values, minlength=CALIBRATION_BINS) / count for values in (confidence, correct)
+        ]
+    return *sums, count
+
+
+def expected_calibration_error(labels, probabilities):
+    """Returns the mean distance between confidence and accuracy, weighted by the faces in each bin."""
+    confidence, accuracy, count = calibration_bins(labels, probabilities)
+    return float(np.nansum(np.abs(confidence - accuracy) * count) / len(labels))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Figures
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def save(fig, path):
+    fig.savefig(path, dpi=150, bbox_inches="tight")
+    plt.close(fig)
+
+
+def rgb(emotion):
+    """Returns an emotion's colour as Matplotlib wants it, 0..1."""
+    return tuple(channel / 255 for channel in utils.EMOTION_COLORS[emotion])
+
+
+def plot_confusion_matrix(matrix, classes, title, path):
+    """Draws the share of each true class that was given each label, and below it the number of faces."""
+    counts = np.array(matrix)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    texts = [
+        [f"{share:.0%}\n{count}" for share, count in zip(*row, strict=True)] for row in zip(shares, counts, strict=True)
+    ]
+    fig, ax = plt.subplots(figsize=(1.1 * len(classes) + 1.5, 1.0 * len(classes) + 0.8))
+    sns.heatmap(
+        shares, annot=np.array(texts), fmt="", cmap="Blues", vmin=0, vmax=1, square=True, cbar=False,
+        xticklabels=classes, yticklabels=classes, ax=ax,
+    )  # fmt: skip
+    ax.set(xlabel="Predicted", ylabel="True", title=title)
+    save(fig, path)
+
+
+def plot_roc(labels, probabilities, result, classes, title, path):
+    """Draws one ROC curve per class against the rest, and their mean at equal false positive rates."""
+    fig, ax = plt.subplots(figsize=(6, 5.5))
+    grid, curves = np.linspace(0, 1, 500), []
+    for i, name in enumerate(classes):
+        auc = result["per_class"][name]["auc"]
+        if auc is not None:
+            false_positive_rate, true_positive_rate, _ = metrics.roc_curve(labels == i, probabilities[:, i])
+            curves.append(np.interp(grid, false_positive_rate, true_positive_rate))
+            ax.plot(false_positive_rate, true_positive_rate, color=rgb(name), label=f"{name} (AUC {auc:.3f})")
+    if curves:
+        average = f"Macro average (AUC {result['auc_macro']:.3f})"
+        ax.plot(grid, np.mean(curves, axis=0), color="black", linestyle="--", label=average)
+    ax.plot([0, 1], [0, 1], color="lightgray", linewidth=1, label="Guessing (AUC 0.500)")
+    ax.set(xlabel="False positive rate", ylabel="True positive rate", title=title)
+    ax.legend(loc="lower right")
+    save(fig, path)
+
+
+def plot_history(history, quantity, path):
+    """Draws a quantity of training and validation over the epochs, and where the picture size changed."""
+    fig, ax = plt.subplots(figsize=(7, 4))
+    ax.plot(history["epoch"], history[quantity], color=INK, label="Training (augmented faces)")
+    ax.plot(history["epoch"], history[f"val_{quantity}"], color="#d55e00", label="Validation (PublicTest)")
+    best = history.loc[history["val_accuracy"].idxmax()]
+    ax.plot(best["epoch"], best[f"val_{quantity}"], "o", color="#d55e00", label=f"Kept: epoch {best['epoch']:.0f}")
+    for row in np.flatnonzero(history["size"].diff().fillna(0)):
+        ax.axvline(history["epoch"][row], color="lightgray", zorder=0)
+        ax.annotate(
+            f" {history['size'][row]} px", (history["epoch"][row], 1), xycoords=("data", "axes fraction"), va="top"
+        )
+    ax.set(xlabel="Epoch", ylabel=quantity.capitalize(), title=f"{quantity.capitalize()} per epoch")
+    ax.grid(alpha=0.3)
+    ax.legend()
+    save(fig, path)
+
+
+def plot_calibration(labels, probabilities, title, path):
+    """Draws how often the label is right at each confidence; the diagonal is a confidence that means what it says."""
+    confidence, accuracy, count = calibration_bins(labels, probabilities)
+    fig, (ax, histogram) = plt.subplots(2, figsize=(5, 6), sharex=True, height_ratios=(3, 1))
+    ax.plot([0, 1], [0, 1], color="lightgray", label="Perfect")
+    ax.plot(confidence, accuracy, "o-", color="#0072b2", label="Model")
+    ax.set(
+        ylabel="Accuracy",
+        title=f"{title}\nExpected calibration error {expected_calibration_error(labels, probabilities):.3f}",
+    )
+    ax.legend()
+    edges = np.arange(CALIBRATION_BINS) / CALIBRATION_BINS
+    histogram.bar(edges, count, width=1 / CALIBRATION_BINS, align="edge", color="#56b4e9", edgecolor="white")
+    histogram.set(xlabel="Confidence", ylabel="Faces", xlim=(0, 1))
+    save(fig, path)
+
+
+def plot_mistakes(faces, labels, probabilities, classes, title, path):
+    """Draws the faces whose wrong label the model was surest of."""
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES_SHOWN]
+    fig, axes = plt.subplots(MISTAKES_SHOWN // 8, 8, figsize=(12, 9.5))
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, i in zip(axes.flat, wrong, strict=False):
+        ax.imshow(faces[i, ..., 0], cmap="gray", vmin=0, vmax=255)
+        ax.set_title(f"{classes[labels[i]]}, read as\n{classes[predicted[i]]} {confidence[i]:.0%}", fontsize=9)
+    fig.suptitle(title)
+    save(fig, path)
+
+
+def read_layers(model_file):
+    """Reads the network of a `.keras` file, which is a zip archive, in its order and without importing Keras.
+
+    Returns:
+        list of dict with `name`, `kind`, `text`, `shape` (of the output, without the batch) and `sources` (names).
+    """
+    with zipfile.ZipFile(model_file) as archive:
+        config = json.loads(archive.read("config.json"))["config"]
+    found, shapes = [], {}
+    for layer in config["layers"]:
+        options, kind = layer["config"], layer["class_name"]
+        tensors = [tensor["config"] for node in layer["inbound_nodes"] for tensor in flatten(node["args"])]
+        shapes |= {tensor["keras_history"][0]: tensor["shape"][1:] for tensor in tensors}
+        text = f"{kind} {options['kernel_size'][0]}×{options['kernel_size'][1]}" if "kernel_size" in options else kind
+        text += f" {options['rate']:.0%}" if "rate" in options else ""
+        sources = [tensor["keras_history"][0] for tensor in tensors]
+        found.append(
+            {"name": options["name"], "kind": kind, "text": text, "sources": sources, "units": options.get("units")}
+        )
+    return [layer | {"shape": shapes.get(layer["name"], [layer["units"]])} for layer in found]
+
+
+def flatten(nested):
+    """Yields the items of lists in lists."""
+    for item in nested:
+        yield from flatten(item) if isinstance(item, list) else [item]
+
+
+def plot_architecture(model_file, description, path):
+    """Draws the layers with the shapes of their outputs: a column per picture size, residual connections at the side."""
+    layers = read_layers(model_file)
+    fig, ax = plt.subplots(figsize=(13, 7))
+    places, column, size = {}, -1, None
+    for layer in layers:
+        if layer["shape"][:-1] != size:  # A new picture size opens a new column.
+            size, column, row = layer["shape"][:-1], column + 1, 0
+        places[layer["name"]] = (column, row)
+        color = LAYER_COLORS.get(layer["kind"], "#e8e8e8")
+        ax.add_patch(plt.Rectangle((column - 0.42, row - 0.4), 0.84, 0.8, facecolor=color, edgecolor="white"))
+        ax.text(column, row - 0.13, layer["text"], ha="center", va="center", fontsize=9, color="black")
+        ax.text(
+            column, row + 0.2, "×".join(map(str, layer["shape"])), ha="center", va="center", fontsize=7.5, color=INK
+        )
+        for source in layer["sources"][: 1 if layer["kind"] == "Add" else 0]:
+            start = places[source][1]
+            ax.plot(
+                [column - 0.42, column - 0.47, column - 0.47, column - 0.42], [start, start, row, row], color="#cc79a7"
+            )
+        row += 1
+    bottom = max(row for _, row in places.values())
+    ax.set(xlim=(-0.6, column + 0.6), ylim=(bottom + 0.6, -0.6))
+    parameters, macs = description["parameters"], description["macs"]
+    ax.set_title(
+        f"{parameters:,} parameters, {macs / 1e6:.1f} million multiply-adds a face; each column goes on in the next"
+    )
+    ax.axis("off")
+    save(fig, path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The evaluation
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def read_history(path):
+    """Reads `history.csv`.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    needed = ["epoch", "size", "accuracy", "loss", "val_accuracy", "val_loss"]
+    try:
+        history = pd.read_csv(path, dtype=float)
+        missing = [column for column in needed if column not in history.columns]
+    except ValueError as error:
+        raise ValueError(f"{path} must be a CSV of numbers. Received: {' '.join(str(error).split())[:120]}") from error
+    if missing or history.empty:
+        raise ValueError(
+            f"{path} must have the columns {', '.join(needed)} and a row per epoch. Received: {list(history.columns)}."
+        )
+    return history
+
+
+def evaluate(data, model_dir, split, tta, output_dir):
+    """Scores a model folder and writes metrics, report and figures.
+
+    Args:
+        data: path of the data set.
+        model_dir: model folder.
+        split: "test", "val" or "both".
+        tta: average each face with its mirror image.
+        output_dir: folder for the results, made where it is missing.
+
+    Returns:
+        report: str, the results in words and the classification report.
+
+    Raises:
+        FileNotFoundError, ValueError: the data or the model cannot be used.
+    """
+    model = utils.load_emotion_model(model_dir)
+    classes, description = model.classes, json.loads((model_dir / "model.json").read_text(encoding="utf-8"))
+    history = read_history(model_dir / "history.csv")
+    parts = [
+        utils.load_fer2013(data, part, len(classes)) for part in (("val", "test") if split == "both" else (split,))
+    ]
+    faces, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    probabilities = predict(model, faces, tta)
+    result = {"split": split, "rows": len(labels), "tta": tta} | measure(labels, probabilities, classes)
+    report = write_report(labels, probabilities, result, classes)
+
+    title = f"{SPLIT_NAMES[split]}, {len(labels):,} faces" + (", averaged with the mirror image" if tta else "")
+    output_dir.mkdir(parents=True, exist_ok=True)
+    plot_confusion_matrix(result["confusion_matrix"], classes, title, output_dir / "confusion_matrix.png")
+    plot_roc(labels, probabilities, result, classes, title, output_dir / "roc.png")
+    plot_calibration(labels, probabilities, title, output_dir / "calibration.png")
+    plot_mistakes(faces, labels, probabilities, classes, title, output_dir / "mistakes.png")
+    plot_history(history, "accuracy", output_dir / "accuracy.png")
+    plot_history(history, "loss", output_dir / "loss.png")
+    plot_architecture(model_dir / "model.keras", description, output_dir / "architecture.png")
+    (output_dir / "classification_report.txt").write_text(report, encoding="utf-8")
+    (output_dir / "metrics.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
+    return report
+
+
+def write_report(labels, probabilities, result, classes):
+    """Returns the classification report under a line that says what was measured."""
+    table = metrics.classification_report(
+        labels,
+        probabilities.argmax(axis=1),
+        labels=range(len(classes)),
+        target_names=classes,
+        digits=4,
+        zero_division=0,
+    )
+    low, high = result["accuracy_ci95"]
+    return (
+        f"{SPLIT_NAMES[result['split']]}, {result['rows']:,} faces: accuracy {result['accuracy']:.4f} "
+        f"(95 % interval {low:.4f} to {high:.4f}; always the most frequent class: {result['majority_baseline']:.4f})\n\n"
+        f"{table}"
+    )
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        usage=argparse.SUPPRESS, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=utils.DEFAULT_DATA, help="data set (default: data/fer2013.csv)")
+    parser.add_argument(
+        "--model", type=Path, default=utils.DEFAULT_MODEL, help="model folder (default: models/emotions-5)"
+    )
+    parser.add_argument("--split", choices=SPLIT_NAMES, default="test", help="faces to score (default: test)")
+    parser.add_argument("--tta", action="store_true", help="average each face with its mirror image")
+    parser.add_argument("--output-dir", type=Path, help="results (default: figures/<model folder's name>)")
+    args = parser.parse_args(argv)
+    args.output_dir = args.output_dir or utils.ROOT / "figures" / args.model.resolve().name
+    return args
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    try:
+        report = evaluate(args.data, args.model, args.split, args.tta, args.output_dir)
+    except (OSError, ValueError) as error:
+        print(f"evaluate.py: {error}", file=sys.stderr)
+        return 2
+    print(f"{report}\nFigures and metrics are in {args.output_dir}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

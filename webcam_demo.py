@@ -1,0 +1,629 @@
+"""Shows the emotion of every face on a camera, a video, an image, a folder of images or a stream.
+
+    python webcam_demo.py                                     camera 0, or the bundled clip where there is none
+    python webcam_demo.py --source film.mp4 --output labelled.mp4 --log emotions.csv
+    python webcam_demo.py --source photos/ --output labelled/ --no-display
+    python webcam_demo.py --source http://192.168.0.7:8080/video
+    python webcam_demo.py --source film.mp4 --no-display --benchmark
+
+Keys: q or Esc quits, space pauses, s saves a snapshot, m mirrors. Closing the window ends it too.
+"""
+
+import time
+
+STARTED = time.perf_counter()  # Before the imports, which are most of the time to the first frame.
+
+import argparse
+import contextlib
+import csv
+import datetime
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+# OpenCV and FFmpeg would print their own lines on every camera that is not there; ours say what to do about it.
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+os.environ.setdefault("OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS", "0")  # Windows: a camera opens in 1 s, not in 20.
+
+import cv2
+import numpy as np
+import tqdm
+
+import utils
+
+DEMO_CLIP = utils.ROOT / "data" / "demo.mp4"
+OUTPUT_DIR = Path("output")  # Of snapshots, and of annotated files that nobody gave a name.
+IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+WINDOW = "Emotions"
+
+STREAM_TIMEOUT = 5.0  # Seconds without a frame before a camera or stream is opened again.
+RETRY_PAUSES = (0.5, 1, 2, 4)  # Seconds before each try to open it again.
+ASSUMED_FPS = 25.0  # Of cameras and streams that do not tell.
+MISSING_FRAMES = 0.02  # Share of a video's announced frames that may be missing: containers announce estimates.
+SMOOTHING = 0.4  # Seconds over which the probabilities of a face are averaged.
+TRACK_LIFETIME = 0.6  # Seconds that a face may be missed and still be the same one.
+MIN_OVERLAP = 0.3  # Intersection over union of a face's boxes in successive frames.
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sources: `frames()` yields (frame, seconds, file name); `problem` says afterwards why it ended early
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class ImageFiles:
+    """Images one after the other, a second each."""
+
+    live, fps = False, 1.0
+
+    def __init__(self, paths, name):
+        self.paths, self.name, self.total, self.problem = paths, name, len(paths), None
+        self.suffix = ".png" if len(paths) == 1 else ""
+
+    def frames(self):
+        for number, path in enumerate(self.paths):
+            frame = cv2.imread(str(path), cv2.IMREAD_COLOR)
+            if frame is None:
+                self.problem = f"{path} cannot be read as an image."
+            else:
+                yield frame, float(number), path.name
+
+    def close(self):
+        pass
+
+
+class VideoFile:
+    """A video of known length, frame by frame, none left out."""
+
+    live, suffix = False, ".mp4"
+
+    def __init__(self, capture, name):
+        self.capture, self.name, self.problem = capture, name, None
+        self.fps, self.total = frame_rate(capture), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+
+    def frames(self):
+        count = 0
+        while True:
+            ok, frame = self.capture.read()
+            if not ok:
+                break
+            yield frame, count / self.fps, Path(self.name).name
+            count += 1
+        if count < self.total * (1 - MISSING_FRAMES) - 1:
+            self.problem = f"{self.name} ends after frame {count} of {self.total}: what follows cannot be read."
+
+    def close(self):
+        self.capture.release()
+
+
+class LiveCapture:
+    """A camera or stream, read in a thread of its own, of which only the newest frame counts: a slow reader queues none.
+
+    A frame of None says that there is no news, so that the window stays alive while the stream stalls.
+    """
+
+    live, total, suffix = True, None, ".mp4"
+
+    def __init__(self, capture, name):
+        self.capture, self.name, self.problem = capture, name, None
+        self.fps = frame_rate(capture)
+        self.newest, self.news, self.stopped = None, threading.Condition(), False
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+
+    def _read(self):
+        pauses = iter(RETRY_PAUSES)
+        while not self.stopped:
+            ok, frame = self.capture.read()
+            if ok:
+                pauses = iter(RETRY_PAUSES)
+                with self.news:
+                    self.newest = frame, time.perf_counter() - STARTED, str(self.name)
+                    self.news.notify()
+                continue
+            pause = next(pauses, None)
+            if pause is None:
+                self.problem = f"{self.name} gave no more frames and could not be opened again."
+                break
+            time.sleep(pause)
+            self.capture.release()
+            self.capture = open_capture(self.name)
+        self.capture.release()
+        self.stopped = True
+
+    def frames(self):
+        while not self.stopped or self.newest:
+            with self.news:
+                if self.newest is None:
+                    self.news.wait(timeout=0.1)
+                newest, self.newest = self.newest, None
+            yield newest or (None, time.perf_counter() - STARTED, str(self.name))
+
+    def close(self):
+        self.stopped = True
+        self.thread.join(timeout=STREAM_TIMEOUT)
+
+
+def frame_rate(capture):
+    """Returns the frames per second that a capture announces, or what is usual where it announces nonsense."""
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    return fps if 1 <= fps <= 240 else ASSUMED_FPS
+
+
+def open_capture(target):
+    """Opens a camera index, a file or an address; what cannot be opened reads no frames."""
+    if isinstance(target, int):
+        return cv2.VideoCapture(target)
+    milliseconds = int(STREAM_TIMEOUT * 1000)
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds, cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds]
+    return cv2.VideoCapture(str(target), cv2.CAP_FFMPEG, limits)
+
+
+def open_source(source):
+    """Opens what --source names.
+
+    Args:
+        source: camera index, path of a video, image or folder of images, or URL of a stream; None for camera 0 or,
+            where there is none, the bundled clip.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be opened or read.
+    """
+    if source is None:
+        capture = open_capture(0)
+        if capture.isOpened():
+            return LiveCapture(capture, 0)
+        print(f"No camera found; playing the bundled clip {DEMO_CLIP}.")
+        source = str(DEMO_CLIP)
+    path = Path(source)
+    if source.isdecimal() or "://" in source:
+        target = int(source) if source.isdecimal() else source
+    elif not path.exists():
+        raise FileNotFoundError(
+            f"--source must be a camera index, a file, a folder or a URL. Received: {source}, which does not exist."
+        )
+    elif path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
+        return open_images(path)
+    else:
+        target = path
+    capture = open_capture(target)
+    if not capture.isOpened():
+        raise ValueError(explain_unopened(target))
+    return (
+        VideoFile(capture, str(target)) if capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0 else LiveCapture(capture, target)
+    )
+
+
+def open_images(path):
+    """Opens an image, or all of a folder's images in the order of their names."""
+    paths = (
+        sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else [path]
+    )
+    if not paths:
+        raise ValueError(
+            f"A folder must hold images ({', '.join(sorted(IMAGE_SUFFIXES))}). Received: {path}, which holds none."
+        )
+    return ImageFiles(paths, path)
+
+
+def explain_unopened(target):
+    if isinstance(target, int):
+        return (
+            f"Camera {target} cannot be opened. Is it plugged in, not in use by another program, and may this terminal "
+            "use it? For another camera: --source 1. Without one: --source data/demo.mp4."
+        )
+    if isinstance(target, Path):
+        return f"{target} cannot be read as a video or image. Convert it to .mp4 or .jpg."
+    return f"{target} cannot be opened as a stream. Is the address right, and does a browser or player show it?"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Faces over time
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class FaceTracker:
+    """Gives each face a number that it keeps from frame to frame, and averages its probabilities over time."""
+
+    def __init__(self):
+        self.tracks, self.count = [], 0
+
+    def update(self, boxes, probabilities, time_s):
+        """Takes the faces of the next frame.
+
+        Args:
+            boxes: int (F, 4).
+            probabilities: float32 (F, C).
+            time_s: the frame's time in seconds, which never goes back.
+
+        Returns:
+            numbers: list of F int, from 1.
+            averaged: float32 (F, C), exponential average with the time constant `SMOOTHING`.
+        """
+        self.tracks = [track for track in self.tracks if time_s - track["seen"] <= TRACK_LIFETIME]
+        overlaps = np.array([[overlap(box, track["box"]) for track in self.tracks] for box in boxes])
+        found = [None] * len(boxes)
+        while overlaps.size and overlaps.max() >= MIN_OVERLAP:  # The best match first.
+            face, track = np.unravel_index(overlaps.argmax(), overlaps.shape)
+            found[face] = self.tracks[track]
+            overlaps[face, :] = overlaps[:, track] = 0
+        for face, track in enumerate(found):
+            if track is None:
+                self.count += 1
+                track = {"number": self.count, "probabilities": probabilities[face], "seen": time_s}
+                self.tracks.append(track)
+                found[face] = track
+            weight = 1 - np.exp(-(time_s - track["seen"]) / SMOOTHING)
+            track["probabilities"] = track["probabilities"] * (1 - weight) + probabilities[face] * weight
+            track["box"], track["seen"] = boxes[face], time_s
+        averaged = np.array([track["probabilities"] for track in found], np.float32).reshape(probabilities.shape)
+        return [track["number"] for track in found], averaged
+
+
+def overlap(a, b):
+    """Returns the intersection over union of two boxes, 0..1."""
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    intersection = max(0, width) * max(0, height)
+    return intersection / (a[2] * a[3] + b[2] * b[3] - intersection)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Results
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class EmotionLog:
+    """Writes one row per face and frame, as CSV or, for a name that ends in .jsonl, as JSON lines."""
+
+    def __init__(self, path, classes, source):
+        self.file_column, self.utc_column = isinstance(source, ImageFiles) and source.total > 1, source.live
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Line buffering: what was seen is on disk at once, whatever happens to the program.
+        self.path = path
+        self.file = open(path, "w", newline="", encoding="utf-8", buffering=1)  # noqa: SIM115
+        self.json_lines, self.classes = path.suffix == ".jsonl", classes
+        self.columns = ["frame", "time_s", "track", "x", "y", "width", "height", "label", "confidence", *classes]
+        self.columns = ["file"] * self.file_column + self.columns + ["utc"] * self.utc_column
+        self.writer = csv.writer(self.file)
+        if not self.json_lines:
+            self.writer.writerow(self.columns)
+
+    def write(self, number, time_s, name, faces):
+        """Adds a frame's rows: one per face, or one with empty fields.
+
+        Args:
+            number: the frame's, from 0.
+            time_s: seconds into the file, or since the start.
+            name: file the frame is from.
+            faces: list of (track, box, (label, confidence), probabilities).
+        """
+        utc = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        empty = (None, (None,) * 4, (None, None), (None,) * len(self.classes))
+        for track, box, (label, confidence), probabilities in faces or [empty]:
+            row = [name] * self.file_column + [number, round(time_s, 3), track, *map(plain, box), label]
+            row += [plain(confidence), *map(plain, probabilities)] + [utc] * self.utc_column
+            if self.json_lines:
+                self.file.write(json.dumps(dict(zip(self.columns, row, strict=True))) + "\n")
+            else:
+                self.writer.writerow(row)
+
+    def close(self):
+        self.file.close()
+
+
+def plain(number):
+    """Returns a number as Python writes it, fractions with four digits."""
+    return round(number.item() if hasattr(number, "item") else number, 4) if number is not None else None
+
+
+class AnnotatedVideo:
+    """Writes frames into a video that plays at the right speed, whatever the times between them were."""
+
+    def __init__(self, path, fps):
+        self.path, self.fps, self.writer, self.written = path, fps, None, 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(self, frame, time_s, name):
+        if self.writer is None:
+            self.start, self.size = time_s, frame.shape[1::-1]
+            codec = cv2.VideoWriter.fourcc(*("MJPG" if self.path.suffix == ".avi" else "mp4v"))
+            self.writer = cv2.VideoWriter(str(self.path), cv2.CAP_FFMPEG, codec, self.fps, self.size)
+            if not self.writer.isOpened():
+                raise ValueError(f"--output must be a writable .mp4, .mkv, .mov or .avi file. Received: {self.path}.")
+        if frame.shape[1::-1] != self.size:
+            frame = cv2.resize(frame, self.size)
+        # A camera's frames come when they come: one that stayed on screen for long is written several times.
+        while self.written <= (time_s - self.start) * self.fps + 0.5:
+            self.writer.write(frame)
+            self.written += 1
+
+    def close(self):
+        if self.writer:
+            self.writer.release()
+
+
+class AnnotatedImages:
+    """Writes one image to the path itself, or several under their own names into the folder of that name."""
+
+    def __init__(self, path, total):
+        self.path, self.folder = path, path if total > 1 else None
+        (self.folder or path.parent).mkdir(parents=True, exist_ok=True)
+
+    def write(self, frame, time_s, name):
+        path = self.folder / name if self.folder else self.path
+        if path.suffix.lower() not in IMAGE_SUFFIXES or not cv2.imwrite(str(path), frame):
+            raise ValueError(f"--output must be a writable image file such as labelled.png. Received: {path}.")
+
+    def close(self):
+        pass
+
+
+class Window:
+    """The window, its keys and what they switch."""
+
+    def __init__(self, mirrored):
+        self.mirrored, self.paused, self.closed, self.frame = mirrored, False, False, None
+        self.clock = None  # What the clock showed at second 0 of the source.
+        cv2.namedWindow(WINDOW, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+
+    def show(self, frame, time_s=None):
+        """Shows a frame, until the time of the next one where `time_s` is its own, and obeys the keys."""
+        if self.frame is None:
+            cv2.resizeWindow(WINDOW, *frame.shape[1::-1])
+        self.frame = frame
+        cv2.imshow(WINDOW, frame)
+        now = time.perf_counter()
+        if time_s is None:
+            self.wait(0)
+        else:
+            self.clock = now - time_s if self.clock is None else self.clock
+            self.wait(time_s + self.clock - now)
+
+    def wait(self, seconds):
+        """Obeys the keys, at least once and until the time is over; a pause does not count."""
+        while True:
+            before = time.perf_counter()
+            self.press(cv2.waitKey(int(np.clip(seconds * 1000, 1, 20))) & 0xFF)
+            self.closed = self.closed or cv2.getWindowProperty(WINDOW, cv2.WND_PROP_VISIBLE) < 1
+            elapsed = time.perf_counter() - before
+            if not self.paused:
+                seconds -= elapsed
+            elif self.clock is not None:
+                self.clock += elapsed
+            if self.closed or seconds <= 0 and not self.paused:
+                return
+
+    def press(self, key):
+        if key in (ord("q"), 27):  # 27 is Esc.
+            self.closed = True
+        elif key == ord(" "):
+            self.paused = not self.paused
+        elif key == ord("m"):
+            self.mirrored = not self.mirrored
+        elif key == ord("s") and self.frame is not None:
+            OUTPUT_DIR.mkdir(exist_ok=True)
+            path = OUTPUT_DIR / f"snapshot-{datetime.datetime.now():%Y%m%d-%H%M%S-%f}.png"
+            cv2.imwrite(str(path), self.frame)
+            print(f"Saved {path}.", flush=True)
+
+    def close(self):
+        cv2.destroyAllWindows()
+
+
+def has_display():
+    """Tells whether a window can open: on Linux without a display OpenCV would not raise but abort the process."""
+    return not sys.platform.startswith("linux") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The demo
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Benchmark:
+    """Times the stages of each frame."""
+
+    STAGES = ("read", "detect", "classify", "draw")
+
+    def __init__(self):
+        self.seconds = {stage: [] for stage in self.STAGES}
+        self.frames = self.faces = 0
+        self.startup = None  # Seconds from the start of the process to the first frame with a labelled face.
+        self.started = time.perf_counter()
+
+    @contextlib.contextmanager
+    def stage(self, name):
+        started = time.perf_counter()
+        yield
+        self.seconds[name].append(time.perf_counter() - started)
+
+    def count(self, faces):
+        self.frames, self.faces = self.frames + 1, self.faces + faces
+        if faces and self.startup is None:
+            self.startup = process_seconds()
+
+    def fps(self):
+        return self.frames / (time.perf_counter() - self.started)
+
+    def report(self):
+        """Returns what --benchmark prints: a table for people, and one JSON object for programs."""
+        stages = {}
+        for stage, seconds in self.seconds.items():
+            median, p95 = np.percentile(seconds, (50, 95)) * 1000 if seconds else (0.0, 0.0)
+            stages[stage] = {"median": round(float(median), 2), "p95": round(float(p95), 2)}
+        result = {"frames": self.frames, "faces": self.faces, "fps": round(self.fps(), 1), "startup_s": self.startup}
+        result |= {"peak_memory_mb": peak_memory_mb(), "stages_ms": stages}
+        lines = [f"{'stage':<10}{'median ms':>12}{'95 % ms':>12}"]
+        lines += [f"{stage:<10}{times['median']:>12.2f}{times['p95']:>12.2f}" for stage, times in stages.items()]
+        lines += [f"{name}: {value}" for name, value in result.items() if name != "stages_ms"]
+        return "\n".join([*lines, json.dumps(result)])
+
+
+def process_seconds():
+    """Returns the seconds since the process started; where the system does not tell, since this script did."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # Field 22 of proc(5).
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        return round(uptime - ticks / os.sysconf("SC_CLK_TCK"), 3)
+    except OSError:
+        return round(time.perf_counter() - STARTED, 3)
+
+
+def peak_memory_mb():
+    """Returns the most memory this process has held, in MB, or None where the system does not tell."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return round(int(status.partition("VmHWM:")[2].split()[0]) / 1024, 1)
+    except OSError:
+        return None
+
+
+def run(source, detector, model, log, output, window, benchmark, min_confidence):
+    """Labels the frames of a source until it ends or the window is closed.
+
+    Args:
+        source: from `open_source`.
+        detector: from `utils.load_face_detector`.
+        model: `utils.EmotionModel`.
+        log: `EmotionLog` or None.
+        output: `AnnotatedVideo`, `AnnotatedImages` or None.
+        window: `Window` or None.
+        benchmark: `Benchmark`, which counts and times.
+        min_confidence: a face below it is labelled as uncertain.
+    """
+    tracker = FaceTracker()
+    frames, progress = source.frames(), progress_bar(source)
+    while not (window and window.closed):
+        with benchmark.stage("read"):
+            frame, time_s, name = next(frames, (None, None, None))
+        if time_s is None:
+            benchmark.seconds["read"].pop()  # It read the end, not a frame.
+            break
+        if frame is None:  # A stream that stalls.
+            if window:
+                window.wait(0)
+            continue
+        if window and window.mirrored:
+            frame = cv2.flip(frame, 1)
+        with benchmark.stage("detect"):
+            gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+            boxes = utils.detect_faces(gray, detector)
+        with benchmark.stage("classify"):
+            numbers, probabilities = tracker.update(boxes, model.predict(utils.crop_faces(gray, boxes)), time_s)
+            labels = utils.choose_labels(probabilities, model.classes, min_confidence)
+        with benchmark.stage("draw"):
+            annotated = utils.annotate_frame(frame, boxes, labels, f"{benchmark.fps():.0f} fps" if window else "")
+        benchmark.count(len(boxes))
+        if log:
+            log.write(benchmark.frames - 1, time_s, name, list(zip(numbers, boxes, labels, probabilities, strict=True)))
+        if output:
+            output.write(annotated, time_s, name)
+        if window:
+            window.show(annotated, None if source.live else time_s)
+        progress.update()
+    progress.close()
+
+
+def progress_bar(source):
+    """Returns a bar on a terminal; elsewhere, and for a single image, one that shows nothing."""
+    return tqdm.tqdm(total=source.total, unit="frame", disable=True if source.total in (None, 1) else None)
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        usage=argparse.SUPPRESS, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--source", help="camera index, video, image, folder of images or URL (default: camera 0)")
+    parser.add_argument(
+        "--model", type=Path, default=utils.DEFAULT_MODEL, help="model folder (default: models/emotions-5)"
+    )
+    parser.add_argument("--output", type=Path, help="annotated video (.mp4), image, or folder for a folder's images")
+    parser.add_argument("--log", type=Path, help="labels and probabilities per face and frame (.csv or .jsonl)")
+    parser.add_argument("--no-display", action="store_true", help="open no window")
+    parser.add_argument(
+        "--min-confidence", type=probability, default=0.3, help="below it a face is uncertain (default: 0.3)"
+    )
+    parser.add_argument("--benchmark", action="store_true", help="end with a table of times and one line of JSON")
+    return parser.parse_args(argv)
+
+
+def probability(text):
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"must be a number from 0 to 1. Received: {text}.")
+
+
+def open_window(args, source):
+    """Opens the window, or says why there is none."""
+    if args.no_display:
+        return None
+    if not has_display():
+        print("No display found, so there is no window.")
+        return None
+    try:
+        return Window(mirrored=isinstance(source, LiveCapture) and isinstance(source.name, int))
+    except cv2.error:
+        print("This OpenCV opens no windows. Only opencv-python may be installed, no other package of OpenCV.")
+        return None
+
+
+def open_output(args, source, window):
+    """Opens the annotated file; where a window was wanted and cannot be, there is one without --output too."""
+    path = args.output
+    if not path and not window and not args.no_display:
+        path = OUTPUT_DIR / f"labelled-{Path(str(source.name)).stem}{source.suffix}"
+    for written in filter(None, (path, args.log)):
+        if args.source and written.exists() and Path(args.source).exists() and written.samefile(args.source):
+            raise ValueError(f"--output and --log must not be the source itself. Received: {written}.")
+    if path is None:
+        return None
+    return AnnotatedImages(path, source.total) if isinstance(source, ImageFiles) else AnnotatedVideo(path, source.fps)
+
+
+def demo(args):
+    """Opens what the arguments name, runs, closes, reports; returns the exit status."""
+    status, benchmark = 0, Benchmark()
+    with contextlib.ExitStack() as stack:
+        model, detector = utils.load_emotion_model(args.model), utils.load_face_detector()
+        source = stack.enter_context(contextlib.closing(open_source(args.source)))
+        window = open_window(args, source)
+        output = open_output(args, source, window)
+        log = EmotionLog(args.log, model.classes, source) if args.log else None
+        for part in filter(None, (window, output, log)):
+            stack.enter_context(contextlib.closing(part))
+        try:
+            run(source, detector, model, log, output, window, benchmark, args.min_confidence)
+        except KeyboardInterrupt:
+            status = 130
+        if window and isinstance(source, ImageFiles) and status == 0:
+            window.wait(np.inf)  # The last image stays until a key closes it.
+    print(f"{benchmark.frames} frames, {benchmark.faces} faces, {benchmark.fps():.1f} frames a second.")
+    for part in filter(None, (output, log)):
+        print(f"Wrote {part.path}.")
+    if args.benchmark:
+        print(benchmark.report())
+    if source.problem:
+        print(f"webcam_demo.py: {source.problem}", file=sys.stderr)
+        return 2
+    return status
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # A kill completes the files as Ctrl-C does.
+    try:
+        return demo(args)
+    except (OSError, ValueError) as error:
+        print(f"webcam_demo.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
