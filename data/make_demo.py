@@ -1,0 +1,194 @@
+"""Makes the bundled demo clip: ten seconds with one face, then two, then none, then one again.
+
+    pip install scikit-image matplotlib
+    python data/make_demo.py                       writes data/demo.mp4 and counts the faces in it
+    python data/make_demo.py --output clip.mp4     writes it elsewhere
+
+A camera moves over two portraits that those packages bring along, both in the public domain:
+
+    Eileen Collins   skimage.data.astronaut(), a photograph of NASA: https://flic.kr/p/r9qvLn
+    Grace Hopper     matplotlib's sample_data/grace_hopper.jpg, a photograph of the United States Navy:
+                     https://commons.wikimedia.org/wiki/File:Grace_Hopper.jpg
+
+The wall they hang on is computed. The same versions of the packages write the same pictures.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_OUTPUT = ROOT / "data" / "demo.mp4"
+WIDTH, HEIGHT, FRAMES_PER_SECOND = 640, 360, 25
+SEED = 2013
+
+# OpenCV's MPEG-4 encoder has no setting for quality. What keeps the clip under a megabyte is less to encode: a lens
+# that is sharp on the face only, a plain wall and no picture frames, and a camera that rests between its movements.
+LENS_BLUR = 0.6  # standard deviation in pixels of the frame
+NOISE = 0.8  # standard deviation in grey levels
+MOVING = 0.6  # share of a shot in which the camera moves; it rests before and after.
+
+WALL_SHAPE = (1000, 2400)  # rows, columns; frames show the wall at about half its size.
+PLASTER = 4  # standard deviation in grey levels
+WALL_COLOR = (150, 160, 158)  # BGR
+PRINT_SIZE = (480, 576)  # width, height of a portrait on the wall
+# x, y, width, height: so much of each photograph that the two faces hang equally large.
+COLLINS_CROP, HOPPER_CROP = (110, 4, 230, 276), (6, 0, 500, 600)
+COLLINS_CENTER, HOPPER_CENTER = (560, 500), (1130, 500)  # x, y on the wall
+
+
+class Shot(NamedTuple):
+    """One camera movement; a pose is x and y of the scene's pixel in the middle, zoom, degrees, and exposure."""
+
+    name: str
+    faces: int
+    frames: int
+    scene: str
+    start: tuple
+    end: tuple
+    defocus: float  # standard deviation in pixels of the frame
+
+
+SHOTS = (
+    Shot("Collins", 1, 75, "photograph", (262, 150, 1.34, -1.0, 1.0), (238, 138, 1.56, 1.5, 1.0), LENS_BLUR),
+    Shot("both", 2, 75, "wall", (833, 492, 0.485, 0.9, 1.0), (853, 502, 0.525, -0.7, 1.0), LENS_BLUR),
+    Shot("no face", 0, 30, "wall", (1990, 470, 0.80, 2.0, 0.95), (1850, 500, 0.84, 0.0, 0.88), 2.5),
+    Shot("Hopper", 1, 75, "wall", (1325, 505, 0.66, -1.2, 0.88), (1225, 452, 0.82, 1.0, 1.03), LENS_BLUR),
+)
+
+
+def load_portraits():
+    """Returns the photographs of Collins (512, 512, 3) and Hopper (600, 512, 3), uint8 BGR, soft around the faces."""
+    try:
+        # Only whoever makes the clip anew needs these; the project's requirements do without scikit-image.
+        from matplotlib.cbook import get_sample_data
+        from skimage.data import astronaut
+    except ImportError as error:
+        remedy = "pip install scikit-image matplotlib"
+        raise ValueError(f"The portraits come with two packages. Missing: {error.name}. Run: {remedy}") from error
+    with get_sample_data("grace_hopper.jpg") as file:
+        hopper = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_COLOR)
+    collins = cv2.cvtColor(astronaut(), cv2.COLOR_RGB2BGR)
+    return soften_background(collins, (225, 120), 85, 3), soften_background(hopper, (267, 215), 150, 4)
+
+
+def soften_background(photograph, face, radius, sigma):
+    """Smooths film grain, and blurs by `sigma` what is farther than twice the radius from the face, as a lens does."""
+    smooth = cv2.bilateralFilter(photograph, 9, 20, 3)
+    y, x = np.ogrid[: photograph.shape[0], : photograph.shape[1]]
+    distance = np.hypot(x - face[0], 0.8 * (y - face[1])) / radius
+    sharp = ease(np.clip(2 - distance, 0, 1))[..., None]
+    return np.uint8(np.rint(sharp * smooth + (1 - sharp) * cv2.GaussianBlur(smooth, (0, 0), sigma)))
+
+
+def ease(t):
+    """Maps 0..1 to 0..1 with a standstill at both ends."""
+    return t * t * (3 - 2 * t)
+
+
+def paint_wall(random):
+    """Returns an empty wall, float32 (H, W, 3), of uneven plaster."""
+    plaster = cv2.GaussianBlur(random.standard_normal(WALL_SHAPE, np.float32), (0, 0), 30)
+    return np.float32(WALL_COLOR) + (PLASTER / plaster.std() * plaster)[..., None]
+
+
+def hang_portrait(wall, photograph, crop, center):
+    """Draws a part of a photograph, and its shadow, on the wall."""
+    x, y, width, height = crop
+    picture = cv2.resize(photograph[y : y + height, x : x + width], PRINT_SIZE, interpolation=cv2.INTER_CUBIC)
+    left, top = center[0] - PRINT_SIZE[0] // 2, center[1] - PRINT_SIZE[1] // 2
+    right, bottom = left + PRINT_SIZE[0], top + PRINT_SIZE[1]
+    shadow = np.zeros(wall.shape[:2], np.float32)
+    shadow[top + 12 : bottom + 12, left + 10 : right + 10] = 0.4
+    wall *= 1 - cv2.GaussianBlur(shadow, (0, 0), 14)[..., None]
+    wall[top:bottom, left:right] = picture
+
+
+def film(collins, hopper):
+    """Yields the frames of the clip, uint8 (HEIGHT, WIDTH, 3) BGR."""
+    random = np.random.default_rng(SEED)
+    wall = paint_wall(random)
+    hang_portrait(wall, collins, COLLINS_CROP, COLLINS_CENTER)
+    hang_portrait(wall, hopper, HOPPER_CROP, HOPPER_CENTER)
+    scenes = {"photograph": np.float32(collins), "wall": wall}
+    for shot in SHOTS:
+        for t in np.linspace(0, 1, shot.frames):
+            progress = ease(np.clip((t - 0.5) / MOVING + 0.5, 0, 1))
+            x, y, zoom, degrees, exposure = np.array(shot.start) * (1 - progress) + np.array(shot.end) * progress
+            to_frame = cv2.getRotationMatrix2D((x, y), degrees, zoom)
+            to_frame[:, 2] += WIDTH / 2 - x, HEIGHT / 2 - y
+            frame = cv2.warpAffine(scenes[shot.scene], to_frame, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR)
+            frame = exposure * cv2.GaussianBlur(frame, (0, 0), shot.defocus)
+            frame += NOISE * random.standard_normal(frame.shape, np.float32)
+            yield np.uint8(np.clip(np.rint(frame), 0, 255))
+
+
+def count_faces(path):
+    """Returns the number of faces that the demo's detector finds in each frame of a clip."""
+    sys.path.insert(0, str(ROOT))  # This script lies beside the data, one folder below the module.
+    from utils import detect_faces, load_face_detector
+
+    detector, capture, counts = load_face_detector(), cv2.VideoCapture(str(path)), []
+    while (frame := capture.read()[1]) is not None:
+        counts.append(len(detect_faces(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), detector)))
+    capture.release()
+    return counts
+
+
+def make_clip(output):
+    """Writes the clip, or leaves what was there, and returns the number of faces found in each frame of it."""
+    if output.suffix != ".mp4" or output.is_dir():
+        raise ValueError(f"`--output` must name an .mp4 file. Received: {output}.")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"`--output` must lie in a folder that exists. Received: {output}.")
+    portraits = load_portraits()
+    temporary = output.with_name(f"{output.stem}.{os.getpid()}.mp4")
+    try:
+        temporary.touch()  # Python says why a place cannot be written to; OpenCV does not.
+        writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter_fourcc(*"mp4v"), FRAMES_PER_SECOND, (WIDTH, HEIGHT))
+        try:
+            for frame in film(*portraits):
+                writer.write(frame)
+        finally:
+            writer.release()  # Windows neither renames nor removes a file that is open.
+        counts, frames = count_faces(temporary), sum(shot.frames for shot in SHOTS)
+        if len(counts) != frames:  # OpenCV does not tell that a disk is full.
+            raise OSError(f"The clip must hold {frames} frames. Received: {len(counts)}. Is there space at {output}?")
+        os.replace(temporary, output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return counts
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        usage=argparse.SUPPRESS, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="clip to write (default: data/demo.mp4)")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    try:
+        counts = make_clip(args.output)
+    except (OSError, ValueError) as error:
+        print(f"make_demo.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"Stopped. {args.output} is as it was.", file=sys.stderr)
+        return 130
+    print(f"{args.output}: {len(counts)} frames, {args.output.stat().st_size:,} bytes")
+    for shot in SHOTS:
+        found, counts = counts[: shot.frames], counts[shot.frames :]
+        print(f"  {shot.name:8} {shot.faces} expected, found so in {found.count(shot.faces)} of {shot.frames} frames")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

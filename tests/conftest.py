@@ -1,0 +1,66 @@
+"""What several test files share: drawn data, a model trained on it, a photograph and a video of it, and the scripts."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import matplotlib.cbook
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture(scope="session")
+def run_script():
+    """Runs a script as a user does, from another folder; returns the finished process."""
+
+    def run(script, *arguments, timeout=170, **options):
+        command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, **options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def sample_csv(tmp_path_factory, run_script):
+    """The drawn data set, as `data/make_sample.py` writes it."""
+    path = tmp_path_factory.mktemp("sample") / "sample.csv"
+    finished = run_script("data/make_sample.py", "--output", path)
+    assert finished.returncode == 0, finished.stderr
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, run_script, sample_csv):
+    """A model folder trained on the drawn faces, and what the training printed."""
+    folder = tmp_path_factory.mktemp("models") / "drawn"
+    arguments = ("--data", sample_csv, "--epochs", 16, "--batch-size", 32, "--output-dir", folder)
+    finished = run_script("train.py", *arguments)
+    assert finished.returncode == 0, finished.stderr
+    return folder, finished.stdout
+
+
+@pytest.fixture(scope="session")
+def portrait_path():
+    """A photograph with one face: Grace Hopper, public domain, from Matplotlib's sample data."""
+    return Path(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
+
+
+@pytest.fixture(scope="session")
+def portrait(portrait_path):
+    """The photograph as a frame of 384x450 pixels."""
+    return cv2.resize(cv2.imread(str(portrait_path)), (384, 450), interpolation=cv2.INTER_AREA)
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory, portrait):
+    """A video of 30 frames at 10 frames a second: the portrait in the first 20, nothing in the last 10."""
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, portrait.shape[1::-1])
+    for number in range(30):
+        writer.write(portrait if number < 20 else np.full_like(portrait, 90))
+    writer.release()
+    return path

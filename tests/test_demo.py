@@ -1,0 +1,331 @@
+"""The demo on real pictures, encoded videos and a live stream, with its files read back.
+
+python -m pytest tests/test_demo.py
+"""
+
+import csv
+import http.server
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import utils
+import webcam_demo
+
+
+@pytest.fixture
+def headless(run_script, trained, tmp_path):
+    """Runs the demo as a user without a display does, in an empty folder."""
+
+    def run(*arguments, **options):
+        environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
+        return run_script("webcam_demo.py", "--model", trained[0], *arguments, cwd=tmp_path, env=environment, **options)
+
+    return run
+
+
+def read_csv(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def count_frames(path):
+    """Decodes a video to its end; returns its frames, frames per second and the last frame."""
+    capture, count, last = cv2.VideoCapture(str(path)), 0, None
+    while True:
+        ok, frame = capture.read()
+        if not ok:
+            return count, capture.get(cv2.CAP_PROP_FPS), last
+        count, last = count + 1, frame
+
+
+def test_a_video_is_labelled_frame_by_frame(headless, clip, tmp_path):
+    finished = headless("--source", clip, "--no-display", "--output", "out.mp4", "--log", "log.csv")
+    assert finished.returncode == 0, finished.stderr
+    rows = read_csv(tmp_path / "log.csv")
+    assert [int(row["frame"]) for row in rows] == list(range(30))
+    assert [float(row["time_s"]) for row in rows] == pytest.approx([i / 10 for i in range(30)])
+    seen, empty = rows[:20], rows[20:]
+    assert {row["track"] for row in seen} == {"1"} and {row["label"] for row in seen} <= {*utils.EMOTIONS, "uncertain"}
+    for row in seen:
+        probabilities = [float(row[name]) for name in ("Angry", "Happy", "Sad", "Surprise", "Neutral")]
+        assert sum(probabilities) == pytest.approx(1, abs=1e-3)
+        assert float(row["confidence"]) == max(probabilities)
+    assert all(not row["label"] and not row["x"] and not row["Happy"] for row in empty)
+    assert count_frames(tmp_path / "out.mp4")[:2] == (30, 10)
+
+
+def test_the_columns_are_those_that_readers_rely_on(headless, clip, tmp_path):
+    headless("--source", clip, "--no-display", "--log", "log.csv")
+    head = (tmp_path / "log.csv").read_text().splitlines()[0]
+    assert head == "frame,time_s,track,x,y,width,height,label,confidence,Angry,Happy,Sad,Surprise,Neutral"
+
+
+def test_json_lines_hold_the_same_as_the_csv(headless, clip, tmp_path):
+    for name in ("log.csv", "log.jsonl"):
+        assert headless("--source", clip, "--no-display", "--log", name).returncode == 0
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    texts = [{name: "" if value is None else str(value) for name, value in line.items()} for line in lines]
+    assert texts == read_csv(tmp_path / "log.csv")
+    assert isinstance(lines[0]["x"], int) and lines[-1]["label"] is None
+
+
+def test_an_image_is_labelled_where_the_face_is(headless, portrait_path, tmp_path):
+    finished = headless("--source", portrait_path, "--output", "out.png", "--log", "log.csv")
+    assert finished.returncode == 0, finished.stderr
+    (row,) = read_csv(tmp_path / "log.csv")
+    x, y, width, height = (int(row[name]) for name in ("x", "y", "width", "height"))
+    assert x < 260 < x + width and y < 210 < y + height  # The nose, read off the picture in pixels.
+    before, after = cv2.imread(str(portrait_path)), cv2.imread(str(tmp_path / "out.png"))
+    changed = (before.astype(int) - after).any(axis=-1)
+    assert changed[y : y + height, x].mean() > 0.9  # The box's left side.
+    assert not changed[y + height + 20 :].any()
+
+
+def test_a_folder_gives_a_folder_and_names_its_files_in_the_log(headless, portrait, tmp_path):
+    (tmp_path / "photos").mkdir()
+    cv2.imwrite(str(tmp_path / "photos" / "b.jpg"), portrait)
+    cv2.imwrite(str(tmp_path / "photos" / "a.png"), np.full((200, 300, 3), 80, np.uint8))
+    (tmp_path / "photos" / "notes.txt").write_text("no image")
+    finished = headless("--source", "photos", "--output", "labelled", "--log", "log.csv")
+    assert finished.returncode == 0, finished.stderr
+    rows = read_csv(tmp_path / "log.csv")
+    assert [(row["file"], bool(row["label"])) for row in rows] == [("a.png", False), ("b.jpg", True)]
+    assert list(rows[0])[0] == "file"
+    assert sorted(os.listdir(tmp_path / "labelled")) == ["a.png", "b.jpg"]
+
+
+def test_without_arguments_camera_and_display_the_bundled_clip_is_labelled(headless, tmp_path):
+    finished = headless()
+    if "No camera found" not in finished.stdout:
+        pytest.skip("this machine has a camera")
+    assert finished.returncode == 0, finished.stderr
+    assert "No display found" in finished.stdout
+    frames, fps, _ = count_frames(tmp_path / "output" / "labelled-demo.mp4")
+    original_frames, original_fps, _ = count_frames(webcam_demo.DEMO_CLIP)
+    assert (frames, fps) == (original_frames, original_fps)
+
+
+def test_the_benchmark_ends_with_one_json_object(headless, clip):
+    finished = headless("--source", clip, "--no-display", "--benchmark")
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads(finished.stdout.splitlines()[-1])
+    assert set(result) == {"frames", "faces", "fps", "startup_s", "peak_memory_mb", "stages_ms"}
+    assert result["frames"] == 30 and result["faces"] == 20 and result["fps"] > 0
+    assert 0 < result["startup_s"] < 60
+    assert all(0 < times["median"] <= times["p95"] for times in result["stages_ms"].values())
+    assert set(result["stages_ms"]) == {"read", "detect", "classify", "draw"}
+
+
+def test_the_demo_imports_neither_keras_nor_pandas_nor_matplotlib(clip, trained):
+    program = (
+        "import sys, webcam_demo;"
+        f"status = webcam_demo.main(['--source', {str(clip)!r}, '--model', {str(trained[0])!r}, '--no-display']);"
+        "print(status, sorted({'tensorflow', 'keras', 'pandas', 'matplotlib', 'sklearn'} & set(sys.modules)))"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert finished.stdout.splitlines()[-1] == "0 []", finished.stderr
+
+
+def test_importing_a_script_does_nothing(tmp_path):
+    program = "import train, evaluate, webcam_demo, utils"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    finished = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert finished.returncode == 0 and finished.stdout == "" and os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("97", ["Camera 97", "--source"]),
+        ("missing.mp4", ["missing.mp4", "does not exist"]),
+        ("garbage.mp4", ["garbage.mp4", "cannot be read"]),
+        ("garbage.jpg", ["garbage.jpg", "cannot be read"]),
+        ("empty", ["empty", "holds none"]),
+        ("http://127.0.0.1:1/video", ["127.0.0.1:1", "cannot be opened"]),
+    ],
+)
+def test_a_source_that_cannot_be_read_is_one_line_and_status_2(headless, tmp_path, source, words):
+    (tmp_path / "garbage.mp4").write_bytes(os.urandom(3000))
+    (tmp_path / "garbage.jpg").write_bytes(os.urandom(3000))
+    (tmp_path / "empty").mkdir()
+    finished = headless("--source", source, "--no-display")
+    assert finished.returncode == 2
+    assert finished.stderr.count("\n") == 1, finished.stderr
+    for word in words:
+        assert word in finished.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--output", "file/out.mp4"),
+        ("--output", "out.xyz"),
+        ("--log", "file/log.csv"),
+        ("--model", "nowhere"),
+        ("--min-confidence", "1.5"),
+        ("--speed", "2"),
+    ],
+)
+def test_a_bad_argument_is_one_line_and_status_2(headless, clip, tmp_path, arguments):
+    (tmp_path / "file").write_text("a file where a folder would have to be")
+    finished = headless("--source", clip, "--no-display", *arguments)
+    assert finished.returncode == 2
+    assert finished.stderr.count("\n") == 1 and arguments[-1].split("/")[0] in finished.stderr
+
+
+def test_the_source_is_never_overwritten(headless, clip):
+    before = clip.read_bytes()
+    finished = headless("--source", clip, "--no-display", "--output", clip)
+    assert finished.returncode == 2 and "source itself" in finished.stderr
+    assert clip.read_bytes() == before
+
+
+def test_a_video_that_ends_in_garbage_keeps_what_was_read(headless, portrait, tmp_path):
+    """In an AVI the frames follow each other, so the first half of one is half a video with a whole header."""
+    writer = cv2.VideoWriter(str(tmp_path / "whole.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, portrait.shape[1::-1])
+    for _ in range(40):
+        writer.write(portrait)
+    writer.release()
+    whole = (tmp_path / "whole.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2] + os.urandom(2000))
+    finished = headless("--source", "cut.avi", "--no-display", "--output", "out.mp4", "--log", "log.csv")
+    assert finished.returncode == 2
+    assert "cut.avi ends after frame" in finished.stderr and finished.stderr.count("\n") == 1
+    frames, _, _ = count_frames(tmp_path / "out.mp4")
+    assert 10 < frames < 40 and len(read_csv(tmp_path / "log.csv")) == frames
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send to another process")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_kill_leave_playable_files(trained, tmp_path, portrait, sent):
+    (tmp_path / "photo.jpg").write_bytes(cv2.imencode(".jpg", portrait)[1].tobytes())
+    writer = cv2.VideoWriter(str(tmp_path / "long.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, portrait.shape[1::-1])
+    for _ in range(2000):
+        writer.write(portrait)
+    writer.release()
+    command = [sys.executable, str(ROOT / "webcam_demo.py"), "--model", str(trained[0]), "--source", "long.mp4"]
+    command += ["--no-display", "--output", "out.mp4", "--log", "log.csv"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    log, deadline = tmp_path / "log.csv", time.monotonic() + 30
+    while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") > 10):
+        time.sleep(0.02)
+    process.send_signal(sent)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130 and "Traceback" not in stderr
+    frames, _, _ = count_frames(tmp_path / "out.mp4")
+    assert 10 <= frames < 2000 and abs(len(read_csv(log)) - frames) <= 1
+
+
+class MjpegStream(http.server.BaseHTTPRequestHandler):
+    """Serves a portrait as a motion JPEG stream; the server's `frames` says when it breaks off."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        for _ in range(self.server.frames):
+            jpeg = self.server.jpeg
+            self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\n" + f"Content-Length: {len(jpeg)}\r\n\r\n".encode())
+            self.wfile.write(jpeg + b"\r\n")
+            time.sleep(0.04)
+        self.server.frames = 0  # From now on, there is nothing.
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def stream(portrait):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), MjpegStream)
+    server.jpeg, server.frames = cv2.imencode(".jpg", portrait)[1].tobytes(), 50
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/video.mjpg"
+    server.shutdown()
+
+
+def test_a_live_stream_is_labelled_and_its_end_is_a_sentence(headless, stream, tmp_path):
+    finished = headless("--source", stream, "--no-display", "--output", "out.mp4", "--log", "log.csv")
+    assert finished.returncode == 2
+    assert "gave no more frames" in finished.stderr and finished.stderr.count("\n") == 1
+    rows = read_csv(tmp_path / "log.csv")
+    assert len(rows) > 5 and {row["label"] for row in rows if row["label"]} and all(row["utc"] for row in rows)
+    times = [float(row["time_s"]) for row in rows]
+    assert times == sorted(times)
+    frames, fps, _ = count_frames(tmp_path / "out.mp4")
+    assert frames / fps == pytest.approx(times[-1] - times[0], abs=0.2)
+
+
+def test_a_slow_reader_of_a_live_stream_gets_the_newest_frame(monkeypatch):
+    class Camera:
+        """Counts upwards, a hundred frames a second."""
+
+        number = 0
+
+        def read(self):
+            time.sleep(0.01)
+            self.number += 1
+            return True, np.full((2, 2, 3), self.number % 250, np.uint8)
+
+        def get(self, _):
+            return 0.0
+
+        def release(self):
+            pass
+
+    camera = Camera()
+    source = webcam_demo.LiveCapture(camera, 0)
+    ages = []
+    for _, (frame, _, _) in zip(range(6), source.frames(), strict=False):
+        if frame is not None:
+            ages.append(camera.number - int(frame[0, 0, 0]))
+        time.sleep(0.1)
+    source.close()
+    assert len(ages) >= 5 and max(ages) <= 3
+
+
+# The tracker ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_face_keeps_its_number_through_a_missed_frame_and_not_for_ever():
+    tracker, box, answer = webcam_demo.FaceTracker(), np.array([[10, 10, 50, 50]]), np.array([[0.2, 0.8]], np.float32)
+    none = np.empty((0, 4), int), np.empty((0, 2), np.float32)
+    assert tracker.update(box, answer, 0.0)[0] == [1]
+    assert tracker.update(*none, 0.1)[0] == []
+    assert tracker.update(box + [3, 2, 0, 0], answer, 0.2)[0] == [1]
+    assert tracker.update(box, answer, 0.3 + webcam_demo.TRACK_LIFETIME)[0] == [2]
+
+
+def test_two_faces_keep_their_numbers_whatever_their_order():
+    tracker, answers = webcam_demo.FaceTracker(), np.array([[1, 0], [0, 1]], np.float32)
+    boxes = np.array([[10, 10, 50, 50], [200, 10, 50, 50]])
+    assert tracker.update(boxes, answers, 0.0)[0] == [1, 2]
+    assert tracker.update(boxes[::-1], answers[::-1], 0.1)[0] == [2, 1]
+
+
+@pytest.mark.parametrize("fps", [10, 60])
+def test_smoothing_takes_the_same_seconds_at_any_frame_rate(fps):
+    """After one time constant of a new answer, 1 - 1/e = 63 % of it has arrived."""
+    tracker, box = webcam_demo.FaceTracker(), np.array([[10, 10, 50, 50]])
+    tracker.update(box, np.array([[1, 0]], np.float32), 0.0)
+    for number in range(1, round(webcam_demo.SMOOTHING * fps) + 1):
+        _, averaged = tracker.update(box, np.array([[0, 1]], np.float32), number / fps)
+    assert averaged[0, 1] == pytest.approx(1 - 1 / np.e, abs=0.01)
+    assert averaged.sum() == pytest.approx(1)
+
+
+def test_overlap_of_two_boxes_by_hand():
+    """10x10 and 10x10, moved by 5 in x: intersection 50, union 150."""
+    assert webcam_demo.overlap((0, 0, 10, 10), (5, 0, 10, 10)) == pytest.approx(1 / 3)
+    assert webcam_demo.overlap((0, 0, 10, 10), (10, 0, 10, 10)) == 0
