@@ -257,7 +257,7 @@ def flatten(nested):
 
 
 def plot_architecture(model_file, description, path):
-    """Draws the layers with the shapes of their outputs: a column per picture size, residual connections at the side."""
+    """Draws the layers with their output shapes: a column per picture size, residual connections at its side."""
     layers = read_layers(model_file)
     fig, ax = plt.subplots(figsize=(13, 7))
     places, column, size = {}, -1, None
@@ -365,7 +365,7 @@ def write_report(labels, probabilities, result, classes):
     low, high = result["accuracy_ci95"]
     return (
         f"{SPLIT_NAMES[result['split']]}, {result['rows']:,} faces: accuracy {result['accuracy']:.4f} "
-        f"(95 % interval {low:.4f} to {high:.4f}; always the most frequent class: {result['majority_baseline']:.4f})\n\n"
+        f"(95 % interval {low:.4f} to {high:.4f}; the most frequent class: {result['majority_baseline']:.4f})\n\n"
         f"{table}"
     )
 

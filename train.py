@@ -46,7 +46,7 @@ BATCH_NORM_MOMENTUM = (
 )
 
 # Optimisation: stochastic gradient descent, the rate rising for WARMUP of all steps and falling to zero as a cosine.
-PEAK_LEARNING_RATE = 0.1  # Per batch of 128.
+PEAK_LEARNING_RATE = 0.1
 WARMUP = 0.1
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4

@@ -21,7 +21,6 @@ import json
 import os
 import signal
 import sys
-import threading
 from pathlib import Path
 
 # OpenCV and FFmpeg would print their own lines on every camera that is not there; ours say what to do about it.
@@ -34,241 +33,11 @@ import numpy as np
 import tqdm
 
 import utils
+from sources import IMAGE_SUFFIXES, ImageFiles, LiveCapture, open_source
+from tracking import FaceTracker
 
-DEMO_CLIP = utils.ROOT / "data" / "demo.mp4"
 OUTPUT_DIR = Path("output")  # Of snapshots, and of annotated files that nobody gave a name.
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 WINDOW = "Emotions"
-
-STREAM_TIMEOUT = 5.0  # Seconds without a frame before a camera or stream is opened again.
-RETRY_PAUSES = (0.5, 1, 2, 4)  # Seconds before each try to open it again.
-ASSUMED_FPS = 25.0  # Of cameras and streams that do not tell.
-MISSING_FRAMES = 0.02  # Share of a video's announced frames that may be missing: containers announce estimates.
-SMOOTHING = 0.4  # Seconds over which the probabilities of a face are averaged.
-TRACK_LIFETIME = 0.6  # Seconds that a face may be missed and still be the same one.
-MIN_OVERLAP = 0.3  # Intersection over union of a face's boxes in successive frames.
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Sources: `frames()` yields (frame, seconds, file name); `problem` says afterwards why it ended early
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class ImageFiles:
-    """Images one after the other, a second each."""
-
-    live, fps = False, 1.0
-
-    def __init__(self, paths, name):
-        self.paths, self.name, self.total, self.problem = paths, name, len(paths), None
-        self.suffix = ".png" if len(paths) == 1 else ""
-
-    def frames(self):
-        for number, path in enumerate(self.paths):
-            frame = cv2.imread(str(path), cv2.IMREAD_COLOR)
-            if frame is None:
-                self.problem = f"{path} cannot be read as an image."
-            else:
-                yield frame, float(number), path.name
-
-    def close(self):
-        pass
-
-
-class VideoFile:
-    """A video of known length, frame by frame, none left out."""
-
-    live, suffix = False, ".mp4"
-
-    def __init__(self, capture, name):
-        self.capture, self.name, self.problem = capture, name, None
-        self.fps, self.total = frame_rate(capture), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-
-    def frames(self):
-        count = 0
-        while True:
-            ok, frame = self.capture.read()
-            if not ok:
-                break
-            yield frame, count / self.fps, Path(self.name).name
-            count += 1
-        if count < self.total * (1 - MISSING_FRAMES) - 1:
-            self.problem = f"{self.name} ends after frame {count} of {self.total}: what follows cannot be read."
-
-    def close(self):
-        self.capture.release()
-
-
-class LiveCapture:
-    """A camera or stream, read in a thread of its own, of which only the newest frame counts: a slow reader queues none.
-
-    A frame of None says that there is no news, so that the window stays alive while the stream stalls.
-    """
-
-    live, total, suffix = True, None, ".mp4"
-
-    def __init__(self, capture, name):
-        self.capture, self.name, self.problem = capture, name, None
-        self.fps = frame_rate(capture)
-        self.newest, self.news, self.stopped = None, threading.Condition(), False
-        self.thread = threading.Thread(target=self._read, daemon=True)
-        self.thread.start()
-
-    def _read(self):
-        pauses = iter(RETRY_PAUSES)
-        while not self.stopped:
-            ok, frame = self.capture.read()
-            if ok:
-                pauses = iter(RETRY_PAUSES)
-                with self.news:
-                    self.newest = frame, time.perf_counter() - STARTED, str(self.name)
-                    self.news.notify()
-                continue
-            pause = next(pauses, None)
-            if pause is None:
-                self.problem = f"{self.name} gave no more frames and could not be opened again."
-                break
-            time.sleep(pause)
-            self.capture.release()
-            self.capture = open_capture(self.name)
-        self.capture.release()
-        self.stopped = True
-
-    def frames(self):
-        while not self.stopped or self.newest:
-            with self.news:
-                if self.newest is None:
-                    self.news.wait(timeout=0.1)
-                newest, self.newest = self.newest, None
-            yield newest or (None, time.perf_counter() - STARTED, str(self.name))
-
-    def close(self):
-        self.stopped = True
-        self.thread.join(timeout=STREAM_TIMEOUT)
-
-
-def frame_rate(capture):
-    """Returns the frames per second that a capture announces, or what is usual where it announces nonsense."""
-    fps = capture.get(cv2.CAP_PROP_FPS)
-    return fps if 1 <= fps <= 240 else ASSUMED_FPS
-
-
-def open_capture(target):
-    """Opens a camera index, a file or an address; what cannot be opened reads no frames."""
-    if isinstance(target, int):
-        return cv2.VideoCapture(target)
-    milliseconds = int(STREAM_TIMEOUT * 1000)
-    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds, cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds]
-    return cv2.VideoCapture(str(target), cv2.CAP_FFMPEG, limits)
-
-
-def open_source(source):
-    """Opens what --source names.
-
-    Args:
-        source: camera index, path of a video, image or folder of images, or URL of a stream; None for camera 0 or,
-            where there is none, the bundled clip.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it cannot be opened or read.
-    """
-    if source is None:
-        capture = open_capture(0)
-        if capture.isOpened():
-            return LiveCapture(capture, 0)
-        print(f"No camera found; playing the bundled clip {DEMO_CLIP}.")
-        source = str(DEMO_CLIP)
-    path = Path(source)
-    if source.isdecimal() or "://" in source:
-        target = int(source) if source.isdecimal() else source
-    elif not path.exists():
-        raise FileNotFoundError(
-            f"--source must be a camera index, a file, a folder or a URL. Received: {source}, which does not exist."
-        )
-    elif path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
-        return open_images(path)
-    else:
-        target = path
-    capture = open_capture(target)
-    if not capture.isOpened():
-        raise ValueError(explain_unopened(target))
-    return (
-        VideoFile(capture, str(target)) if capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0 else LiveCapture(capture, target)
-    )
-
-
-def open_images(path):
-    """Opens an image, or all of a folder's images in the order of their names."""
-    paths = (
-        sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else [path]
-    )
-    if not paths:
-        raise ValueError(
-            f"A folder must hold images ({', '.join(sorted(IMAGE_SUFFIXES))}). Received: {path}, which holds none."
-        )
-    return ImageFiles(paths, path)
-
-
-def explain_unopened(target):
-    if isinstance(target, int):
-        return (
-            f"Camera {target} cannot be opened. Is it plugged in, not in use by another program, and may this terminal "
-            "use it? For another camera: --source 1. Without one: --source data/demo.mp4."
-        )
-    if isinstance(target, Path):
-        return f"{target} cannot be read as a video or image. Convert it to .mp4 or .jpg."
-    return f"{target} cannot be opened as a stream. Is the address right, and does a browser or player show it?"
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Faces over time
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class FaceTracker:
-    """Gives each face a number that it keeps from frame to frame, and averages its probabilities over time."""
-
-    def __init__(self):
-        self.tracks, self.count = [], 0
-
-    def update(self, boxes, probabilities, time_s):
-        """Takes the faces of the next frame.
-
-        Args:
-            boxes: int (F, 4).
-            probabilities: float32 (F, C).
-            time_s: the frame's time in seconds, which never goes back.
-
-        Returns:
-            numbers: list of F int, from 1.
-            averaged: float32 (F, C), exponential average with the time constant `SMOOTHING`.
-        """
-        self.tracks = [track for track in self.tracks if time_s - track["seen"] <= TRACK_LIFETIME]
-        overlaps = np.array([[overlap(box, track["box"]) for track in self.tracks] for box in boxes])
-        found = [None] * len(boxes)
-        while overlaps.size and overlaps.max() >= MIN_OVERLAP:  # The best match first.
-            face, track = np.unravel_index(overlaps.argmax(), overlaps.shape)
-            found[face] = self.tracks[track]
-            overlaps[face, :] = overlaps[:, track] = 0
-        for face, track in enumerate(found):
-            if track is None:
-                self.count += 1
-                track = {"number": self.count, "probabilities": probabilities[face], "seen": time_s}
-                self.tracks.append(track)
-                found[face] = track
-            weight = 1 - np.exp(-(time_s - track["seen"]) / SMOOTHING)
-            track["probabilities"] = track["probabilities"] * (1 - weight) + probabilities[face] * weight
-            track["box"], track["seen"] = boxes[face], time_s
-        averaged = np.array([track["probabilities"] for track in found], np.float32).reshape(probabilities.shape)
-        return [track["number"] for track in found], averaged
-
-
-def overlap(a, b):
-    """Returns the intersection over union of two boxes, 0..1."""
-    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    intersection = max(0, width) * max(0, height)
-    return intersection / (a[2] * a[3] + b[2] * b[3] - intersection)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -388,7 +157,7 @@ class Window:
         while True:
             before = time.perf_counter()
             self.press(cv2.waitKey(int(np.clip(seconds * 1000, 1, 20))) & 0xFF)
-            self.closed = self.closed or cv2.getWindowProperty(WINDOW, cv2.WND_PROP_VISIBLE) < 1
+            self.closed = self.closed or not is_visible(WINDOW)
             elapsed = time.perf_counter() - before
             if not self.paused:
                 seconds -= elapsed
@@ -412,6 +181,14 @@ class Window:
 
     def close(self):
         cv2.destroyAllWindows()
+
+
+def is_visible(window):
+    """Tells whether a window has not been closed."""
+    try:
+        return cv2.getWindowProperty(window, cv2.WND_PROP_VISIBLE) >= 1
+    except cv2.error:  # With Qt, closing the last window takes away whom to ask.
+        return False
 
 
 def has_display():
@@ -495,7 +272,7 @@ def run(source, detector, model, log, output, window, benchmark, min_confidence)
         benchmark: `Benchmark`, which counts and times.
         min_confidence: a face below it is labelled as uncertain.
     """
-    tracker = FaceTracker()
+    tracker = FaceTracker(detector, still=isinstance(source, ImageFiles))
     frames, progress = source.frames(), progress_bar(source)
     while not (window and window.closed):
         with benchmark.stage("read"):
@@ -511,15 +288,20 @@ def run(source, detector, model, log, output, window, benchmark, min_confidence)
             frame = cv2.flip(frame, 1)
         with benchmark.stage("detect"):
             gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-            boxes = utils.detect_faces(gray, detector)
+            boxes = tracker.find(gray, time_s)
         with benchmark.stage("classify"):
-            numbers, probabilities = tracker.update(boxes, model.predict(utils.crop_faces(gray, boxes)), time_s)
+            probabilities = tracker.average(model.predict(utils.crop_faces(gray, boxes)), time_s)
             labels = utils.choose_labels(probabilities, model.classes, min_confidence)
         with benchmark.stage("draw"):
             annotated = utils.annotate_frame(frame, boxes, labels, f"{benchmark.fps():.0f} fps" if window else "")
         benchmark.count(len(boxes))
         if log:
-            log.write(benchmark.frames - 1, time_s, name, list(zip(numbers, boxes, labels, probabilities, strict=True)))
+            log.write(
+                benchmark.frames - 1,
+                time_s,
+                name,
+                list(zip(tracker.numbers(), boxes, labels, probabilities, strict=True)),
+            )
         if output:
             output.write(annotated, time_s, name)
         if window:

@@ -24,9 +24,7 @@ import utils
 # The drawings: lengths in pixels of the 48x48 picture, x to the right and y down from its middle, brightness 0..255
 # ---------------------------------------------------------------------------------------------------------------------
 
-SUPERSAMPLING = (
-    4  # The canvas has so many times the picture's resolution: averaged down, thin strokes keep their place.
-)
+SUPERSAMPLING = 4  # Canvas pixels per picture pixel: averaged down, thin strokes keep their place.
 CANVAS_SIZE = 64  # The picture's 48 and what tilting, shifting and shrinking bring into it.
 SHARE_HELD_OUT = 0.25  # Rows of PublicTest and of PrivateTest, as a share of Training's.
 MAX_FACES_PER_CLASS = 10_000  # Three times FER2013's rows, 900 MB and some minutes: more is a slip of the finger.
@@ -261,7 +259,7 @@ def main(argv=None):
     path = path.relative_to(utils.ROOT) if path.is_relative_to(utils.ROOT) else path
     print(
         f"Wrote {rows} drawn faces of {len(utils.EMOTIONS)} emotions to {path}.\n"
-        f"Next: python train.py --data {path} --output-dir models/sample --epochs 20 --batch-size 32"
+        f"Next: python train.py --data {path} --output-dir models/sample --epochs 15 --batch-size 32"
     )
     return 0
 

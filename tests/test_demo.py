@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+import sources
 import utils
-import webcam_demo
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_without_arguments_camera_and_display_the_bundled_clip_is_labelled(headl
     assert finished.returncode == 0, finished.stderr
     assert "No display found" in finished.stdout
     frames, fps, _ = count_frames(tmp_path / "output" / "labelled-demo.mp4")
-    original_frames, original_fps, _ = count_frames(webcam_demo.DEMO_CLIP)
+    original_frames, original_fps, _ = count_frames(sources.DEMO_CLIP)
     assert (frames, fps) == (original_frames, original_fps)
 
 
@@ -137,7 +137,7 @@ def test_the_demo_imports_neither_keras_nor_pandas_nor_matplotlib(clip, trained)
 
 
 def test_importing_a_script_does_nothing(tmp_path):
-    program = "import train, evaluate, webcam_demo, utils"
+    program = "import train, evaluate, webcam_demo, sources, tracking, utils"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     finished = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
@@ -237,7 +237,9 @@ class MjpegStream(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         for _ in range(self.server.frames):
             jpeg = self.server.jpeg
-            self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\n" + f"Content-Length: {len(jpeg)}\r\n\r\n".encode())
+            self.wfile.write(
+                b"--frame\r\nContent-Type: image/jpeg\r\n" + f"Content-Length: {len(jpeg)}\r\n\r\n".encode()
+            )
             self.wfile.write(jpeg + b"\r\n")
             time.sleep(0.04)
         self.server.frames = 0  # From now on, there is nothing.
@@ -285,7 +287,7 @@ def test_a_slow_reader_of_a_live_stream_gets_the_newest_frame(monkeypatch):
             pass
 
     camera = Camera()
-    source = webcam_demo.LiveCapture(camera, 0)
+    source = sources.LiveCapture(camera, 0)
     ages = []
     for _, (frame, _, _) in zip(range(6), source.frames(), strict=False):
         if frame is not None:
@@ -293,39 +295,3 @@ def test_a_slow_reader_of_a_live_stream_gets_the_newest_frame(monkeypatch):
         time.sleep(0.1)
     source.close()
     assert len(ages) >= 5 and max(ages) <= 3
-
-
-# The tracker ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_face_keeps_its_number_through_a_missed_frame_and_not_for_ever():
-    tracker, box, answer = webcam_demo.FaceTracker(), np.array([[10, 10, 50, 50]]), np.array([[0.2, 0.8]], np.float32)
-    none = np.empty((0, 4), int), np.empty((0, 2), np.float32)
-    assert tracker.update(box, answer, 0.0)[0] == [1]
-    assert tracker.update(*none, 0.1)[0] == []
-    assert tracker.update(box + [3, 2, 0, 0], answer, 0.2)[0] == [1]
-    assert tracker.update(box, answer, 0.3 + webcam_demo.TRACK_LIFETIME)[0] == [2]
-
-
-def test_two_faces_keep_their_numbers_whatever_their_order():
-    tracker, answers = webcam_demo.FaceTracker(), np.array([[1, 0], [0, 1]], np.float32)
-    boxes = np.array([[10, 10, 50, 50], [200, 10, 50, 50]])
-    assert tracker.update(boxes, answers, 0.0)[0] == [1, 2]
-    assert tracker.update(boxes[::-1], answers[::-1], 0.1)[0] == [2, 1]
-
-
-@pytest.mark.parametrize("fps", [10, 60])
-def test_smoothing_takes_the_same_seconds_at_any_frame_rate(fps):
-    """After one time constant of a new answer, 1 - 1/e = 63 % of it has arrived."""
-    tracker, box = webcam_demo.FaceTracker(), np.array([[10, 10, 50, 50]])
-    tracker.update(box, np.array([[1, 0]], np.float32), 0.0)
-    for number in range(1, round(webcam_demo.SMOOTHING * fps) + 1):
-        _, averaged = tracker.update(box, np.array([[0, 1]], np.float32), number / fps)
-    assert averaged[0, 1] == pytest.approx(1 - 1 / np.e, abs=0.01)
-    assert averaged.sum() == pytest.approx(1)
-
-
-def test_overlap_of_two_boxes_by_hand():
-    """10x10 and 10x10, moved by 5 in x: intersection 50, union 150."""
-    assert webcam_demo.overlap((0, 0, 10, 10), (5, 0, 10, 10)) == pytest.approx(1 / 3)
-    assert webcam_demo.overlap((0, 0, 10, 10), (10, 0, 10, 10)) == 0

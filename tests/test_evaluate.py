@@ -100,7 +100,14 @@ def test_a_picture_is_no_blank_sheet(evaluated, name):
 def test_a_data_set_without_the_split_is_one_line_and_status_2(trained, sample_csv, tmp_path, capsys):
     lines = sample_csv.read_text().splitlines(keepends=True)
     (tmp_path / "public.csv").write_text("".join(line for line in lines if "PrivateTest" not in line))
-    arguments = ["--data", str(tmp_path / "public.csv"), "--model", str(trained[0]), "--output-dir", str(tmp_path / "out")]
+    arguments = [
+        "--data",
+        str(tmp_path / "public.csv"),
+        "--model",
+        str(trained[0]),
+        "--output-dir",
+        str(tmp_path / "out"),
+    ]
     assert evaluate.main(arguments) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "PrivateTest" in error

@@ -22,7 +22,9 @@ def test_a_face_pasted_into_a_frame_is_cropped_back_bit_for_bit(pixels, x, y):
     assert faces.shape == (1, 48, 48, 1) and np.array_equal(faces[0, ..., 0], face)
 
 
-@pytest.mark.parametrize("box", [(-30, -30, 80, 80), (90, 40, 80, 80), (-500, 10, 60, 60), (10, 900, 60, 60), (5, 5, 0, 0)])
+@pytest.mark.parametrize(
+    "box", [(-30, -30, 80, 80), (90, 40, 80, 80), (-500, 10, 60, 60), (10, 900, 60, 60), (5, 5, 0, 0)]
+)
 def test_a_box_beyond_the_frame_still_gives_a_face(box):
     gray = np.random.default_rng(0).integers(0, 256, (100, 120), dtype=np.uint8)
     assert utils.crop_faces(gray, np.array([box])).shape == (1, 48, 48, 1)

@@ -1,0 +1,42 @@
+"""Draws figures/demo.jpg: three moments of the bundled clip, as the demo labels them.
+
+python figures/make_demo_picture.py
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+MOMENTS = (2.0, 4.5, 9.5)  # Seconds: Collins, both, Hopper.
+WIDTH = 480  # Pixels of each.
+
+
+def label_clip(path):
+    """Runs the demo on the bundled clip, as a user does, and writes the annotated video to `path`."""
+    command = [sys.executable, ROOT / "webcam_demo.py", "--source", ROOT / "data" / "demo.mp4"]
+    subprocess.run([*command, "--no-display", "--output", path], check=True)
+
+
+def read_moment(path, seconds):
+    """Returns the frame of a video at a time, uint8 (H, WIDTH, 3)."""
+    capture = cv2.VideoCapture(str(path))
+    capture.set(cv2.CAP_PROP_POS_MSEC, seconds * 1000)
+    _, frame = capture.read()
+    return cv2.resize(frame, (WIDTH, WIDTH * frame.shape[0] // frame.shape[1]), interpolation=cv2.INTER_AREA)
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        video = Path(folder) / "labelled.mp4"
+        label_clip(video)
+        frames = [read_moment(video, seconds) for seconds in MOMENTS]
+    cv2.imwrite(str(ROOT / "figures" / "demo.jpg"), np.hstack(frames), [cv2.IMWRITE_JPEG_QUALITY, 88])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Times what feeds the training: parsing the CSV, and augmenting the faces, each beside what tutorials do.
+
+    python tests/benchmark_input.py                  needs data/fer2013.csv; about five minutes on two cores
+
+Prints a table and writes figures/benchmark_input.json.
+"""
+
+import datetime
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+import train
+import utils
+
+FACES = 6144  # Trained on in each measurement of the augmentation: 48 batches.
+
+
+def seconds(function):
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def parse_like_a_tutorial():
+    """Splits every row and converts number by number."""
+    with open(utils.DEFAULT_DATA, encoding="ascii") as file:
+        next(file)
+        pixels = [[int(pixel) for pixel in line.split(",")[1].split()] for line in file]
+    return np.array(pixels, np.uint8)
+
+
+def measure_loading():
+    """Returns the seconds of a first load, a cached one, and the tutorial's."""
+    cache = utils.DEFAULT_DATA.with_name(utils.DEFAULT_DATA.name + ".cache.npz")
+    cache.unlink(missing_ok=True)
+    load = lambda: utils.load_fer2013(utils.DEFAULT_DATA, "train", 7)  # noqa: E731
+    return {
+        "file_mb": round(utils.DEFAULT_DATA.stat().st_size / 1e6),
+        "first_load_s": round(seconds(load), 2),
+        "cached_load_s": round(seconds(load), 2),
+        "tutorial_s": round(seconds(parse_like_a_tutorial), 2),
+    }
+
+
+def keras_layers():
+    """Returns the augmentation of train.py made of Keras's own layers."""
+    return keras.Sequential(
+        [
+            layers.RandomFlip("horizontal"),
+            layers.RandomRotation(train.MAX_ROTATION / 360, fill_mode="nearest"),
+            layers.RandomTranslation(train.MAX_SHIFT, train.MAX_SHIFT, fill_mode="nearest"),
+            layers.RandomZoom(train.MAX_SCALE, fill_mode="nearest"),
+            layers.RandomContrast(train.MAX_CONTRAST, value_range=(0, 255)),
+            layers.RandomErasing(train.ERASING_PROBABILITY, value_range=(0, 255)),
+        ]
+    )
+
+
+def sources(faces, targets):
+    """Returns name -> data for `model.fit`: no augmentation, Keras's layers in tf.data, OpenCV in a PyDataset."""
+    plain = tf.data.Dataset.from_tensor_slices((faces, targets)).batch(128, drop_remainder=True)
+    augment = keras_layers()
+    with_layers = plain.map(lambda x, y: (augment(x, training=True), y), tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    with_opencv = train.AugmentedFaces(faces, targets, utils.IMAGE_SIZE, 128, seed=0, epoch=0)
+    return {"none": plain.prefetch(tf.data.AUTOTUNE), "keras_layers": with_layers, "opencv_pydataset": with_opencv}
+
+
+def measure_augmentation():
+    """Returns images per second of the second of two epochs of training, per way of augmenting."""
+    faces, labels = utils.load_fer2013(utils.DEFAULT_DATA, "train", 5, limit=FACES)
+    targets = keras.utils.to_categorical(labels, 5)
+    keras.config.set_dtype_policy("mixed_bfloat16" if train.multiplies_bfloat16() else "float32")
+    rates = {}
+    for name, data in sources(faces, targets).items():
+        model = train.build_model(5)
+        train.compile_model(model, 1000)
+        model.fit(data, verbose=0)
+        rates[name] = round(FACES / seconds(lambda model=model, data=data: model.fit(data, verbose=0)))
+    return rates
+
+
+def main():
+    result = {"date": datetime.date.today().isoformat(), "machine": f"{os.cpu_count()} cores, {platform.machine()}"}
+    result |= {"loading": measure_loading(), "training_images_per_s": measure_augmentation()}
+    print(json.dumps(result, indent=2))
+    (ROOT / "figures").mkdir(exist_ok=True)
+    (ROOT / "figures" / "benchmark_input.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
