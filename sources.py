@@ -1,13 +1,15 @@
-"""Where frames come from: images, a video, a camera or a stream; used by webcam_demo.py.
+"""Where frames come from: images, videos, a camera or a stream; used by webcam_demo.py.
 
 Every source has
 
     frames()   yields (frame, seconds, file name); a frame of None says that a live source has no news
     live       whether frames come by the clock
-    fps        frames per second
+    many       whether the frames are of several files
+    fps        frames per second, of the file that the last frame was from
     total      number of frames, None where nobody knows
     name       camera index, path or address
     problem    afterwards: the sentence that says why it ended early, or None
+    latency()  seconds since the last frame was taken, None for files
     close()
 """
 
@@ -20,56 +22,62 @@ import cv2
 import utils
 
 DEMO_CLIP = utils.ROOT / "data" / "demo.mp4"
+VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 STREAM_TIMEOUT = 5.0  # Seconds without a frame before a camera or stream is opened again.
+PATIENCE = 0.5  # Seconds without a frame before a stream counts as stalled; slower cameras are rare.
 RETRY_PAUSES = (0.5, 1, 2, 4)  # Seconds before each try to open it again.
 ASSUMED_FPS = 25.0  # Of cameras and streams that do not tell.
 MISSING_FRAMES = 0.02  # Share of a video's announced frames that may be missing: containers announce estimates.
 
 
-class ImageFiles:
-    """Images one after the other, a second each."""
+class Files:
+    """Images and videos, one after the other, every frame of each.
 
-    live, fps = False, 1.0
+    Args:
+        paths: of the files; a video may be an address too.
+        name: of all of them: the path of the file or of their folder.
+
+    Raises:
+        ValueError: the only file is a video that cannot be read.
+    """
+
+    live = False
 
     def __init__(self, paths, name):
-        self.paths, self.name, self.total, self.problem = paths, name, len(paths), None
-        self.suffix = ".png" if len(paths) == 1 else ""
+        self.paths, self.name, self.many, self.problem = paths, name, len(paths) > 1, None
+        self.lengths = [1 if is_image(path) else count_frames(path) for path in paths]
+        self.total = sum(self.lengths)
+        if not self.total:
+            raise ValueError(f"{name} cannot be read as a video or image. Convert it to .mp4 or .jpg.")
+        self.fps = ASSUMED_FPS
 
     def frames(self):
-        for number, path in enumerate(self.paths):
-            frame = cv2.imread(str(path), cv2.IMREAD_COLOR)
-            if frame is None:
-                self.problem = f"{path} cannot be read as an image."
-            else:
-                yield frame, float(number), path.name
+        for path, length in zip(self.paths, self.lengths, strict=True):
+            count = 0
+            for frame in [cv2.imread(str(path), cv2.IMREAD_COLOR)] if is_image(path) else self._video_frames(path):
+                if frame is not None:
+                    yield frame, count / self.fps, Path(path).name
+                    count += 1
+            if count == 0:
+                self.problem = f"{path} cannot be read as a video or image."
+            elif count < length * (1 - MISSING_FRAMES) - 1:
+                self.problem = f"{path} ends after frame {count} of {length}: what follows cannot be read."
+
+    def _video_frames(self, path):
+        """Yields the frames of a video, None last, and sets their rate."""
+        capture, ok = open_capture(path), True
+        self.fps = frame_rate(capture)
+        while ok:
+            ok, frame = capture.read()
+            yield frame
+        capture.release()
+
+    def latency(self):
+        return None
 
     def close(self):
         pass
-
-
-class VideoFile:
-    """A video of known length, frame by frame, none left out."""
-
-    live, suffix = False, ".mp4"
-
-    def __init__(self, capture, name):
-        self.capture, self.name, self.problem = capture, name, None
-        self.fps, self.total = frame_rate(capture), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-
-    def frames(self):
-        count = 0
-        while True:
-            ok, frame = self.capture.read()
-            if not ok:
-                break
-            yield frame, count / self.fps, Path(self.name).name
-            count += 1
-        if count < self.total * (1 - MISSING_FRAMES) - 1:
-            self.problem = f"{self.name} ends after frame {count} of {self.total}: what follows cannot be read."
-
-    def close(self):
-        self.capture.release()
 
 
 class LiveCapture:
@@ -78,13 +86,13 @@ class LiveCapture:
     A frame of None says that there is no news, so that the window stays alive while the stream stalls.
     """
 
-    live, total, suffix = True, None, ".mp4"
+    live, many, total = True, False, None
 
     def __init__(self, capture, name):
         self.capture, self.name, self.problem = capture, name, None
         self.fps = frame_rate(capture)
         self.newest, self.news, self.stopped = None, threading.Condition(), False
-        self.started = time.perf_counter()
+        self.started, self.shown = time.perf_counter(), 0.0
         self.thread = threading.Thread(target=self._read, daemon=True)
         self.thread.start()
 
@@ -112,9 +120,14 @@ class LiveCapture:
         while not self.stopped or self.newest:
             with self.news:
                 if self.newest is None:
-                    self.news.wait(timeout=0.1)
+                    self.news.wait(timeout=PATIENCE)
                 newest, self.newest = self.newest, None
+            if newest:
+                self.shown = newest[1]
             yield newest or (None, time.perf_counter() - self.started, str(self.name))
+
+    def latency(self):
+        return time.perf_counter() - self.started - self.shown
 
     def close(self):
         self.stopped = True
@@ -136,11 +149,23 @@ def open_capture(target):
     return cv2.VideoCapture(str(target), cv2.CAP_FFMPEG, limits)
 
 
+def is_image(path):
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+
+
+def count_frames(path):
+    """Returns the number of frames that a video announces, 0 for what is no video, or has no end."""
+    capture = open_capture(path)
+    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+    capture.release()
+    return max(0, count)
+
+
 def open_source(source):
     """Opens what --source names.
 
     Args:
-        source: camera index, path of a video, image or folder of images, or URL of a stream; None for camera 0 or,
+        source: camera index, path of a video, image or folder of them, or address of a stream; None for camera 0 or,
             where there is none, the bundled clip.
 
     Raises:
@@ -153,43 +178,34 @@ def open_source(source):
             return LiveCapture(capture, 0)
         print(f"No camera found; playing the bundled clip {DEMO_CLIP}.")
         source = str(DEMO_CLIP)
+    if source.isdecimal():
+        return open_live(int(source))
+    if "://" in source:
+        return Files([source], source) if count_frames(source) else open_live(source)
     path = Path(source)
-    if source.isdecimal() or "://" in source:
-        target = int(source) if source.isdecimal() else source
-    elif not path.exists():
-        raise FileNotFoundError(
-            f"--source must be a camera index, a file, a folder or a URL. Received: {source}, which does not exist."
-        )
-    elif path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
-        return open_images(path)
-    else:
-        target = path
-    capture = open_capture(target)
-    if not capture.isOpened():
-        raise ValueError(explain_unopened(target))
-    return (
-        VideoFile(capture, str(target)) if capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0 else LiveCapture(capture, target)
-    )
-
-
-def open_images(path):
-    """Opens an image, or all of a folder's images in the order of their names."""
-    paths = (
-        sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else [path]
-    )
+    if not path.exists():
+        raise FileNotFoundError(f"--source must be a camera index, a file, a folder or a URL. There is no {source}.")
+    if not path.is_dir():
+        return Files([path], path)
+    paths = sorted(file for file in path.iterdir() if is_image(file) or file.suffix.lower() in VIDEO_SUFFIXES)
     if not paths:
-        raise ValueError(
-            f"A folder must hold images ({', '.join(sorted(IMAGE_SUFFIXES))}). Received: {path}, which holds none."
-        )
-    return ImageFiles(paths, path)
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
+        raise ValueError(f"A folder must hold images or videos ({suffixes}). Received: {path}, which holds none.")
+    return Files(paths, path)
 
 
-def explain_unopened(target):
+def open_live(target):
+    """Opens a camera index or an address.
+
+    Raises:
+        ValueError: it cannot be opened.
+    """
+    capture = open_capture(target)
+    if capture.isOpened():
+        return LiveCapture(capture, target)
     if isinstance(target, int):
-        return (
+        raise ValueError(
             f"Camera {target} cannot be opened. Is it plugged in, not in use by another program, and may this terminal "
             "use it? For another camera: --source 1. Without one: --source data/demo.mp4."
         )
-    if isinstance(target, Path):
-        return f"{target} cannot be read as a video or image. Convert it to .mp4 or .jpg."
-    return f"{target} cannot be opened as a stream. Is the address right, and does a browser or player show it?"
+    raise ValueError(f"{target} cannot be opened as a stream. Is the address right, and does a player show it?")

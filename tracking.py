@@ -1,8 +1,8 @@
 """Faces over time: found fast, kept through misses, their probabilities averaged; used by webcam_demo.py.
 
-A full scan of a 1280x720 frame takes the cascade 80 ms, so few frames are scanned, on a reduced picture and in coarse
-steps. A place that such a scan proposes counts as a face only if a second, finer search around it finds one too.
-Between scans each face is looked for only around where it should be, and only at its size, which takes 1 ms.
+A full scan of a 1280x720 frame takes the cascade 80 ms, so few frames are scanned, on a reduced picture and mostly in
+coarse steps. A place that a scan proposes counts as a face only if a second search around it finds one too. Between
+scans each face is looked for only around where it should be, and only at its size, which takes 1 ms.
 """
 
 from dataclasses import dataclass, field
@@ -13,13 +13,15 @@ import numpy as np
 import utils
 
 SCAN_INTERVAL = 0.15  # Seconds between scans while there are faces to follow; without any, every frame is scanned.
+FINE_INTERVAL = 1.0  # Seconds between the scans that are fine; that of a new scene is fine too.
+# Step between sizes, neighbours that a place needs in the scan, and in the search that has to confirm it.
+FINE_SCAN, COARSE_SCAN = (1.1, 5, 3), (1.2, 2, 5)
 SMALLEST_SHARE = 1 / 15  # Of the frame's height: smaller faces, or those under 48 pixels, are not looked for.
 WINDOW = 24  # Pixels of the smallest face in the reduced picture of a scan: the cascade's own window.
-COARSE_STEP, COARSE_NEIGHBORS = 1.2, 2  # A scan proposes readily; the finer search refuses.
-SEARCH_WIDTH = 48  # Pixels to which a face is reduced for the search around it.
+KNOWN_NEIGHBORS = 3  # Neighbours that a known face needs to remain one.
+SEARCH_WIDTH = 64  # Pixels to which a face is reduced for the search around it.
 SEARCH_MARGIN = 0.35  # Of the face's width, on each side.
 SEARCH_SIZES = (0.75, 1.35)  # Of the face's width.
-NEW_NEIGHBORS, KNOWN_NEIGHBORS = 5, 3  # It takes less to remain a face than to become one.
 CUT = 25  # Mean change in gray levels, of a thumbnail, from which on a frame belongs to another scene.
 MIN_OVERLAP = 0.3  # Intersection over union from which on two boxes are the same face.
 HOLD = 0.4  # Seconds that a face is still shown, where it should be, when it is not found.
@@ -52,7 +54,8 @@ class FaceTracker:
     def __init__(self, detector, still=False):
         self.detector, self.still = detector, still
         self.tracks, self.visible, self.count = [], [], 0
-        self.scanned, self.thumbnail = -np.inf, None
+        self.scanned = self.finely_scanned = -np.inf  # Seconds.
+        self.thumbnail = None
 
     def find(self, gray, time_s):
         """Finds the faces of the next frame.
@@ -106,20 +109,15 @@ class FaceTracker:
         """Returns the boxes, float (F, 4), of known faces and, when it is time for a scan, of new ones."""
         self.tracks = [track for track in self.tracks if time_s - track.seen <= MEMORY]
         if self._is_cut(gray):
-            self.tracks = []
+            self.tracks, self.finely_scanned = [], -np.inf
         for track in self.tracks:
             track.box[:2] += track.velocity * (time_s - track.time)
             track.time = time_s
-        places = [(track.box, KNOWN_NEIGHBORS) for track in self.tracks]
-        if not self.tracks or time_s - self.scanned >= SCAN_INTERVAL:
-            self.scanned = time_s
-            places += [(box, NEW_NEIGHBORS) for box in self._scan(gray)]
         found = []
-        for box, neighbors in places:
-            if neighbors == KNOWN_NEIGHBORS or not overlaps_any(box, found):
-                box = self._search(gray, box, neighbors)
-                # Of two people who cross, both searches find the one in front.
-                found += [box] if box is not None and not overlaps_any(box, found) else []
+        for track in self.tracks:
+            self._search(gray, track.box, KNOWN_NEIGHBORS, found)
+        if not self.tracks or time_s - self.scanned >= SCAN_INTERVAL:
+            self._scan(gray, time_s, found)
         return found
 
     def _is_cut(self, gray):
@@ -127,29 +125,35 @@ class FaceTracker:
         previous, self.thumbnail = self.thumbnail, cv2.resize(gray, (32, 18), interpolation=cv2.INTER_AREA)
         return previous is not None and cv2.absdiff(self.thumbnail, previous).mean() > CUT
 
-    def _scan(self, gray):
-        """Returns boxes, float (F, 4), of what may be faces anywhere in the frame."""
+    def _scan(self, gray, time_s, found):
+        """Adds the boxes of new faces anywhere in the frame to those found."""
+        fine, self.scanned = time_s - self.finely_scanned >= FINE_INTERVAL, time_s
+        self.finely_scanned = time_s if fine else self.finely_scanned
+        step, neighbors, confirming = FINE_SCAN if fine else COARSE_SCAN
         scale = min(1.0, WINDOW / max(utils.IMAGE_SIZE, gray.shape[0] * SMALLEST_SHARE))
         reduced = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        boxes = self.detector.detectMultiScale(reduced, COARSE_STEP, COARSE_NEIGHBORS, minSize=(WINDOW, WINDOW))
-        return np.array(boxes, float).reshape(-1, 4) / scale
+        for box in self.detector.detectMultiScale(reduced, step, neighbors, minSize=(WINDOW, WINDOW)):
+            if not overlaps_any(box / scale, found):
+                self._search(gray, box / scale, confirming, found)
 
-    def _search(self, gray, box, neighbors):
-        """Returns the box, float (4,), of the face at and around a box, or None."""
+    def _search(self, gray, box, neighbors, found):
+        """Adds the box, float (4,), of the face at and around a box to those found, if there is one and it is new."""
         x, y, width, height = box
         margin = SEARCH_MARGIN * width
         left, top = max(0, int(x - margin)), max(0, int(y - margin))
-        region = gray[top : int(y + height + margin), left : int(x + width + margin)]
+        region = gray[top : max(top, int(y + height + margin)), left : max(left, int(x + width + margin))]
         scale = min(1.0, SEARCH_WIDTH / width)
         smallest, largest = (round(share * width * scale) for share in SEARCH_SIZES)
         if min(region.shape) * scale < smallest:  # Most of it has left the frame.
-            return None
+            return
         reduced = cv2.resize(region, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else region
         boxes = self.detector.detectMultiScale(
             reduced, 1.1, neighbors, minSize=(smallest, smallest), maxSize=(largest, largest)
         )
         boxes = np.array(boxes, float).reshape(-1, 4) / scale + (left, top, 0, 0)
-        return max(boxes, key=lambda candidate: overlap(candidate, box), default=None)
+        nearest = max(boxes, key=lambda candidate: overlap(candidate, box), default=None)
+        if nearest is not None and not overlaps_any(nearest, found):  # Of two who cross, both lead to the one in front.
+            found.append(nearest)
 
     def _assign(self, found, time_s):
         """Moves each track to the box that overlaps it most; boxes that overlap none are new faces."""

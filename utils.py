@@ -357,31 +357,33 @@ def choose_labels(probabilities, classes, min_confidence=0.0):
     return [(classes[i] if confidence >= min_confidence else UNCERTAIN, confidence) for i, confidence in pairs]
 
 
-def annotate_frame(frame, boxes, labels, note=""):
-    """Draws a box with label and confidence around every face, and a note in the corner.
+def annotate_frame(frame, boxes, labels):
+    """Draws a box with label and confidence around every face.
 
     Args:
         frame: uint8 (H, W, 3) BGR; it is not changed.
         boxes: int (F, 4).
         labels: F pairs of label and confidence, as `choose_labels` gives them.
-        note: text for the upper left corner, such as the frame rate.
 
     Returns:
         frame: uint8 (H, W, 3), the annotated copy.
     """
     frame = frame.copy()
-    scale = max(frame.shape[0] / 720, 0.5)  # Letters about 3 % of the height, and never too small to read.
+    scale = text_scale(frame)
     for (x, y, width, height), (label, confidence) in zip(boxes, labels, strict=True):
         color = EMOTION_COLORS.get(label, (90, 90, 90))[::-1]  # RGB to BGR.
         cv2.rectangle(frame, (x, y), (x + width, y + height), color, max(1, round(3 * scale)), cv2.LINE_AA)
         put_text(frame, f"{label} {confidence:.0%}", (x, y), scale, color)
-    if note:
-        put_text(frame, note, (0, 0), scale * 0.8, (40, 40, 40))
     return frame
 
 
+def text_scale(frame):
+    """Returns the size of letters for a frame: about 3 % of its height, and never too small to read."""
+    return max(frame.shape[0] / 720, 0.5)
+
+
 def put_text(frame, text, corner, scale, color):
-    """Writes text on a filled bar above `corner` (x, y), or as near to that as the frame allows."""
+    """Writes text on a filled bar above `corner` (x, y), or as near as the frame allows; returns its lower edge."""
     thickness = max(1, round(2 * scale))
     (width, height), baseline = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.8 * scale, thickness)
     pad = round(6 * scale)
@@ -391,3 +393,30 @@ def put_text(frame, text, corner, scale, color):
     ink = (0, 0, 0) if np.dot(color, (0.114, 0.587, 0.299)) > 110 else (255, 255, 255)  # By the bar's brightness.
     origin = (x + pad, bottom - baseline - pad)
     cv2.putText(frame, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.8 * scale, ink, thickness, cv2.LINE_AA)
+    return bottom
+
+
+def put_notes(frame, lines):
+    """Writes lines of text into the upper left corner of a frame."""
+    scale, bottom = text_scale(frame), 0
+    for line in lines:
+        bottom = put_text(frame, line, (0, bottom and bottom + round(36 * scale)), scale * 0.8, (40, 40, 40))
+
+
+def put_bars(frame, probabilities, classes):
+    """Draws one face's probabilities, float (C,), as bars into the lower left corner of a frame."""
+    scale = text_scale(frame)
+    row, length = round(30 * scale), round(240 * scale)
+    for line, (probability, name) in enumerate(zip(probabilities, classes, strict=True)):
+        bottom = frame.shape[0] - (len(classes) - 1 - line) * row
+        frame[bottom - row : bottom, :length] = frame[bottom - row : bottom, :length] // 3
+        end = (max(1, int(length * probability)), bottom - round(4 * scale))
+        cv2.rectangle(frame, (0, bottom - row + round(4 * scale)), end, EMOTION_COLORS[name][::-1], cv2.FILLED)
+        origin, size = (round(8 * scale), bottom - round(9 * scale)), 0.6 * scale
+        text = f"{name} {probability:.0%}"
+        cv2.putText(
+            frame, text, origin, cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), max(2, round(4 * scale)), cv2.LINE_AA
+        )
+        cv2.putText(
+            frame, text, origin, cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), max(1, round(scale)), cv2.LINE_AA
+        )

@@ -6,7 +6,8 @@
     python webcam_demo.py --source http://192.168.0.7:8080/video
     python webcam_demo.py --source film.mp4 --no-display --benchmark
 
-Keys: q or Esc quits, space pauses, s saves a snapshot, m mirrors. Closing the window ends it too.
+Keys: q or Esc quits, space pauses, s saves a snapshot, m mirrors, b shows the probabilities of the nearest face, f the
+frame rate and latency, h help. Closing the window ends it too.
 """
 
 import time
@@ -14,6 +15,7 @@ import time
 STARTED = time.perf_counter()  # Before the imports, which are most of the time to the first frame.
 
 import argparse
+import collections
 import contextlib
 import csv
 import datetime
@@ -32,12 +34,15 @@ import cv2
 import numpy as np
 import tqdm
 
+import timeline
 import utils
-from sources import IMAGE_SUFFIXES, ImageFiles, LiveCapture, open_source
+from sources import IMAGE_SUFFIXES, is_image, open_source
 from tracking import FaceTracker
 
 OUTPUT_DIR = Path("output")  # Of snapshots, and of annotated files that nobody gave a name.
 WINDOW = "Emotions"
+HELP = ("q, Esc  quit", "space   pause", "s  snapshot", "m  mirror", "b  probabilities", "f  frame rate", "h  help")
+SECONDS_PER_IMAGE = 1.0  # In the window, for a folder's images; a single one stays until a key ends it.
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -49,7 +54,7 @@ class EmotionLog:
     """Writes one row per face and frame, as CSV or, for a name that ends in .jsonl, as JSON lines."""
 
     def __init__(self, path, classes, source):
-        self.file_column, self.utc_column = isinstance(source, ImageFiles) and source.total > 1, source.live
+        self.file_column, self.utc_column = source.many, source.live
         path.parent.mkdir(parents=True, exist_ok=True)
         # Line buffering: what was seen is on disk at once, whatever happens to the program.
         self.path = path
@@ -89,20 +94,40 @@ def plain(number):
     return round(number.item() if hasattr(number, "item") else number, 4) if number is not None else None
 
 
-class AnnotatedVideo:
-    """Writes frames into a video that plays at the right speed, whatever the times between them were."""
+class AnnotatedFiles:
+    """Writes what was drawn into a file of --output's name or, of a folder's files, into a folder of that name."""
 
-    def __init__(self, path, fps):
-        self.path, self.fps, self.writer, self.written = path, fps, None, 0
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path, source):
+        self.path, self.source, self.name, self.writer = path, source, None, None
+        (path if source.many else path.parent).mkdir(parents=True, exist_ok=True)
 
     def write(self, frame, time_s, name):
-        if self.writer is None:
-            self.start, self.size = time_s, frame.shape[1::-1]
-            codec = cv2.VideoWriter.fourcc(*("MJPG" if self.path.suffix == ".avi" else "mp4v"))
-            self.writer = cv2.VideoWriter(str(self.path), cv2.CAP_FFMPEG, codec, self.fps, self.size)
-            if not self.writer.isOpened():
-                raise ValueError(f"--output must be a writable .mp4, .mkv, .mov or .avi file. Received: {self.path}.")
+        path = self.path / name if self.source.many else self.path
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            if not cv2.imwrite(str(path), frame):
+                raise ValueError(f"--output must be a file that can be written. Received: {path}.")
+            return
+        if name != self.name:
+            self.close()
+            self.name, self.writer = name, VideoWriter(path, self.source.fps, frame.shape[1::-1], time_s)
+        self.writer.write(frame, time_s)
+
+    def close(self):
+        if self.writer:
+            self.writer.writer.release()
+
+
+class VideoWriter:
+    """Writes a video that plays at the right speed, whatever the times between its frames were."""
+
+    def __init__(self, path, fps, size, start):
+        self.fps, self.size, self.start, self.written = fps, size, start, 0
+        codec = cv2.VideoWriter.fourcc(*("MJPG" if path.suffix.lower() == ".avi" else "mp4v"))
+        self.writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, codec, fps, size)
+        if not self.writer.isOpened():
+            raise ValueError(f"--output must be a writable .mp4, .mkv, .mov or .avi file. Received: {path}.")
+
+    def write(self, frame, time_s):
         if frame.shape[1::-1] != self.size:
             frame = cv2.resize(frame, self.size)
         # A camera's frames come when they come: one that stayed on screen for long is written several times.
@@ -110,32 +135,13 @@ class AnnotatedVideo:
             self.writer.write(frame)
             self.written += 1
 
-    def close(self):
-        if self.writer:
-            self.writer.release()
-
-
-class AnnotatedImages:
-    """Writes one image to the path itself, or several under their own names into the folder of that name."""
-
-    def __init__(self, path, total):
-        self.path, self.folder = path, path if total > 1 else None
-        (self.folder or path.parent).mkdir(parents=True, exist_ok=True)
-
-    def write(self, frame, time_s, name):
-        path = self.folder / name if self.folder else self.path
-        if path.suffix.lower() not in IMAGE_SUFFIXES or not cv2.imwrite(str(path), frame):
-            raise ValueError(f"--output must be a writable image file such as labelled.png. Received: {path}.")
-
-    def close(self):
-        pass
-
 
 class Window:
     """The window, its keys and what they switch."""
 
     def __init__(self, mirrored):
         self.mirrored, self.paused, self.closed, self.frame = mirrored, False, False, None
+        self.bars, self.rates, self.help = False, True, False
         self.clock = None  # What the clock showed at second 0 of the source.
         cv2.namedWindow(WINDOW, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
 
@@ -149,8 +155,29 @@ class Window:
         if time_s is None:
             self.wait(0)
         else:
-            self.clock = now - time_s if self.clock is None else self.clock
+            if self.clock is None or time_s == 0:  # Of the first file, and of each that follows.
+                self.clock = now - time_s
             self.wait(time_s + self.clock - now)
+
+    def decorate(self, frame, boxes, probabilities, classes, fps, latency):
+        """Draws on a frame what the keys have switched on; `latency` is in seconds, None for files."""
+        notes = []
+        if self.rates:
+            notes.append(f"{fps:.0f} frames/s" + (f", {1000 * latency:.0f} ms behind" if latency is not None else ""))
+        if self.help:
+            notes += HELP
+        utils.put_notes(frame, notes)
+        if self.bars and len(boxes):
+            nearest = int(np.argmax(boxes[:, 2]))
+            utils.put_bars(frame, probabilities[nearest], classes)
+
+    def stall(self, name):
+        """Says on the last frame that a live source gives no more."""
+        if self.frame is not None:
+            frame = self.frame.copy()
+            utils.put_notes(frame, [f"No picture from {name}; trying to open it again."])
+            cv2.imshow(WINDOW, frame)
+        self.wait(0)
 
     def wait(self, seconds):
         """Obeys the keys, at least once and until the time is over; a pause does not count."""
@@ -173,6 +200,12 @@ class Window:
             self.paused = not self.paused
         elif key == ord("m"):
             self.mirrored = not self.mirrored
+        elif key == ord("b"):
+            self.bars = not self.bars
+        elif key == ord("f"):
+            self.rates = not self.rates
+        elif key == ord("h"):
+            self.help = not self.help
         elif key == ord("s") and self.frame is not None:
             OUTPUT_DIR.mkdir(exist_ok=True)
             path = OUTPUT_DIR / f"snapshot-{datetime.datetime.now():%Y%m%d-%H%M%S-%f}.png"
@@ -209,6 +242,7 @@ class Benchmark:
     def __init__(self):
         self.seconds = {stage: [] for stage in self.STAGES}
         self.frames = self.faces = 0
+        self.recent = collections.deque(maxlen=30)  # When the last frames were done.
         self.startup = None  # Seconds from the start of the process to the first frame with a labelled face.
         self.started = time.perf_counter()
 
@@ -220,11 +254,17 @@ class Benchmark:
 
     def count(self, faces):
         self.frames, self.faces = self.frames + 1, self.faces + faces
+        self.recent.append(time.perf_counter())
         if faces and self.startup is None:
             self.startup = process_seconds()
 
     def fps(self):
+        """Returns the frames per second of the whole run."""
         return self.frames / (time.perf_counter() - self.started)
+
+    def pace(self):
+        """Returns the frames per second of the last frames."""
+        return (len(self.recent) - 1) / (self.recent[-1] - self.recent[0]) if len(self.recent) > 1 else 0.0
 
     def report(self):
         """Returns what --benchmark prints: a table for people, and one JSON object for programs."""
@@ -272,7 +312,7 @@ def run(source, detector, model, log, output, window, benchmark, min_confidence)
         benchmark: `Benchmark`, which counts and times.
         min_confidence: a face below it is labelled as uncertain.
     """
-    tracker = FaceTracker(detector, still=isinstance(source, ImageFiles))
+    tracker, file = None, None
     frames, progress = source.frames(), progress_bar(source)
     while not (window and window.closed):
         with benchmark.stage("read"):
@@ -282,8 +322,10 @@ def run(source, detector, model, log, output, window, benchmark, min_confidence)
             break
         if frame is None:  # A stream that stalls.
             if window:
-                window.wait(0)
+                window.stall(source.name)
             continue
+        if name != file:
+            tracker, file, still = FaceTracker(detector, is_still(source, name)), name, is_still(source, name)
         if window and window.mirrored:
             frame = cv2.flip(frame, 1)
         with benchmark.stage("detect"):
@@ -293,7 +335,7 @@ def run(source, detector, model, log, output, window, benchmark, min_confidence)
             probabilities = tracker.average(model.predict(utils.crop_faces(gray, boxes)), time_s)
             labels = utils.choose_labels(probabilities, model.classes, min_confidence)
         with benchmark.stage("draw"):
-            annotated = utils.annotate_frame(frame, boxes, labels, f"{benchmark.fps():.0f} fps" if window else "")
+            annotated = utils.annotate_frame(frame, boxes, labels)
         benchmark.count(len(boxes))
         if log:
             log.write(
@@ -305,14 +347,22 @@ def run(source, detector, model, log, output, window, benchmark, min_confidence)
         if output:
             output.write(annotated, time_s, name)
         if window:
-            window.show(annotated, None if source.live else time_s)
+            window.decorate(annotated, boxes, probabilities, model.classes, benchmark.pace(), source.latency())
+            window.show(annotated, None if source.live or still else time_s)
+            if still:
+                window.wait(SECONDS_PER_IMAGE if source.many else np.inf)
         progress.update()
     progress.close()
 
 
+def is_still(source, name):
+    """Tells whether a file of a source is an image; a camera's or stream's name may look like one and is none."""
+    return not source.live and is_image(name)
+
+
 def progress_bar(source):
     """Returns a bar on a terminal; elsewhere, and for a single image, one that shows nothing."""
-    return tqdm.tqdm(total=source.total, unit="frame", disable=True if source.total in (None, 1) else None)
+    return tqdm.tqdm(total=source.total, unit=" frames", disable=True if source.total in (None, 1) else None)
 
 
 def parse_args(argv=None):
@@ -348,7 +398,7 @@ def open_window(args, source):
         print("No display found, so there is no window.")
         return None
     try:
-        return Window(mirrored=isinstance(source, LiveCapture) and isinstance(source.name, int))
+        return Window(mirrored=isinstance(source.name, int))
     except cv2.error:
         print("This OpenCV opens no windows. Only opencv-python may be installed, no other package of OpenCV.")
         return None
@@ -358,13 +408,14 @@ def open_output(args, source, window):
     """Opens the annotated file; where a window was wanted and cannot be, there is one without --output too."""
     path = args.output
     if not path and not window and not args.no_display:
-        path = OUTPUT_DIR / f"labelled-{Path(str(source.name)).stem}{source.suffix}"
+        suffix = "" if source.many else ".png" if is_still(source, source.name) else ".mp4"
+        path = OUTPUT_DIR / f"labelled-{Path(str(source.name)).stem}{suffix}"
     for written in filter(None, (path, args.log)):
         if args.source and written.exists() and Path(args.source).exists() and written.samefile(args.source):
             raise ValueError(f"--output and --log must not be the source itself. Received: {written}.")
     if path is None:
         return None
-    return AnnotatedImages(path, source.total) if isinstance(source, ImageFiles) else AnnotatedVideo(path, source.fps)
+    return AnnotatedFiles(path, source)
 
 
 def demo(args):
@@ -382,13 +433,14 @@ def demo(args):
             run(source, detector, model, log, output, window, benchmark, args.min_confidence)
         except KeyboardInterrupt:
             status = 130
-        if window and isinstance(source, ImageFiles) and status == 0:
-            window.wait(np.inf)  # The last image stays until a key closes it.
+    report = benchmark.report()  # Before the timeline is drawn, whose memory is not the loop's.
     print(f"{benchmark.frames} frames, {benchmark.faces} faces, {benchmark.fps():.1f} frames a second.")
     for part in filter(None, (output, log)):
         print(f"Wrote {part.path}.")
+    if log:
+        print(timeline.report(log.path))
     if args.benchmark:
-        print(benchmark.report())
+        print(report)
     if source.problem:
         print(f"webcam_demo.py: {source.problem}", file=sys.stderr)
         return 2

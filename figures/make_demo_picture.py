@@ -1,8 +1,9 @@
-"""Draws figures/demo.jpg: three moments of the bundled clip, as the demo labels them.
+"""Draws figures/demo.jpg, three moments of the bundled clip as the demo labels them, and figures/timeline.png, its log.
 
 python figures/make_demo_picture.py
 """
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,10 +17,10 @@ MOMENTS = (2.0, 4.5, 9.5)  # Seconds: Collins, both, Hopper.
 WIDTH = 480  # Pixels of each.
 
 
-def label_clip(path):
-    """Runs the demo on the bundled clip, as a user does, and writes the annotated video to `path`."""
-    command = [sys.executable, ROOT / "webcam_demo.py", "--source", ROOT / "data" / "demo.mp4"]
-    subprocess.run([*command, "--no-display", "--output", path], check=True)
+def label_clip(video, log):
+    """Runs the demo on the bundled clip, as a user does; it draws the log beside it."""
+    command = [sys.executable, ROOT / "webcam_demo.py", "--source", ROOT / "data" / "demo.mp4", "--no-display"]
+    subprocess.run([*command, "--output", video, "--log", log], check=True)
 
 
 def read_moment(path, seconds):
@@ -32,8 +33,9 @@ def read_moment(path, seconds):
 
 def main():
     with tempfile.TemporaryDirectory() as folder:
-        video = Path(folder) / "labelled.mp4"
-        label_clip(video)
+        video, log = Path(folder) / "labelled.mp4", Path(folder) / "timeline.csv"
+        label_clip(video, log)
+        shutil.copy(log.with_suffix(".png"), ROOT / "figures")
         frames = [read_moment(video, seconds) for seconds in MOMENTS]
     cv2.imwrite(str(ROOT / "figures" / "demo.jpg"), np.hstack(frames), [cv2.IMWRITE_JPEG_QUALITY, 88])
 

@@ -104,6 +104,28 @@ def test_a_folder_gives_a_folder_and_names_its_files_in_the_log(headless, portra
     assert sorted(os.listdir(tmp_path / "labelled")) == ["a.png", "b.jpg"]
 
 
+def test_a_folder_of_videos_gives_one_log_and_a_video_for_each(headless, clip, tmp_path):
+    (tmp_path / "films").mkdir()
+    for name in ("one.mp4", "two.mp4"):
+        (tmp_path / "films" / name).write_bytes(clip.read_bytes())
+    finished = headless("--source", "films", "--no-display", "--output", "labelled", "--log", "log.csv")
+    assert finished.returncode == 0, finished.stderr
+    rows = read_csv(tmp_path / "log.csv")
+    assert [row["file"] for row in rows] == ["one.mp4"] * 30 + ["two.mp4"] * 30
+    halves = [{name: row[name] for name in row if name not in ("file", "frame")} for row in rows]
+    assert halves[:30] == halves[30:] and rows[30]["time_s"] == "0.0"
+    assert [count_frames(tmp_path / "labelled" / name)[:2] for name in ("one.mp4", "two.mp4")] == [(30, 10)] * 2
+
+
+def test_a_damaged_file_in_a_folder_is_named_and_the_others_are_done(headless, portrait, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(os.urandom(2000))
+    cv2.imwrite(str(tmp_path / "photos" / "b.jpg"), portrait)
+    finished = headless("--source", "photos", "--no-display", "--log", "log.csv")
+    assert finished.returncode == 2 and "a.jpg cannot be read" in finished.stderr
+    assert [row["file"] for row in read_csv(tmp_path / "log.csv")] == ["b.jpg"]
+
+
 def test_without_arguments_camera_and_display_the_bundled_clip_is_labelled(headless, tmp_path):
     finished = headless()
     if "No camera found" not in finished.stdout:
@@ -149,7 +171,7 @@ def test_importing_a_script_does_nothing(tmp_path):
     ("source", "words"),
     [
         ("97", ["Camera 97", "--source"]),
-        ("missing.mp4", ["missing.mp4", "does not exist"]),
+        ("missing.mp4", ["missing.mp4", "There is no"]),
         ("garbage.mp4", ["garbage.mp4", "cannot be read"]),
         ("garbage.jpg", ["garbage.jpg", "cannot be read"]),
         ("empty", ["empty", "holds none"]),

@@ -19,7 +19,7 @@ def test_measures_of_five_faces_worked_by_hand():
     """True 0 0 0 1 1, labelled 0 0 1 1 1.
 
     Accuracy 4/5. Class 0: precision 2/2, recall 2/3, F1 0.8. Class 1: precision 2/3, recall 2/2, F1 0.8. Macro F1 0.8.
-    Balanced accuracy (2/3 + 1) / 2 = 5/6. Majority 3/5. AUC: of the 6 pairs, class 0 scores 0.9 0.8 0.4 against 0.3 0.1,
+    Balanced accuracy (2/3 + 1) / 2 = 5/6. Majority 3/5. AUC: class 0 scores 0.9 0.8 0.4 against 0.3 0.1,
     all in order: 1. Confidences 0.9 0.8 0.6 0.7 0.9 fall into bins 13 12 9 10 13 of 15; the error is
     (|0.9 - 1| * 2 + |0.8 - 1| + |0.6 - 0| + |0.7 - 1|) / 5 = 1.3 / 5 = 0.26.
     """
