@@ -30,12 +30,11 @@ def read_log(path):
     """
     path = Path(path)
     with open(path, newline="", encoding="utf-8") as file:
-        if path.suffix == ".jsonl":
-            rows = [
-                {name: "" if value is None else str(value) for name, value in json.loads(line).items()} for line in file
-            ]
-        else:
-            rows = list(csv.DictReader(file))
+        try:
+            rows = [json.loads(line) for line in file] if path.suffix == ".jsonl" else list(csv.DictReader(file))
+            rows = [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{path} must be a log that webcam_demo.py wrote. Received: {error}.") from error
     if rows and not {"frame", "time_s", "track", "label"} <= rows[0].keys():
         raise ValueError(f"{path} must be a log that webcam_demo.py wrote. Received: other columns.")
     return rows

@@ -15,6 +15,7 @@ import time
 STARTED = time.perf_counter()  # Before the imports, which are most of the time to the first frame.
 
 import argparse
+import array
 import collections
 import contextlib
 import csv
@@ -142,21 +143,23 @@ class Window:
     def __init__(self, mirrored):
         self.mirrored, self.paused, self.closed, self.frame = mirrored, False, False, None
         self.bars, self.rates, self.help = False, True, False
-        self.clock = None  # What the clock showed at second 0 of the source.
+        self.clock = 0.0  # What the clock showed at second 0 of the video, pauses taken off.
         cv2.namedWindow(WINDOW, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
 
-    def show(self, frame, time_s=None):
-        """Shows a frame, until the time of the next one where `time_s` is its own, and obeys the keys."""
+    def show(self, frame, source, time_s, name):
+        """Shows a frame, a file's not before its time, and obeys the keys."""
         if self.frame is None:
             cv2.resizeWindow(WINDOW, *frame.shape[1::-1])
         self.frame = frame
         cv2.imshow(WINDOW, frame)
         now = time.perf_counter()
-        if time_s is None:
+        if source.live:
             self.wait(0)
+        elif is_still(source, name):
+            self.wait(SECONDS_PER_IMAGE if source.many else np.inf)
         else:
-            if self.clock is None or time_s == 0:  # Of the first file, and of each that follows.
-                self.clock = now - time_s
+            if time_s == 0:  # A video begins.
+                self.clock = now
             self.wait(time_s + self.clock - now)
 
     def decorate(self, frame, boxes, probabilities, classes, fps, latency):
@@ -188,7 +191,7 @@ class Window:
             elapsed = time.perf_counter() - before
             if not self.paused:
                 seconds -= elapsed
-            elif self.clock is not None:
+            else:
                 self.clock += elapsed
             if self.closed or seconds <= 0 and not self.paused:
                 return
@@ -240,11 +243,22 @@ class Benchmark:
     STAGES = ("read", "detect", "classify", "draw")
 
     def __init__(self):
-        self.seconds = {stage: [] for stage in self.STAGES}
+        self.seconds = {stage: array.array("d") for stage in self.STAGES}  # 8 bytes each: an hour of video is 3 MB.
         self.frames = self.faces = 0
-        self.recent = collections.deque(maxlen=30)  # When the last frames were done.
-        self.startup = None  # Seconds from the start of the process to the first frame with a labelled face.
         self.started = time.perf_counter()
+        self.recent = collections.deque([self.started], maxlen=30)  # When the last frames were done.
+        self.startup = None  # Seconds from the start of the process to the first frame with a labelled face.
+
+    def time_reading(self, frames):
+        """Yields from `frames` and times how long each takes to come."""
+        self.started = time.perf_counter()
+        while True:
+            with self.stage("read"):
+                item = next(frames, None)
+            if item is None:
+                self.seconds["read"].pop()  # It read the end, not a frame.
+                return
+            yield item
 
     @contextlib.contextmanager
     def stage(self, name):
@@ -260,11 +274,11 @@ class Benchmark:
 
     def fps(self):
         """Returns the frames per second of the whole run."""
-        return self.frames / (time.perf_counter() - self.started)
+        return self.frames / max(self.recent[-1] - self.started, 1e-9)
 
     def pace(self):
         """Returns the frames per second of the last frames."""
-        return (len(self.recent) - 1) / (self.recent[-1] - self.recent[0]) if len(self.recent) > 1 else 0.0
+        return (len(self.recent) - 1) / max(self.recent[-1] - self.recent[0], 1e-9)
 
     def report(self):
         """Returns what --benchmark prints: a table for people, and one JSON object for programs."""
@@ -303,56 +317,52 @@ def run(source, detector, model, log, output, window, benchmark, min_confidence)
     """Labels the frames of a source until it ends or the window is closed.
 
     Args:
-        source: from `open_source`.
+        source: from `sources.open_source`.
         detector: from `utils.load_face_detector`.
         model: `utils.EmotionModel`.
         log: `EmotionLog` or None.
-        output: `AnnotatedVideo`, `AnnotatedImages` or None.
+        output: `AnnotatedFiles` or None.
         window: `Window` or None.
         benchmark: `Benchmark`, which counts and times.
         min_confidence: a face below it is labelled as uncertain.
     """
-    tracker, file = None, None
-    frames, progress = source.frames(), progress_bar(source)
-    while not (window and window.closed):
-        with benchmark.stage("read"):
-            frame, time_s, name = next(frames, (None, None, None))
-        if time_s is None:
-            benchmark.seconds["read"].pop()  # It read the end, not a frame.
-            break
+    file, progress = None, progress_bar(source)
+    for frame, time_s, name in benchmark.time_reading(source.frames()):
         if frame is None:  # A stream that stalls.
             if window:
                 window.stall(source.name)
-            continue
-        if name != file:
-            tracker, file, still = FaceTracker(detector, is_still(source, name)), name, is_still(source, name)
-        if window and window.mirrored:
-            frame = cv2.flip(frame, 1)
-        with benchmark.stage("detect"):
-            gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-            boxes = tracker.find(gray, time_s)
-        with benchmark.stage("classify"):
-            probabilities = tracker.average(model.predict(utils.crop_faces(gray, boxes)), time_s)
+        else:
+            if name != file:
+                file, tracker = name, FaceTracker(detector, still=is_still(source, name))
+            if window and window.mirrored:
+                frame = cv2.flip(frame, 1)
+            boxes, probabilities = find_emotions(frame, time_s, tracker, model, benchmark)
             labels = utils.choose_labels(probabilities, model.classes, min_confidence)
-        with benchmark.stage("draw"):
-            annotated = utils.annotate_frame(frame, boxes, labels)
-        benchmark.count(len(boxes))
-        if log:
-            log.write(
-                benchmark.frames - 1,
-                time_s,
-                name,
-                list(zip(tracker.numbers(), boxes, labels, probabilities, strict=True)),
-            )
-        if output:
-            output.write(annotated, time_s, name)
-        if window:
-            window.decorate(annotated, boxes, probabilities, model.classes, benchmark.pace(), source.latency())
-            window.show(annotated, None if source.live or still else time_s)
-            if still:
-                window.wait(SECONDS_PER_IMAGE if source.many else np.inf)
-        progress.update()
+            with benchmark.stage("draw"):
+                annotated = utils.annotate_frame(frame, boxes, labels)
+            benchmark.count(len(boxes))
+            if log:
+                faces = list(zip(tracker.numbers(), boxes, labels, probabilities, strict=True))
+                log.write(benchmark.frames - 1, time_s, name, faces)
+            if output:
+                output.write(annotated, time_s, name)
+            if window:
+                window.decorate(annotated, boxes, probabilities, model.classes, benchmark.pace(), source.latency())
+                window.show(annotated, source, time_s, name)
+            progress.update()
+        if window and window.closed:
+            break
     progress.close()
+
+
+def find_emotions(frame, time_s, tracker, model, benchmark):
+    """Returns the boxes, int (F, 4), and averaged probabilities, float32 (F, C), of the faces of a frame."""
+    with benchmark.stage("detect"):
+        gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+        boxes = tracker.find(gray, time_s)
+    with benchmark.stage("classify"):
+        probabilities = tracker.average(model.predict(utils.crop_faces(gray, boxes)), time_s)
+    return boxes, probabilities
 
 
 def is_still(source, name):

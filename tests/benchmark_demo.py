@@ -1,0 +1,117 @@
+"""Times the demo beside the loop of most tutorials, on the same clips in one run.
+
+    python tests/benchmark_demo.py                   about four minutes on two cores, with nothing else running
+
+The tutorial's loop scans every frame in full and calls `model.predict` for every face. Both loops run five times in turn;
+the table has the run with the median frame rate. Prints it and writes figures/benchmark_demo.json.
+"""
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import cv2
+import numpy as np
+
+import utils
+import webcam_demo
+
+RUNS = 5
+BASELINE_FRAMES = 150  # Of each clip: it is slow.
+
+
+def write_large_clip(path):
+    """Writes 150 frames of 1280x720 pixels with two faces: the middle of the bundled clip, enlarged, twice."""
+    capture, frames = cv2.VideoCapture(str(ROOT / "data" / "demo.mp4")), []
+    for _ in range(150):
+        frames.append(cv2.resize(capture.read()[1], (1280, 720), interpolation=cv2.INTER_CUBIC))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25, (1280, 720))
+    for frame in frames[75:] + frames[:74:-1]:  # There and back, so that nothing jumps.
+        writer.write(frame)
+    writer.release()
+
+
+def run_baseline(clip):
+    """Runs the tutorial's loop in this process; prints what the demo's --benchmark prints, as far as it applies."""
+    import keras
+
+    model = keras.models.load_model(utils.DEFAULT_MODEL / "model.keras")
+    detector, capture = utils.load_face_detector(), cv2.VideoCapture(clip)
+    seconds, faces, startup, started = [], 0, None, time.perf_counter()
+    while len(seconds) < BASELINE_FRAMES:
+        before = time.perf_counter()
+        ok, frame = capture.read()
+        if not ok:
+            break
+        gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+        for x, y, width, height in detector.detectMultiScale(gray, 1.1, 5):
+            face = cv2.resize(gray[y : y + height, x : x + width], (48, 48))
+            label = int(model.predict(face[None, ..., None], verbose=0).argmax())
+            cv2.rectangle(frame, (x, y), (x + width, y + height), (0, 255, 0), 2)
+            cv2.putText(frame, utils.EMOTIONS[label], (x, y), cv2.FONT_HERSHEY_SIMPLEX, 1, (0, 255, 0), 2)
+            faces += 1
+            startup = startup or webcam_demo.process_seconds()
+        seconds.append(time.perf_counter() - before)
+    result = {"frames": len(seconds), "faces": faces, "fps": len(seconds) / (time.perf_counter() - started)}
+    result |= {"startup_s": startup, "peak_memory_mb": webcam_demo.peak_memory_mb()}
+    print(json.dumps(result | {"frame_ms": percentiles(seconds)}))
+
+
+def percentiles(seconds):
+    return dict(
+        zip(("median", "p95"), np.percentile(np.array(seconds) * 1000, (50, 95)).round(2).tolist(), strict=True)
+    )
+
+
+def run(*command):
+    """Runs a command; returns the JSON object on the last line of what it prints."""
+    finished = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, check=True)
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def measure(clip):
+    """Returns the median run of each loop on a clip."""
+    ours, theirs = [], []
+    for _ in range(RUNS):
+        ours.append(run(ROOT / "webcam_demo.py", "--source", clip, "--no-display", "--benchmark"))
+        theirs.append(run(__file__, "--baseline", clip))
+    return {
+        name: sorted(runs, key=lambda r: r["fps"])[RUNS // 2] for name, runs in (("demo", ours), ("tutorial", theirs))
+    }
+
+
+def main():
+    if len(sys.argv) == 3 and sys.argv[1] == "--baseline":
+        return run_baseline(sys.argv[2])
+    with tempfile.TemporaryDirectory() as folder:
+        large = Path(folder) / "large.mp4"
+        write_large_clip(large)
+        clips = {"1280x720, two faces": large, "640x360, bundled clip": ROOT / "data" / "demo.mp4"}
+        result = {"date": datetime.date.today().isoformat(), "machine": f"{os.cpu_count()} cores, {platform.machine()}"}
+        result["clips"] = {name: measure(clip) for name, clip in clips.items()}
+    print("| clip | loop | frames/s | faces / frames | start, s | memory, MB |\n|---|---|---|---|---|---|")
+    for name, loops in result["clips"].items():
+        for loop, r in loops.items():
+            cells = [
+                name,
+                loop,
+                f"{r['fps']:.1f}",
+                f"{r['faces']} / {r['frames']}",
+                r["startup_s"],
+                r["peak_memory_mb"],
+            ]
+            print(f"| {' | '.join(map(str, cells))} |")
+    (ROOT / "figures" / "benchmark_demo.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
