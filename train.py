@@ -13,6 +13,7 @@ import argparse
 import datetime
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -192,7 +193,7 @@ class Run(keras.callbacks.Callback):
             model.load_weights(self.folder / "state.weights.h5")  # The optimizer's state is part of it.
             done = int(model.optimizer.iterations) // steps_per_epoch
             # The history is written before the state: after a kill between the two it is one row ahead.
-            self.rows = pd.read_csv(self.folder / "history.csv").to_dict("records")[:done]
+            self.rows = pd.read_csv(self.folder / "history.csv", float_precision="round_trip").to_dict("records")[:done]
             print(f"Going on after epoch {done} of {self.epochs}.")
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -314,12 +315,9 @@ def train(data, num_classes, output_dir, epochs, batch_size=128, seed=0, limit=N
         FileNotFoundError, ValueError: the data cannot be used, or the state belongs to another run.
         KeyboardInterrupt: after Ctrl-C, with the best epoch so far written to `output_dir`.
     """
-    arguments = {
-        "data": os.path.relpath(data, utils.ROOT),
-        "classes": num_classes,
-        "epochs": epochs,
-        "batch_size": batch_size,
-    }
+    place = Path(data).resolve()  # Below the repository, its place there: `model.json` is for others to read.
+    place = place.relative_to(utils.ROOT) if place.is_relative_to(utils.ROOT) else place
+    arguments = {"data": place.as_posix(), "classes": num_classes, "epochs": epochs, "batch_size": batch_size}
     arguments |= {"seed": seed, "limit": limit}
     train_split, val_split = (utils.load_fer2013(data, split, num_classes, limit) for split in ("train", "val"))
     output_dir = Path(output_dir)
@@ -366,6 +364,8 @@ def write_model(output_dir, run, train_split, val_split):
     Returns:
         description: dict, the content of `model.json`.
     """
+    if importlib.util.find_spec("tensorflow") is None:
+        raise ValueError("The export needs TensorFlow. The state is kept: install it and repeat with --resume.")
     new, old = (output_dir.with_name(f"{output_dir.name}.{state}") for state in ("new", "old"))
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)

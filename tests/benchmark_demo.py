@@ -2,7 +2,7 @@
 
     python tests/benchmark_demo.py                   about four minutes on two cores, with nothing else running
 
-The tutorial's loop scans every frame in full and calls `model.predict` for every face. Both loops run five times in turn;
+The tutorial's loop scans every frame in full and calls `model.predict` for every face. Each runs five times, in turn;
 the table has the run with the median frame rate. Prints it and writes figures/benchmark_demo.json.
 """
 
