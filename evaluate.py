@@ -26,7 +26,7 @@ from sklearn import metrics
 
 import utils
 
-SPLIT_NAMES = {"test": "PrivateTest", "val": "PublicTest", "both": "PublicTest and PrivateTest"}
+SPLIT_NAMES = {split: utils.SPLITS[split] for split in ("test", "val")} | {"both": "PublicTest and PrivateTest"}
 CALIBRATION_BINS = 15  # Equal in width, as in Guo et al., 2017.
 MISTAKES_SHOWN = 40
 INK = "#333333"
@@ -188,7 +188,7 @@ def plot_history(history, quantity, path):
     for row in np.flatnonzero(history["size"].diff().fillna(0)):
         ax.axvline(history["epoch"][row], color="lightgray", zorder=0)
         ax.annotate(
-            f" {history['size'][row]} px", (history["epoch"][row], 1), xycoords=("data", "axes fraction"), va="top"
+            f" {history['size'][row]:.0f} px", (history["epoch"][row], 1), xycoords=("data", "axes fraction"), va="top"
         )
     ax.set(xlabel="Epoch", ylabel=quantity.capitalize(), title=f"{quantity.capitalize()} per epoch")
     ax.grid(alpha=0.3)
@@ -233,9 +233,15 @@ def read_layers(model_file):
 
     Returns:
         list of dict with `name`, `kind`, `text`, `shape` (of the output, without the batch) and `sources` (names).
+
+    Raises:
+        ValueError: it is damaged.
     """
-    with zipfile.ZipFile(model_file) as archive:
-        config = json.loads(archive.read("config.json"))["config"]
+    try:
+        with zipfile.ZipFile(model_file) as archive:
+            config = json.loads(archive.read("config.json"))["config"]
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise ValueError(f"{model_file} must be a model that Keras saved. Received: {error}.") from error
     found, shapes = [], {}
     for layer in config["layers"]:
         options, kind = layer["config"], layer["class_name"]
@@ -256,9 +262,8 @@ def flatten(nested):
         yield from flatten(item) if isinstance(item, list) else [item]
 
 
-def plot_architecture(model_file, description, path):
+def plot_architecture(layers, description, path):
     """Draws the layers with their output shapes: a column per picture size, residual connections at its side."""
-    layers = read_layers(model_file)
     fig, ax = plt.subplots(figsize=(13, 7))
     places, column, size = {}, -1, None
     for layer in layers:
@@ -279,10 +284,8 @@ def plot_architecture(model_file, description, path):
         row += 1
     bottom = max(row for _, row in places.values())
     ax.set(xlim=(-0.6, column + 0.6), ylim=(bottom + 0.6, -0.6))
-    parameters, macs = description["parameters"], description["macs"]
-    ax.set_title(
-        f"{parameters:,} parameters, {macs / 1e6:.1f} million multiply-adds a face; each column goes on in the next"
-    )
+    counts = f"{description['parameters']:,} parameters, {description['macs'] / 1e6:.1f} million multiply-adds a face"
+    ax.set_title(f"{counts}; each column goes on in the next")
     ax.axis("off")
     save(fig, path)
 
@@ -329,14 +332,14 @@ def evaluate(data, model_dir, split, tta, output_dir):
     """
     model = utils.load_emotion_model(model_dir)
     classes, description = model.classes, json.loads((model_dir / "model.json").read_text(encoding="utf-8"))
-    history = read_history(model_dir / "history.csv")
+    history, layers = read_history(model_dir / "history.csv"), read_layers(model_dir / "model.keras")
     parts = [
         utils.load_fer2013(data, part, len(classes)) for part in (("val", "test") if split == "both" else (split,))
     ]
     faces, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     probabilities = predict(model, faces, tta)
     result = {"split": split, "rows": len(labels), "tta": tta} | measure(labels, probabilities, classes)
-    report = write_report(labels, probabilities, result, classes)
+    report = format_report(labels, probabilities, result, classes)
 
     title = f"{SPLIT_NAMES[split]}, {len(labels):,} faces" + (", averaged with the mirror image" if tta else "")
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -346,13 +349,13 @@ def evaluate(data, model_dir, split, tta, output_dir):
     plot_mistakes(faces, labels, probabilities, classes, title, output_dir / "mistakes.png")
     plot_history(history, "accuracy", output_dir / "accuracy.png")
     plot_history(history, "loss", output_dir / "loss.png")
-    plot_architecture(model_dir / "model.keras", description, output_dir / "architecture.png")
+    plot_architecture(layers, description, output_dir / "architecture.png")
     (output_dir / "classification_report.txt").write_text(report, encoding="utf-8")
     (output_dir / "metrics.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
     return report
 
 
-def write_report(labels, probabilities, result, classes):
+def format_report(labels, probabilities, result, classes):
     """Returns the classification report under a line that says what was measured."""
     table = metrics.classification_report(
         labels,
@@ -393,6 +396,8 @@ def main(argv=None):
     except (OSError, ValueError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     print(f"{report}\nFigures and metrics are in {args.output_dir}.")
     return 0
 

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 import utils
 
@@ -44,33 +45,41 @@ class Files:
 
     live = False
 
-    def __init__(self, paths, name):
-        self.paths, self.name, self.many, self.problem = paths, name, len(paths) > 1, None
+    def __init__(self, paths, name, many):
+        self.paths, self.name, self.many, self.problem = paths, name, many, None
         self.lengths = [1 if is_image(path) else count_frames(path) for path in paths]
-        self.total = sum(self.lengths)
-        if not self.total:
+        self.total = None if None in self.lengths else sum(self.lengths)
+        if self.total == 0:
             raise ValueError(f"{name} cannot be read as a video or image. Convert it to .mp4 or .jpg.")
         self.fps = ASSUMED_FPS
 
     def frames(self):
         for path, length in zip(self.paths, self.lengths, strict=True):
             count = 0
-            for frame in [cv2.imread(str(path), cv2.IMREAD_COLOR)] if is_image(path) else self._video_frames(path):
-                if frame is not None:
-                    yield frame, count / self.fps, Path(path).name
-                    count += 1
+            for frame, time_s in self._image(path) if is_image(path) else self._video(path):
+                yield frame, time_s, Path(path).name
+                count += 1
             if count == 0:
-                self.problem = f"{path} cannot be read as a video or image."
-            elif count < length * (1 - MISSING_FRAMES) - 1:
-                self.problem = f"{path} ends after frame {count} of {length}: what follows cannot be read."
+                self.problem = self.problem or f"{path} cannot be read as a video or image."
+            elif length and count < length * (1 - MISSING_FRAMES) - 1:
+                self.problem = self.problem or f"{path} ends after frame {count} of {length}: the rest cannot be read."
 
-    def _video_frames(self, path):
-        """Yields the frames of a video, None last, and sets their rate."""
-        capture, ok = open_capture(path), True
+    def _image(self, path):
+        image = utils.read_image(path)
+        return [] if image is None else [(image, 0.0)]
+
+    def _video(self, path):
+        """Yields the frames of a video with their times, and sets their rate."""
+        capture, time_s = open_capture(path), -np.inf
         self.fps = frame_rate(capture)
-        while ok:
+        while True:
             ok, frame = capture.read()
-            yield frame
+            if not ok:
+                break
+            # The file's own time, as frames of a telephone come at no fixed rate; some files have none, or jump back.
+            announced = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            time_s = announced if announced > time_s else time_s + 1 / self.fps
+            yield frame, time_s
         capture.release()
 
     def latency(self):
@@ -97,6 +106,14 @@ class LiveCapture:
         self.thread.start()
 
     def _read(self):
+        try:
+            self._read_and_retry()
+        finally:  # Also after a fault in OpenCV: whoever waits for frames has to learn that none will come.
+            self.problem = None if self.stopped else f"{self.name} gave no more frames and could not be opened again."
+            self.stopped = True
+            self.capture.release()
+
+    def _read_and_retry(self):
         pauses = iter(RETRY_PAUSES)
         while not self.stopped:
             ok, frame = self.capture.read()
@@ -108,13 +125,10 @@ class LiveCapture:
                 continue
             pause = next(pauses, None)
             if pause is None:
-                self.problem = f"{self.name} gave no more frames and could not be opened again."
-                break
+                return
             time.sleep(pause)
             self.capture.release()
             self.capture = open_capture(self.name)
-        self.capture.release()
-        self.stopped = True
 
     def frames(self):
         while not self.stopped or self.newest:
@@ -135,9 +149,9 @@ class LiveCapture:
 
 
 def frame_rate(capture):
-    """Returns the frames per second that a capture announces, or what is usual where it announces nonsense."""
+    """Returns the frames per second that a capture announces, or what is usual where it announces none."""
     fps = capture.get(cv2.CAP_PROP_FPS)
-    return fps if 1 <= fps <= 240 else ASSUMED_FPS
+    return fps if 0 < fps <= 1000 else ASSUMED_FPS
 
 
 def open_capture(target):
@@ -154,11 +168,11 @@ def is_image(path):
 
 
 def count_frames(path):
-    """Returns the number of frames that a video announces, 0 for what is no video, or has no end."""
+    """Returns the number of frames that a video announces, None if it announces none, 0 for what is no video."""
     capture = open_capture(path)
-    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+    opened, count = capture.isOpened(), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     capture.release()
-    return max(0, count)
+    return (count if count > 0 else None) if opened else 0
 
 
 def open_source(source):
@@ -181,26 +195,29 @@ def open_source(source):
     if source.isdecimal():
         return open_live(int(source))
     if "://" in source:
-        return Files([source], source) if count_frames(source) else open_live(source)
+        return open_live(source)
     path = Path(source)
     if not path.exists():
         raise FileNotFoundError(f"--source must be a camera index, a file, a folder or a URL. There is no {source}.")
     if not path.is_dir():
-        return Files([path], path)
+        return Files([path], path, many=False)
     paths = sorted(file for file in path.iterdir() if is_image(file) or file.suffix.lower() in VIDEO_SUFFIXES)
     if not paths:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
         raise ValueError(f"A folder must hold images or videos ({suffixes}). Received: {path}, which holds none.")
-    return Files(paths, path)
+    return Files(paths, path, many=True)
 
 
 def open_live(target):
-    """Opens a camera index or an address.
+    """Opens a camera index or an address; an address may turn out to be a video with an end.
 
     Raises:
         ValueError: it cannot be opened.
     """
     capture = open_capture(target)
+    if capture.isOpened() and capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:
+        capture.release()
+        return Files([target], target, many=False)
     if capture.isOpened():
         return LiveCapture(capture, target)
     if isinstance(target, int):

@@ -1,6 +1,6 @@
 """What a log of the demo says in the end: a summary, and a picture of the emotions over time.
 
-    python timeline.py emotions.csv                prints the summary and draws emotions.png
+    python timeline.py emotions.csv                prints the summary and draws emotions-timeline.png
 
 The demo does the same for its --log, after its loop, so that neither costs a frame.
 """
@@ -33,7 +33,7 @@ def read_log(path):
         try:
             rows = [json.loads(line) for line in file] if path.suffix == ".jsonl" else list(csv.DictReader(file))
             rows = [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, csv.Error) as error:
             raise ValueError(f"{path} must be a log that webcam_demo.py wrote. Received: {error}.") from error
     if rows and not {"frame", "time_s", "track", "label"} <= rows[0].keys():
         raise ValueError(f"{path} must be a log that webcam_demo.py wrote. Received: other columns.")
@@ -114,13 +114,20 @@ def plot_timeline(rows, path):
 
 
 def report(log):
-    """Returns the summary of a log and draws its picture beside it; says so where that is not possible."""
+    """Returns the summary of a log and draws its picture beside it; says so where that is not possible.
+
+    Raises:
+        ValueError: it is no log, or a damaged one.
+    """
     rows = read_log(log)
     if not rows:
         return f"{log} has no rows."
-    summary, picture = summarize(rows), Path(log).with_suffix(".png")
+    picture = log.with_name(f"{log.stem}-timeline.png")
     try:
+        summary = summarize(rows)
         plot_timeline(rows, picture)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{log} must be a log that webcam_demo.py wrote. Received: {error}.") from error
     except ImportError:
         return f"{summary}\nFor a picture of the log: pip install matplotlib, then python timeline.py {log}"
     return f"{summary}\nDrew {picture}."
@@ -137,6 +144,8 @@ def main(argv=None):
     except (OSError, ValueError) as error:
         print(f"timeline.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

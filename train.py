@@ -2,9 +2,9 @@
 
     python train.py                                the default recipe: 5 classes, data/fer2013.csv
     python train.py --classes 7                    all seven emotions
-    python train.py --epochs 12                    a short run, with the whole schedule scaled to it
+    python train.py --epochs 12 --output-dir models/short          with the whole schedule scaled to it
     python train.py --resume                       goes on with a run that was stopped or killed
-    python train.py --limit 512 --epochs 1         smoke run
+    python train.py --epochs 1 --limit 512 --output-dir models/smoke
 
 Fits on the Training split, keeps the epoch that is best on PublicTest, and never opens PrivateTest.
 """
@@ -12,7 +12,7 @@ Fits on the Training split, keeps the epoch that is best on PublicTest, and neve
 import argparse
 import datetime
 import hashlib
-import importlib.metadata
+import importlib
 import importlib.util
 import json
 import os
@@ -152,7 +152,7 @@ class AugmentedFaces(keras.utils.PyDataset):
 
     def __init__(self, faces, labels, size, batch_size, seed, epoch):
         super().__init__(workers=1, max_queue_size=16)  # One thread fills the queue while the network trains.
-        self.faces, self.labels, self.size, self.batch_size = faces, labels, size, min(batch_size, len(faces))
+        self.faces, self.labels, self.size, self.batch_size = faces, labels, size, batch_size
         self.seed, self.epoch = seed, epoch
 
     def __len__(self):
@@ -181,10 +181,10 @@ class Run(keras.callbacks.Callback):
         rows: list of dict, one per finished epoch: the history.
     """
 
-    def __init__(self, folder, arguments):
+    def __init__(self, folder, settings):
         super().__init__()
-        self.folder, self.arguments, self.rows = folder, arguments, []
-        self.epochs, self.seed = arguments["epochs"], arguments["seed"]
+        self.folder, self.settings, self.rows = folder, settings, []
+        self.epochs, self.seed = settings["epochs"], settings["seed"]
 
     def restore(self, model, steps_per_epoch):
         """Puts the model where the last finished epoch left it."""
@@ -201,14 +201,14 @@ class Run(keras.callbacks.Callback):
         # Dropout's random state is not among the saved weights: fixed by the epoch, it is the same after a restart.
         for number, layer in enumerate(self.model.layers):
             if isinstance(layer, layers.Dropout):
-                layer.seed_generator.state.assign([self.seed * 1000 + number, epoch * 1_000_000])
+                layer.seed_generator.state.assign([(1000 * self.seed + number) % 2**32, 1_000_000 * epoch])
 
     def on_epoch_end(self, epoch, logs=None):
         best = max((row["val_accuracy"] for row in self.rows), default=-1.0)
         seconds = round(time.perf_counter() - self.started, 1)
-        self.rows.append({"epoch": epoch + 1, "size": epoch_size(epoch, self.epochs), "seconds": seconds, **logs})
         if logs["val_accuracy"] > best:
             replace(self.folder / "best.weights.h5", self.model.save_weights)
+        self.rows.append({"epoch": epoch + 1, "size": epoch_size(epoch, self.epochs), "seconds": seconds, **logs})
         replace(self.folder / "history.csv", pd.DataFrame(self.rows).to_csv, index=False)
         replace(self.folder / "state.weights.h5", self.model.save_weights)
         best = self.best_row()
@@ -237,29 +237,36 @@ def replace(path, write, **options):
     os.replace(temporary, path)
 
 
-def open_run(output_dir, arguments, resume):
+def open_run(output_dir, settings, resume):
     """Makes the folder for a run's state, or finds the one to go on with.
 
     Raises:
-        ValueError: `output_dir` holds files that are no model's, or the run there has other arguments.
+        ValueError: `output_dir` holds files that are no model's, or the run there has other settings.
     """
+    old = output_dir.with_name(f"{output_dir.name}.old")
+    if old.exists() and not output_dir.exists():  # A kill fell between the two renames of `write_model`.
+        old.rename(output_dir)
     if output_dir.exists() and not (output_dir.is_dir() and set(os.listdir(output_dir)) <= set(utils.MODEL_PARTS)):
-        raise ValueError(
-            f"--output-dir is replaced as a whole, so it must be new or a model folder. Received: {output_dir}."
-        )
+        raise ValueError(f"--output-dir is replaced as a whole: it must be new or a model's. Received: {output_dir}.")
     folder = output_dir.with_name(f"{output_dir.name}.partial")
-    stored = folder / "arguments.json"
+    stored = folder / "settings.json"
     if resume and stored.exists():
         for name, value in json.loads(stored.read_text(encoding="utf-8")).items():
-            if arguments[name] != value:
-                raise ValueError(
-                    f"--resume goes on with `{name}` {value}, as the run began. Received: {arguments[name]}."
-                )
+            if settings[name] != value:
+                raise ValueError(f"--resume needs `{name}` as the run began: {value}. Received: {settings[name]}.")
     else:
+        if stored.exists():
+            print(f"Starting anew; the unfinished training in {folder} is discarded.")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        stored.write_text(json.dumps(arguments), encoding="utf-8")
-    return Run(folder, arguments)
+        replace(stored, lambda path: path.write_text(json.dumps(settings), encoding="utf-8"))
+    return Run(folder, settings)
+
+
+def read_description(folder):
+    """Returns the content of a folder's `model.json`, or an empty dict."""
+    path = folder / "model.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -306,38 +313,54 @@ def train(data, num_classes, output_dir, epochs, batch_size=128, seed=0, limit=N
         batch_size: faces per step.
         seed: fixes the initial weights, the order, the augmentation and the dropout.
         limit: use only the first `limit` faces of each split.
-        resume: go on with the run whose state is there.
+        resume: go on with the run whose state is there; where there is none, begin one.
 
     Returns:
         description: dict, the content of `model.json`.
 
     Raises:
         FileNotFoundError, ValueError: the data cannot be used, or the state belongs to another run.
-        KeyboardInterrupt: after Ctrl-C, with the best epoch so far written to `output_dir`.
+        KeyboardInterrupt: after Ctrl-C, with the best epoch so far written, unless `output_dir` has a better model.
     """
-    place = Path(data).resolve()  # Below the repository, its place there: `model.json` is for others to read.
-    place = place.relative_to(utils.ROOT) if place.is_relative_to(utils.ROOT) else place
-    arguments = {"data": place.as_posix(), "classes": num_classes, "epochs": epochs, "batch_size": batch_size}
-    arguments |= {"seed": seed, "limit": limit}
     train_split, val_split = (utils.load_fer2013(data, split, num_classes, limit) for split in ("train", "val"))
-    output_dir = Path(output_dir)
-    run = open_run(output_dir, arguments, resume)
+    settings = {"classes": num_classes, "epochs": epochs, "batch_size": batch_size, "seed": seed, "limit": limit}
+    settings = describe_settings(data, train_split, settings)
+    output_dir = Path(output_dir).resolve()
+    finished = read_description(output_dir)
+    if resume and not output_dir.with_name(f"{output_dir.name}.partial").joinpath("settings.json").exists():
+        if settings.items() <= finished.get("training", {}).items():
+            print("This training is finished.")
+            return finished
+        print("There is no unfinished training to go on with; starting anew.")
+    run = open_run(output_dir, settings, resume)
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy("mixed_bfloat16" if multiplies_bfloat16() else "float32")
     try:
         fit(run, train_split, val_split)
     except KeyboardInterrupt:
-        if run.rows:
+        if run.rows and run.best_row()["val_accuracy"] > finished.get("training", {}).get("val_accuracy", 0.0):
             write_model(output_dir, run, train_split, val_split)
         raise
     description = write_model(output_dir, run, train_split, val_split)
+    (run.folder / "settings.json").unlink()  # First, so that a kill during the next line leaves no state to go on with.
     shutil.rmtree(run.folder)
     return description
 
 
+def describe_settings(data, train_split, settings):
+    """Returns all that decides how a run goes: the settings, where the data is and its hash, and the recipe."""
+    path, (faces, labels) = Path(data).resolve(), train_split
+    # Below the repository the place there, because `model.json` is for others to read.
+    path = path.relative_to(utils.ROOT) if path.is_relative_to(utils.ROOT) else path
+    sha256 = hashlib.sha256(faces.tobytes() + labels.astype("<i8").tobytes()).hexdigest()
+    recipe = {name: value for name, value in globals().items() if name.isupper()}
+    settings = {"data": path.as_posix(), "data_sha256": sha256, **settings, "recipe": recipe}
+    return json.loads(json.dumps(settings))  # Tuples become lists, as they will when they are read back.
+
+
 def fit(run, train_split, val_split):
     """Trains the epochs that the run does not have behind it, with one `model.fit` per picture size."""
-    num_classes, batch_size = run.arguments["classes"], min(run.arguments["batch_size"], len(train_split[0]))
+    num_classes, batch_size = run.settings["classes"], min(run.settings["batch_size"], len(train_split[0]))
     targets, val_targets = (keras.utils.to_categorical(labels, num_classes) for _, labels in (train_split, val_split))
     steps_per_epoch = len(targets) // batch_size
     model = build_model(num_classes, image_size=None)
@@ -371,7 +394,7 @@ def write_model(output_dir, run, train_split, val_split):
         shutil.rmtree(leftover, ignore_errors=True)
     new.mkdir()
     keras.config.set_dtype_policy("float32")
-    model = build_model(run.arguments["classes"])
+    model = build_model(run.settings["classes"])
     model.load_weights(run.folder / "best.weights.h5")
     model.save(new / "model.keras")
     model.export(new / "model.tflite", format="litert", verbose=False)
@@ -391,10 +414,9 @@ def write_model(output_dir, run, train_split, val_split):
 
 def describe(model, run, train_split):
     """Returns the content of `model.json`, but for the validation accuracy."""
-    faces, labels = train_split
-    ids = utils.CLASS_SETS[run.arguments["classes"]]
+    ids = utils.CLASS_SETS[run.settings["classes"]]
     classes = [utils.EMOTIONS[i] for i in ids]
-    libraries = ("tensorflow", "keras", "opencv-python", "numpy")
+    libraries = (importlib.import_module(keras.backend.backend()), keras, cv2, np)
     return {
         "classes": classes,
         "fer2013_ids": ids,
@@ -402,13 +424,12 @@ def describe(model, run, train_split):
         "parameters": model.count_params(),
         "macs": count_macs(model),
         "training": {
-            **run.arguments,
-            "recipe": {name: value for name, value in globals().items() if name.isupper()},
+            **run.settings,
             "precision": "bfloat16" if multiplies_bfloat16() else "float32",
-            "rows_per_class": dict(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True)),
-            "data_sha256": hashlib.sha256(faces.tobytes() + labels.tobytes()).hexdigest(),
-            "versions": {name: importlib.metadata.version(name) for name in libraries}
-            | {"python": platform.python_version()},
+            "rows_per_class": dict(
+                zip(classes, np.bincount(train_split[1], minlength=len(classes)).tolist(), strict=True)
+            ),
+            "versions": {"python": platform.python_version()} | {lib.__name__: lib.__version__ for lib in libraries},
             "date": datetime.date.today().isoformat(),
             "seconds": round(sum(row["seconds"] for row in run.rows)),
             "epochs_done": len(run.rows),
@@ -423,6 +444,12 @@ def positive_integer(text):
     return int(text)
 
 
+def seed_number(text):
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {2**32 - 1}. Received: {text}.")
+    return int(text)
+
+
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         usage=argparse.SUPPRESS, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -432,7 +459,7 @@ def parse_args(argv=None):
     parser.add_argument("--output-dir", type=Path, help="model folder (default: models/emotions-<classes>)")
     parser.add_argument("--epochs", type=positive_integer, default=60, help="length of the run (default: 60)")
     parser.add_argument("--batch-size", type=positive_integer, default=128, help="faces per step (default: 128)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    parser.add_argument("--seed", type=seed_number, default=0, help="of everything random (default: 0)")
     parser.add_argument("--limit", type=positive_integer, help="use only the first LIMIT faces of each split")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped or killed")
     args = parser.parse_args(argv)
@@ -451,14 +478,15 @@ def main(argv=None):
         return 2
     except KeyboardInterrupt:
         print(
-            f"Stopped. The best epoch so far, if there is one, is in {args.output_dir}; --resume goes on.",
+            f"Stopped. {args.output_dir} has the best epoch so far or a better model. To go on: --resume",
             file=sys.stderr,
         )
         return 130
     training = description["training"]
     print(
         f"Validation accuracy {training['val_accuracy']:.4f} (PublicTest, epoch {training['best_epoch']}). "
-        f"The model is in {args.output_dir}.\nNext: python evaluate.py --model {args.output_dir} --split val"
+        f"The model is in {args.output_dir}.\n"
+        f"Next: python evaluate.py --data {args.data} --model {args.output_dir} --split val"
     )
     return 0
 

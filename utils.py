@@ -86,7 +86,7 @@ def load_fer2013(path, split, num_classes=5, limit=None):
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no data set at {path}. {HOW_TO_GET_DATA}")
-    faces, emotions, usages = _load_parsed(path)
+    faces, emotions, usages = _load_parsed(path.resolve())
     ids = np.array(CLASS_SETS[num_classes])
     rows = np.flatnonzero((usages == list(SPLITS).index(split)) & np.isin(emotions, ids))[:limit]
     if len(rows) == 0:
@@ -127,7 +127,7 @@ def _read_csv(path):
     import pandas as pd  # Half a second that only reading a CSV is worth.
 
     try:
-        table = pd.read_csv(path, dtype=str, skipinitialspace=True, keep_default_na=False)
+        table = pd.read_csv(path, dtype=str, skipinitialspace=True, keep_default_na=False, skip_blank_lines=False)
     except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())[:120]
         raise ValueError(f"{path} must be a CSV with the columns {', '.join(COLUMNS)}. Received: {reason}") from error
@@ -138,14 +138,17 @@ def _read_csv(path):
         raise ValueError(
             f"{path} must have the columns {', '.join(COLUMNS)}. Missing: {missing[0]}. Received: {received!r}."
         )
+    if not isinstance(table.index, pd.RangeIndex):  # Pandas takes surplus fields for names of the rows.
+        raise ValueError(f"A row of {path} must have as many fields as the header. Received: more in row 2.")
+    table = table.fillna("")  # Of a row that ends early.
+    table = table[(table != "").any(axis=1)]  # Without blank lines; the index still counts them.
     if table.empty:
         raise ValueError(f"{path} must hold one face a row. Received: a header and no rows.")
-    table = table.fillna("")  # A row that ends early.
     emotions = _look_up(table["emotion"], [str(i) for i in range(len(EMOTIONS))], "emotion", path)
     usages = _look_up(table["Usage"], list(SPLITS.values()), "Usage", path)
     faces = np.empty((len(table), IMAGE_SIZE, IMAGE_SIZE, 1), np.uint8)
-    for row, text in enumerate(table["pixels"]):
-        faces[row] = _parse_pixels(text, f"row {row + 2} of {path}")
+    for i, (row, text) in enumerate(table["pixels"].items()):
+        faces[i] = _parse_pixels(text, f"row {row + 2} of {path}")
     return faces, emotions, usages
 
 
@@ -153,9 +156,9 @@ def _look_up(column, allowed, name, path):
     """Returns the position of every text of a column in `allowed`."""
     positions = column.str.strip().map({text: position for position, text in enumerate(allowed)})
     if positions.isna().any():
-        row = int(positions.isna().to_numpy().argmax())
+        row = positions.isna().idxmax()
         rule = f"`{name}` must be one of {', '.join(allowed)}."
-        raise ValueError(f"{rule} Received: {column.iloc[row][:40]!r} in row {row + 2} of {path}.")
+        raise ValueError(f"{rule} Received: {column[row][:40]!r} in row {row + 2} of {path}.")
     return positions.to_numpy(np.int64)
 
 
@@ -175,6 +178,12 @@ def _parse_pixels(text, where):
     return pixels.reshape(IMAGE_SIZE, IMAGE_SIZE, 1)
 
 
+def read_image(path, mode=cv2.IMREAD_COLOR):
+    """Reads an image file as uint8 (H, W, 3) or, with `cv2.IMREAD_GRAYSCALE`, (H, W); None if it is none."""
+    content = np.fromfile(path, np.uint8)  # OpenCV cannot open a path with letters beyond ASCII on Windows.
+    return cv2.imdecode(content, mode) if content.size else None
+
+
 def _read_folder(path):
     """Reads the folder form, in the order of the numbers in the file names, whatever class a file is in."""
     files = [file for file in path.glob("t*/*/*") if file.suffix.lower() in (".jpg", ".jpeg", ".png")]
@@ -190,7 +199,7 @@ def _read_folder(path):
             raise ValueError(f"A folder of faces must be named {', '.join(ids)}. Received: {file.parent}.")
         if usage not in SPLITS.values():
             raise ValueError(f"A face's file name must begin with {', '.join(SPLITS.values())}. Received: {file}.")
-        image = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
+        image = read_image(file, cv2.IMREAD_GRAYSCALE)
         if image is None or image.shape != (IMAGE_SIZE, IMAGE_SIZE):
             raise ValueError(f"A face must be an image of {IMAGE_SIZE}x{IMAGE_SIZE} pixels. Received: {file}.")
         faces[row, ..., 0] = image
@@ -318,7 +327,8 @@ def load_emotion_model(folder):
             f"{folder / 'model.json'} must describe emotions on {IMAGE_SIZE} pixels. Received: {received}. {remedy}"
         )
     try:
-        network = cv2.dnn.readNetFromTFLite(str(folder / "model.tflite"))
+        # From memory, because OpenCV cannot open a path with letters beyond ASCII on Windows.
+        network = cv2.dnn.readNetFromTFLite(np.fromfile(folder / "model.tflite", np.uint8))
         network.setInput(np.zeros((1, 1, IMAGE_SIZE, IMAGE_SIZE), np.float32))
         columns = network.forward().shape[-1]
     except cv2.error as error:

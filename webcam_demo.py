@@ -42,7 +42,8 @@ from tracking import FaceTracker
 
 OUTPUT_DIR = Path("output")  # Of snapshots, and of annotated files that nobody gave a name.
 WINDOW = "Emotions"
-HELP = ("q, Esc  quit", "space   pause", "s  snapshot", "m  mirror", "b  probabilities", "f  frame rate", "h  help")
+HELP = ["q, Esc  quit", "space   pause", "s  snapshot", "m  mirror", "b  probabilities", "f  frame rate", "h  help"]
+WRITABLE_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4"}  # Of videos, with the encoders that OpenCV brings.
 SECONDS_PER_IMAGE = 1.0  # In the window, for a folder's images; a single one stays until a key ends it.
 
 
@@ -104,18 +105,28 @@ class AnnotatedFiles:
 
     def write(self, frame, time_s, name):
         path = self.path / name if self.source.many else self.path
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            if not cv2.imwrite(str(path), frame):
-                raise ValueError(f"--output must be a file that can be written. Received: {path}.")
+        if is_still(self.source, name):
+            if not write_image(path, frame):
+                raise ValueError(f"--output must be an image file that can be written. Received: {path}.")
             return
         if name != self.name:
             self.close()
+            path = path if path.suffix.lower() in WRITABLE_SUFFIXES else path.with_suffix(".mp4")
             self.name, self.writer = name, VideoWriter(path, self.source.fps, frame.shape[1::-1], time_s)
         self.writer.write(frame, time_s)
 
     def close(self):
         if self.writer:
             self.writer.writer.release()
+
+
+def write_image(path, frame):
+    """Writes an image file; tells whether that was possible."""
+    try:
+        path.write_bytes(cv2.imencode(path.suffix, frame)[1])  # Python opens paths that OpenCV cannot, on Windows.
+    except (cv2.error, OSError):
+        return False
+    return True
 
 
 class VideoWriter:
@@ -126,7 +137,7 @@ class VideoWriter:
         codec = cv2.VideoWriter.fourcc(*("MJPG" if path.suffix.lower() == ".avi" else "mp4v"))
         self.writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, codec, fps, size)
         if not self.writer.isOpened():
-            raise ValueError(f"--output must be a writable .mp4, .mkv, .mov or .avi file. Received: {path}.")
+            raise ValueError(f"--output must be a video file that can be written. Received: {path}.")
 
     def write(self, frame, time_s):
         if frame.shape[1::-1] != self.size:
@@ -142,37 +153,38 @@ class Window:
 
     def __init__(self, mirrored):
         self.mirrored, self.paused, self.closed, self.frame = mirrored, False, False, None
-        self.bars, self.rates, self.help = False, True, False
-        self.clock = 0.0  # What the clock showed at second 0 of the video, pauses taken off.
+        self.overlays = {"f"}  # The keys of those that are on: b, f, h.
+        self.name, self.clock = None, 0.0  # The video's, and what the clock showed at its second 0, pauses taken off.
         cv2.namedWindow(WINDOW, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
 
     def show(self, frame, source, time_s, name):
         """Shows a frame, a file's not before its time, and obeys the keys."""
         if self.frame is None:
             cv2.resizeWindow(WINDOW, *frame.shape[1::-1])
-        self.frame = frame
-        cv2.imshow(WINDOW, frame)
+        self.draw(frame)
         now = time.perf_counter()
         if source.live:
             self.wait(0)
         elif is_still(source, name):
             self.wait(SECONDS_PER_IMAGE if source.many else np.inf)
         else:
-            if time_s == 0:  # A video begins.
-                self.clock = now
+            if name != self.name:  # A video begins.
+                self.name, self.clock = name, now - time_s
             self.wait(time_s + self.clock - now)
 
-    def decorate(self, frame, boxes, probabilities, classes, fps, latency):
-        """Draws on a frame what the keys have switched on; `latency` is in seconds, None for files."""
-        notes = []
-        if self.rates:
-            notes.append(f"{fps:.0f} frames/s" + (f", {1000 * latency:.0f} ms behind" if latency is not None else ""))
-        if self.help:
-            notes += HELP
-        utils.put_notes(frame, notes)
-        if self.bars and len(boxes):
-            nearest = int(np.argmax(boxes[:, 2]))
-            utils.put_bars(frame, probabilities[nearest], classes)
+    def describe(self, boxes, probabilities, classes, fps, latency):
+        """Takes what the overlays of the next frame say; `latency` is in seconds, None for files."""
+        self.rate = f"{fps:.0f} frames/s" + (f", {1000 * latency:.0f} ms behind" if latency is not None else "")
+        nearest = int(np.argmax(boxes[:, 2])) if len(boxes) else None
+        self.nearest = None if nearest is None else (probabilities[nearest], classes)
+
+    def draw(self, frame):
+        """Shows a frame with the overlays that the keys have switched on."""
+        self.plain, self.frame = frame, frame.copy()
+        utils.put_notes(self.frame, [self.rate] * ("f" in self.overlays) + HELP * ("h" in self.overlays))
+        if "b" in self.overlays and self.nearest:
+            utils.put_bars(self.frame, *self.nearest)
+        cv2.imshow(WINDOW, self.frame)
 
     def stall(self, name):
         """Says on the last frame that a live source gives no more."""
@@ -203,17 +215,13 @@ class Window:
             self.paused = not self.paused
         elif key == ord("m"):
             self.mirrored = not self.mirrored
-        elif key == ord("b"):
-            self.bars = not self.bars
-        elif key == ord("f"):
-            self.rates = not self.rates
-        elif key == ord("h"):
-            self.help = not self.help
+        elif chr(key) in "bfh" and self.frame is not None:
+            self.overlays ^= {chr(key)}
+            self.draw(self.plain)  # At once, also while the picture stands still.
         elif key == ord("s") and self.frame is not None:
             OUTPUT_DIR.mkdir(exist_ok=True)
             path = OUTPUT_DIR / f"snapshot-{datetime.datetime.now():%Y%m%d-%H%M%S-%f}.png"
-            cv2.imwrite(str(path), self.frame)
-            print(f"Saved {path}.", flush=True)
+            print(f"Saved {path}." if write_image(path, self.frame) else f"Cannot write {path}.", flush=True)
 
     def close(self):
         cv2.destroyAllWindows()
@@ -255,8 +263,9 @@ class Benchmark:
         while True:
             with self.stage("read"):
                 item = next(frames, None)
+            if item is None or item[0] is None:
+                self.seconds["read"].pop()  # It was the end, or no news from a stream.
             if item is None:
-                self.seconds["read"].pop()  # It read the end, not a frame.
                 return
             yield item
 
@@ -326,8 +335,8 @@ def run(source, detector, model, log, output, window, benchmark, min_confidence)
         benchmark: `Benchmark`, which counts and times.
         min_confidence: a face below it is labelled as uncertain.
     """
-    file, progress = None, progress_bar(source)
-    for frame, time_s, name in benchmark.time_reading(source.frames()):
+    file = None
+    for frame, time_s, name in benchmark.time_reading(progress_bar(source)):
         if frame is None:  # A stream that stalls.
             if window:
                 window.stall(source.name)
@@ -347,12 +356,10 @@ def run(source, detector, model, log, output, window, benchmark, min_confidence)
             if output:
                 output.write(annotated, time_s, name)
             if window:
-                window.decorate(annotated, boxes, probabilities, model.classes, benchmark.pace(), source.latency())
+                window.describe(boxes, probabilities, model.classes, benchmark.pace(), source.latency())
                 window.show(annotated, source, time_s, name)
-            progress.update()
         if window and window.closed:
             break
-    progress.close()
 
 
 def find_emotions(frame, time_s, tracker, model, benchmark):
@@ -371,8 +378,10 @@ def is_still(source, name):
 
 
 def progress_bar(source):
-    """Returns a bar on a terminal; elsewhere, and for a single image, one that shows nothing."""
-    return tqdm.tqdm(total=source.total, unit=" frames", disable=True if source.total in (None, 1) else None)
+    """Yields the frames of a source, with a bar on a terminal where their number is known and more than one."""
+    hidden = True if source.total in (None, 1) else None
+    with tqdm.tqdm(source.frames(), total=source.total, unit=" frames", disable=hidden) as bar:
+        yield from bar
 
 
 def parse_args(argv=None):
@@ -421,10 +430,13 @@ def open_output(args, source, window):
         suffix = "" if source.many else ".png" if is_still(source, source.name) else ".mp4"
         path = OUTPUT_DIR / f"labelled-{Path(str(source.name)).stem}{suffix}"
     for written in filter(None, (path, args.log)):
-        if args.source and written.exists() and Path(args.source).exists() and written.samefile(args.source):
+        if written.exists() and Path(str(source.name)).exists() and written.samefile(source.name):
             raise ValueError(f"--output and --log must not be the source itself. Received: {written}.")
     if path is None:
         return None
+    suffixes = IMAGE_SUFFIXES if is_still(source, source.name) else WRITABLE_SUFFIXES
+    if not source.many and path.suffix.lower() not in suffixes:
+        raise ValueError(f"--output must end in {', '.join(sorted(suffixes))}. Received: {path}.")
     return AnnotatedFiles(path, source)
 
 

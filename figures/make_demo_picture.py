@@ -33,9 +33,9 @@ def read_moment(path, seconds):
 
 def main():
     with tempfile.TemporaryDirectory() as folder:
-        video, log = Path(folder) / "labelled.mp4", Path(folder) / "timeline.csv"
+        video, log = Path(folder) / "labelled.mp4", Path(folder) / "log.csv"
         label_clip(video, log)
-        shutil.copy(log.with_suffix(".png"), ROOT / "figures")
+        shutil.copy(log.with_name("log-timeline.png"), ROOT / "figures" / "timeline.png")
         frames = [read_moment(video, seconds) for seconds in MOMENTS]
     cv2.imwrite(str(ROOT / "figures" / "demo.jpg"), np.hstack(frames), [cv2.IMWRITE_JPEG_QUALITY, 88])
 

@@ -80,7 +80,7 @@ def test_json_lines_hold_the_same_as_the_csv(headless, clip, tmp_path):
 
 
 def test_an_image_is_labelled_where_the_face_is(headless, portrait_path, tmp_path):
-    finished = headless("--source", portrait_path, "--output", "out.png", "--log", "log.csv")
+    finished = headless("--source", portrait_path, "--no-display", "--output", "out.png", "--log", "log.csv")
     assert finished.returncode == 0, finished.stderr
     (row,) = read_csv(tmp_path / "log.csv")
     x, y, width, height = (int(row[name]) for name in ("x", "y", "width", "height"))
@@ -96,7 +96,7 @@ def test_a_folder_gives_a_folder_and_names_its_files_in_the_log(headless, portra
     cv2.imwrite(str(tmp_path / "photos" / "b.jpg"), portrait)
     cv2.imwrite(str(tmp_path / "photos" / "a.png"), np.full((200, 300, 3), 80, np.uint8))
     (tmp_path / "photos" / "notes.txt").write_text("no image")
-    finished = headless("--source", "photos", "--output", "labelled", "--log", "log.csv")
+    finished = headless("--source", "photos", "--no-display", "--output", "labelled", "--log", "log.csv")
     assert finished.returncode == 0, finished.stderr
     rows = read_csv(tmp_path / "log.csv")
     assert [(row["file"], bool(row["label"])) for row in rows] == [("a.png", False), ("b.jpg", True)]
@@ -126,11 +126,13 @@ def test_a_damaged_file_in_a_folder_is_named_and_the_others_are_done(headless, p
     assert [row["file"] for row in read_csv(tmp_path / "log.csv")] == ["b.jpg"]
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux can do without a display")
 def test_without_arguments_camera_and_display_the_bundled_clip_is_labelled(headless, tmp_path):
-    finished = headless()
-    if "No camera found" not in finished.stdout:
+    if cv2.VideoCapture(0).isOpened():
         pytest.skip("this machine has a camera")
+    finished = headless()
     assert finished.returncode == 0, finished.stderr
+    assert "No camera found" in finished.stdout
     assert "No display found" in finished.stdout
     frames, fps, _ = count_frames(tmp_path / "output" / "labelled-demo.mp4")
     original_frames, original_fps, _ = count_frames(sources.DEMO_CLIP)
@@ -232,7 +234,6 @@ def test_a_video_that_ends_in_garbage_keeps_what_was_read(headless, portrait, tm
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send to another process")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_kill_leave_playable_files(trained, tmp_path, portrait, sent):
-    (tmp_path / "photo.jpg").write_bytes(cv2.imencode(".jpg", portrait)[1].tobytes())
     writer = cv2.VideoWriter(str(tmp_path / "long.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, portrait.shape[1::-1])
     for _ in range(2000):
         writer.write(portrait)
@@ -316,4 +317,4 @@ def test_a_slow_reader_of_a_live_stream_gets_the_newest_frame(monkeypatch):
             ages.append(camera.number - int(frame[0, 0, 0]))
         time.sleep(0.1)
     source.close()
-    assert len(ages) >= 5 and max(ages) <= 3
+    assert len(ages) >= 5 and max(ages) <= 10  # A hundred milliseconds.

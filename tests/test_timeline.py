@@ -43,15 +43,15 @@ def test_the_summary_weighs_each_frame_by_its_time(log):
 
 def test_the_picture_lies_beside_the_log(log, capsys):
     assert timeline.main([str(log)]) == 0
-    picture = cv2.imread(str(log.with_suffix(".png")))
+    picture = cv2.imread(str(log.with_name("log-timeline.png")))
     assert picture.shape[1] > 600 and (picture < 250).any(axis=-1).mean() > 0.1
-    assert "log.png" in capsys.readouterr().out
+    assert "log-timeline.png" in capsys.readouterr().out
 
 
 def test_without_matplotlib_there_is_a_sentence_instead(log, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert "pip install matplotlib" in timeline.report(log)
-    assert not log.with_suffix(".png").exists()
+    assert not log.with_name("log-timeline.png").exists()
 
 
 @pytest.mark.parametrize(

@@ -66,9 +66,10 @@ def test_the_same_seed_gives_the_same_history(smoke, sample_csv, tmp_path):
     assert history_of(tmp_path / "again").equals(history_of(smoke))
 
 
-def start_and_wait_for_an_epoch(sample_csv, folder):
+def start_and_wait_for_an_epoch(sample_csv, folder, *more):
     """Starts a training as a user does; returns its process once the first epoch is on disk."""
     command = [sys.executable, str(ROOT / "train.py"), "--data", str(sample_csv), *SMOKE, "--output-dir", str(folder)]
+    command += more
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     state = folder.with_name(f"{folder.name}.partial") / "state.weights.h5"
     deadline = time.monotonic() + 90
@@ -94,19 +95,33 @@ def test_a_killed_training_resumes_to_the_very_same_end(smoke, sample_csv, tmp_p
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send to another process")
 def test_ctrl_c_keeps_the_best_epoch_so_far_and_the_state(sample_csv, tmp_path):
     folder = tmp_path / "model"
-    process = start_and_wait_for_an_epoch(sample_csv, folder)
+    process = start_and_wait_for_an_epoch(sample_csv, folder, "--epochs", "500")
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=90)
     assert process.returncode == 130 and "--resume" in stderr and "Traceback" not in stderr
     assert utils.load_emotion_model(folder).classes == ("Angry", "Happy", "Sad", "Surprise", "Neutral")
-    assert (tmp_path / "model.partial" / "arguments.json").exists()
+    assert (tmp_path / "model.partial" / "settings.json").exists()
 
 
-def test_resuming_with_other_arguments_is_refused(sample_csv, tmp_path, capsys):
+def test_resuming_with_other_settings_is_refused(tmp_path):
     run = train.open_run(tmp_path / "model", {"epochs": 5, "seed": 0}, resume=False)
-    with pytest.raises(ValueError, match="`epochs` 5.*Received: 6"):
+    with pytest.raises(ValueError, match="`epochs` as the run began: 5. Received: 6"):
         train.open_run(tmp_path / "model", {"epochs": 6, "seed": 0}, resume=True)
     assert run.folder.exists()
+
+
+def test_resuming_a_finished_training_changes_nothing(smoke, sample_csv, capsys):
+    before = {path.name: path.read_bytes() for path in smoke.iterdir()}
+    assert train.main(["--data", str(sample_csv), *SMOKE, "--output-dir", str(smoke), "--resume"]) == 0
+    assert "finished" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in smoke.iterdir()} == before
+
+
+def test_a_kill_between_the_last_two_renames_loses_no_model(tmp_path):
+    (tmp_path / "model.old").mkdir()
+    (tmp_path / "model.old" / "model.json").write_text("{}")
+    train.open_run(tmp_path / "model", {"epochs": 5}, resume=False)
+    assert (tmp_path / "model" / "model.json").read_text() == "{}"
 
 
 def test_a_folder_that_is_no_model_is_not_replaced(sample_csv, tmp_path, capsys):
@@ -116,7 +131,9 @@ def test_a_folder_that_is_no_model_is_not_replaced(sample_csv, tmp_path, capsys)
     assert os.listdir(tmp_path) == ["precious.txt"]
 
 
-@pytest.mark.parametrize("flags", [["--epochs", "0"], ["--classes", "6"], ["--batch-size", "x"], ["--momentum", "1"]])
+@pytest.mark.parametrize(
+    "flags", [["--epochs", "0"], ["--seed", "-1"], ["--classes", "6"], ["--batch-size", "x"], ["--momentum", "1"]]
+)
 def test_a_bad_flag_is_one_line_and_status_2(flags, capsys):
     with pytest.raises(SystemExit, match="2"):
         train.main(flags)
