@@ -22,15 +22,23 @@ import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets with pages of notices otherwise.
-
 import cv2
-import keras
 import numpy as np
 import pandas as pd
-from keras import layers
 
 import utils
+
+# TensorFlow greets with lines on stderr that nobody has to answer; our own would drown in them.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+stderr = os.dup(2)
+try:
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    import keras
+    from keras import layers
+finally:
+    os.dup2(stderr, 2)
+    os.close(stderr)
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The recipe
@@ -193,7 +201,7 @@ class Run(keras.callbacks.Callback):
             model.load_weights(self.folder / "state.weights.h5")  # The optimizer's state is part of it.
             done = int(model.optimizer.iterations) // steps_per_epoch
             # The history is written before the state: after a kill between the two it is one row ahead.
-            self.rows = pd.read_csv(self.folder / "history.csv", float_precision="round_trip").to_dict("records")[:done]
+            self.rows = pd.read_csv(self.folder / "history.csv").to_dict("records")[:done]
             print(f"Going on after epoch {done} of {self.epochs}.")
 
     def on_epoch_begin(self, epoch, logs=None):
