@@ -272,9 +272,11 @@ def open_run(output_dir, settings, resume):
 
 
 def read_description(folder):
-    """Returns the content of a folder's `model.json`, or an empty dict."""
-    path = folder / "model.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """Returns the content of a folder's `model.json`, an empty dict where it is missing or damaged."""
+    try:
+        return json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
