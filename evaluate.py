@@ -187,12 +187,11 @@ def plot_history(history, quantity, path):
     ax.plot(best["epoch"], best[f"val_{quantity}"], "o", color="#d55e00", label=f"Kept: epoch {best['epoch']:.0f}")
     for row in np.flatnonzero(history["size"].diff().fillna(0)):
         ax.axvline(history["epoch"][row], color="lightgray", zorder=0)
-        ax.annotate(
-            f" {history['size'][row]:.0f} px", (history["epoch"][row], 1), xycoords=("data", "axes fraction"), va="top"
-        )
+        place = {"xy": (history["epoch"][row], 0.02), "xycoords": ("data", "axes fraction")}
+        ax.annotate(f" {history['size'][row]:.0f} px", **place, color="gray")
     ax.set(xlabel="Epoch", ylabel=quantity.capitalize(), title=f"{quantity.capitalize()} per epoch")
     ax.grid(alpha=0.3)
-    ax.legend()
+    ax.legend(loc="center right")
     save(fig, path)
 
 
@@ -218,7 +217,7 @@ def plot_mistakes(faces, labels, probabilities, classes, title, path):
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES_SHOWN]
-    fig, axes = plt.subplots(MISTAKES_SHOWN // 8, 8, figsize=(12, 9.5))
+    fig, axes = plt.subplots(MISTAKES_SHOWN // 8, 8, figsize=(12, 9.5), layout="constrained")
     for ax in axes.flat:
         ax.axis("off")
     for ax, i in zip(axes.flat, wrong, strict=False):

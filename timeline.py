@@ -98,16 +98,19 @@ def plot_timeline(rows, path):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    found = list(people(rows).items())[:MAX_TRACKS]
+    found = sorted(list(people(rows).items())[:MAX_TRACKS], key=lambda item: float(item[1][0]["time_s"]))
     classes = [name for name in utils.EMOTIONS if name in rows[0]]
-    fig, axes = plt.subplots(max(1, len(found)), figsize=(10, 1 + 1.6 * max(1, len(found))), sharex=True, squeeze=False)
+    count = max(1, len(found))
+    fig, axes = plt.subplots(count, figsize=(10, 1 + 1.6 * count), sharex=True, squeeze=False, layout="constrained")
     for ax, ((file, track), seen) in zip(axes[:, 0], found, strict=False):
         columns = [[float(row[name]) for row in seen] for name in classes]
         colors = [tuple(channel / 255 for channel in utils.EMOTION_COLORS[name]) for name in classes]
         ax.stackplot([float(row["time_s"]) for row in seen], columns, labels=classes, colors=colors)
         ax.set(ylim=(0, 1), ylabel=f"{f'{file}, ' if file else ''}face {track}", yticks=(0, 0.5, 1))
     if found:
-        fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper center", ncols=len(classes), frameon=False)
+        fig.legend(
+            *axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(classes), frameon=False
+        )
     axes[-1, 0].set_xlabel("Seconds")
     fig.savefig(path, dpi=120, bbox_inches="tight")
     plt.close(fig)

@@ -467,7 +467,7 @@ def parse_args(argv=None):
     parser.add_argument("--data", type=Path, default=utils.DEFAULT_DATA, help="data set (default: data/fer2013.csv)")
     parser.add_argument("--classes", type=int, choices=utils.CLASS_SETS, default=5, help="emotions (default: 5)")
     parser.add_argument("--output-dir", type=Path, help="model folder (default: models/emotions-<classes>)")
-    parser.add_argument("--epochs", type=positive_integer, default=60, help="length of the run (default: 60)")
+    parser.add_argument("--epochs", type=positive_integer, default=36, help="length of the run (default: 36)")
     parser.add_argument("--batch-size", type=positive_integer, default=128, help="faces per step (default: 128)")
     parser.add_argument("--seed", type=seed_number, default=0, help="of everything random (default: 0)")
     parser.add_argument("--limit", type=positive_integer, help="use only the first LIMIT faces of each split")

@@ -68,9 +68,11 @@ def test_mirror_averaging_gives_a_face_and_its_mirror_image_the_same_answer():
 
 @pytest.fixture(scope="module")
 def evaluated(run_script, trained, sample_csv, tmp_path_factory):
-    """The script run as a user runs it, on both halves of the evaluation faces."""
-    folder = tmp_path_factory.mktemp("figures")
-    arguments = ("--data", sample_csv, "--model", trained[0], "--split", "both", "--tta", "--output-dir", folder)
+    """The script run as a user runs it, on both halves of the evaluation faces, a fifth of them called Happy."""
+    folder, mislabelled = tmp_path_factory.mktemp("figures"), tmp_path_factory.mktemp("data") / "mislabelled.csv"
+    header, *rows = sample_csv.read_text().splitlines(keepends=True)
+    mislabelled.write_text(header + "".join("3" + row[1:] if i % 5 == 0 else row for i, row in enumerate(rows)))
+    arguments = ("--data", mislabelled, "--model", trained[0], "--split", "both", "--tta", "--output-dir", folder)
     return run_script("evaluate.py", *arguments), folder
 
 
