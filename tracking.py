@@ -132,7 +132,9 @@ class FaceTracker:
         step, neighbors, confirming = FINE_SCAN if fine else COARSE_SCAN
         scale = min(1.0, WINDOW / max(utils.IMAGE_SIZE, gray.shape[0] * SMALLEST_SHARE))
         reduced = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        for box in self.detector.detectMultiScale(reduced, step, neighbors, minSize=(WINDOW, WINDOW)):
+        boxes = self.detector.detectMultiScale(reduced, step, neighbors, minSize=(WINDOW, WINDOW))
+        # From left to right, because the cascade's threads find them in any order, and so would number the faces.
+        for box in sorted(boxes, key=tuple):
             if not overlaps_any(box / scale, found):
                 self._search(gray, box / scale, confirming, found)
 
