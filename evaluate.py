@@ -43,11 +43,15 @@ LAYER_COLORS = {
 
 
 def predict(model, faces, tta=False):
-    """Returns the probabilities, float32 (N, C); with `tta` the mean over each face and its mirror image."""
-    probabilities = model.predict(faces)
-    if tta:
-        probabilities = (probabilities + model.predict(faces[:, :, ::-1])) / 2
-    return probabilities
+    """Returns the probabilities, float32 (N, C), and as they would be without the model's temperature.
+
+    With `tta` both are means over each face and its mirror image.
+    """
+    views = [model.predict(view) for view in ((faces, faces[:, :, ::-1]) if tta else (faces,))]
+    # The temperature divided the logits, so the probabilities to its power, made to sum to 1, are those before.
+    powers = [view.astype(float) ** model.description.get("temperature", 1.0) for view in views]
+    before = [power / power.sum(axis=1, keepdims=True) for power in powers]
+    return np.mean(views, axis=0), np.mean(before, axis=0)
 
 
 def measure(labels, probabilities, classes):
@@ -195,16 +199,18 @@ def plot_history(history, quantity, path):
     save(fig, path)
 
 
-def plot_calibration(labels, probabilities, title, path):
-    """Draws how often the label is right at each confidence; the diagonal is a confidence that means what it says."""
-    confidence, accuracy, count = calibration_bins(labels, probabilities)
+def plot_calibration(labels, probabilities, uncalibrated, title, path):
+    """Draws how often the label is right at each confidence, with the temperature and without.
+
+    The diagonal is a confidence that means what it says.
+    """
     fig, (ax, histogram) = plt.subplots(2, figsize=(5, 6), sharex=True, height_ratios=(3, 1))
-    ax.plot([0, 1], [0, 1], color="lightgray", label="Perfect")
-    ax.plot(confidence, accuracy, "o-", color="#0072b2", label="Model")
-    ax.set(
-        ylabel="Accuracy",
-        title=f"{title}\nExpected calibration error {expected_calibration_error(labels, probabilities):.3f}",
-    )
+    ax.plot([0, 1], [0, 1], color="lightgray", label="A confidence that is right")
+    for name, color, values in (("Before", "#e69f00", uncalibrated), ("After", "#0072b2", probabilities)):
+        confidence, accuracy, count = calibration_bins(labels, values)
+        error = expected_calibration_error(labels, values)
+        ax.plot(confidence, accuracy, "o-", color=color, label=f"{name} the temperature: error {error:.3f}")
+    ax.set(ylabel="Accuracy", title=f"{title}\nExpected calibration error")
     ax.legend()
     edges = np.arange(CALIBRATION_BINS) / CALIBRATION_BINS
     histogram.bar(edges, count, width=1 / CALIBRATION_BINS, align="edge", color="#56b4e9", edgecolor="white")
@@ -330,13 +336,13 @@ def evaluate(data, model_dir, split, tta, output_dir):
         FileNotFoundError, ValueError: the data or the model cannot be used.
     """
     model = utils.load_emotion_model(model_dir)
-    classes, description = model.classes, json.loads((model_dir / "model.json").read_text(encoding="utf-8"))
+    classes = model.classes
     history, layers = read_history(model_dir / "history.csv"), read_layers(model_dir / "model.keras")
     parts = [
         utils.load_fer2013(data, part, len(classes)) for part in (("val", "test") if split == "both" else (split,))
     ]
     faces, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    probabilities = predict(model, faces, tta)
+    probabilities, uncalibrated = predict(model, faces, tta)
     result = {"split": split, "rows": len(labels), "tta": tta} | measure(labels, probabilities, classes)
     report = format_report(labels, probabilities, result, classes)
 
@@ -344,11 +350,11 @@ def evaluate(data, model_dir, split, tta, output_dir):
     output_dir.mkdir(parents=True, exist_ok=True)
     plot_confusion_matrix(result["confusion_matrix"], classes, title, output_dir / "confusion_matrix.png")
     plot_roc(labels, probabilities, result, classes, title, output_dir / "roc.png")
-    plot_calibration(labels, probabilities, title, output_dir / "calibration.png")
+    plot_calibration(labels, probabilities, uncalibrated, title, output_dir / "calibration.png")
     plot_mistakes(faces, labels, probabilities, classes, title, output_dir / "mistakes.png")
     plot_history(history, "accuracy", output_dir / "accuracy.png")
     plot_history(history, "loss", output_dir / "loss.png")
-    plot_architecture(layers, description, output_dir / "architecture.png")
+    plot_architecture(layers, model.description, output_dir / "architecture.png")
     (output_dir / "classification_report.txt").write_text(report, encoding="utf-8")
     (output_dir / "metrics.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
     return report

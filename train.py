@@ -5,6 +5,7 @@
     python train.py --epochs 12 --output-dir models/short          with the whole schedule scaled to it
     python train.py --resume                       goes on with a run that was stopped or killed
     python train.py --epochs 1 --limit 512 --output-dir models/smoke
+    python train.py --classes 7 --network vgg --fold 0             one of the networks that teach: models/README.md
 
 Fits on the Training split, keeps the epoch that is best on PublicTest, and never opens PrivateTest.
 """
@@ -17,7 +18,6 @@ import importlib.util
 import json
 import os
 import platform
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -25,7 +25,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+from sklearn import metrics
 
+import distillation
 import utils
 
 # TensorFlow greets with lines on stderr that nobody has to answer; our own would drown in them.
@@ -35,7 +37,9 @@ try:
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     import keras
-    from keras import layers
+    from keras import layers, ops
+
+    import checkpoints
 finally:
     os.dup2(stderr, 2)
     os.close(stderr)
@@ -44,8 +48,13 @@ finally:
 # The recipe
 # ---------------------------------------------------------------------------------------------------------------------
 
-# Network: (filters, convolutions, residual pairs of them) per stage; the picture is halved between stages.
-STAGES = ((24, 2, 0), (48, 2, 0), (96, 1, 1), (192, 2, 0))
+# Networks: (filters, convolutions, residual pairs of them) per stage; the picture is halved between stages. The small
+# one is for use; the others, of about 5 million parameters, only teach it (`--fold`).
+NETWORKS = {
+    "small": ((24, 2, 0), (48, 2, 0), (96, 1, 1), (192, 2, 0)),
+    "vgg": ((64, 2, 0), (128, 2, 0), (256, 2, 0), (512, 2, 0)),
+    "resnet": ((48, 1, 1), (96, 1, 2), (192, 1, 2), (384, 1, 1)),
+}
 STAGE_DROPOUT = 0.05  # After every stage but the first, whole channels.
 HEAD_DROPOUT = 0.3  # Before the dense layer.
 BATCH_NORM_MOMENTUM = 0.9  # Keras's 0.99 lags: in a short run its statistics are still those of the first steps.
@@ -56,6 +65,7 @@ WARMUP = 0.1
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 LABEL_SMOOTHING = 0.1
+SOFT_WEIGHT = 0.5  # Of a soft label beside the label, where there is one.
 
 # Progressive resizing: (width in pixels, share of the run at which it ends). Small pictures cost half and teach nearly
 # as much.
@@ -81,11 +91,12 @@ def conv_block(x, filters):
     return layers.ReLU()(x)
 
 
-def build_model(num_classes, image_size=utils.IMAGE_SIZE):
+def build_model(num_classes, network="small", image_size=utils.IMAGE_SIZE):
     """Builds the CNN.
 
     Args:
         num_classes: width of the softmax output.
+        network: a name in `NETWORKS`.
         image_size: width and height of the input in pixels; None takes any size, which only training needs.
 
     Returns:
@@ -93,7 +104,7 @@ def build_model(num_classes, image_size=utils.IMAGE_SIZE):
     """
     faces = keras.Input((image_size, image_size, 1), name="faces")
     x = layers.Rescaling(1 / 127.5, offset=-1.0)(faces)
-    for stage, (filters, convolutions, pairs) in enumerate(STAGES):
+    for stage, (filters, convolutions, pairs) in enumerate(NETWORKS[network]):
         if stage > 0:
             x = layers.MaxPooling2D()(x)  # 48 -> 24 -> 12 -> 6
         for _ in range(convolutions):
@@ -127,40 +138,85 @@ def count_macs(model):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def augment_face(face, size, rng):
-    """Flips, turns, scales, shifts, changes the contrast and erases a rectangle of one face.
+class Augmentation(layers.Layer):
+    """Flips, turns, scales, shifts, changes the contrast and erases a rectangle of each face, where the network trains.
 
-    Args:
-        face: uint8 (48, 48).
-        size: width and height of the result in pixels; resizing is part of the same interpolation.
-        rng: `np.random.Generator`.
-
-    Returns:
-        uint8 (size, size).
+    Attributes:
+        size: width and height in pixels of the augmented faces; resizing is part of the same interpolation. In
+            inference faces pass as they are.
     """
-    flip, angle = rng.choice((-1, 1)), np.deg2rad(rng.uniform(-MAX_ROTATION, MAX_ROTATION))
-    scale = size / utils.IMAGE_SIZE * (1 + rng.uniform(-MAX_SCALE, MAX_SCALE))
-    rotation = scale * np.array([[np.cos(angle) * flip, -np.sin(angle)], [np.sin(angle) * flip, np.cos(angle)]])
-    shift = rng.uniform(-MAX_SHIFT, MAX_SHIFT, 2) * size
-    # The middle of the face lands in the middle of the result, moved by the shift.
-    offset = (size - 1) / 2 + shift - rotation @ np.full(2, (utils.IMAGE_SIZE - 1) / 2)
-    matrix = np.column_stack([rotation, offset])
-    face = cv2.warpAffine(face, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    gain = 1 + rng.uniform(-MAX_CONTRAST, MAX_CONTRAST)
-    face = cv2.addWeighted(face, gain, face, 0, 128 * (1 - gain))  # Saturates at 0 and 255.
-    if rng.random() < ERASING_PROBABILITY:
-        width, height = (rng.uniform(*ERASING_SIDE, 2) * size).astype(int)
-        x, y = rng.integers(0, size - width + 1), rng.integers(0, size - height + 1)
-        face[y : y + height, x : x + width] = rng.integers(0, 256, (height, width))  # Zhong et al., 2020.
-    return face
+
+    def __init__(self):
+        super().__init__(dtype="float32")  # Under mixed precision too: coordinates need more than 8 bits.
+        self.size = utils.IMAGE_SIZE
+        self.seed_generator = keras.random.SeedGenerator(0)
+
+    def call(self, faces, training=False):
+        return self.erase(self.change_contrast(self.warp(faces))) if training else faces
+
+    def uniform(self, low, high, *shape):
+        return keras.random.uniform(shape, low, high, seed=self.seed_generator)
+
+    def warp(self, faces):
+        """Takes each pixel of the result from where the inverse of flip, rotation, scale and shift puts it."""
+        count = ops.shape(faces)[0]
+        flip = ops.sign(self.uniform(-1, 1, count))
+        angle = np.deg2rad(MAX_ROTATION) * self.uniform(-1, 1, count)
+        scale = utils.IMAGE_SIZE / self.size / (1 + self.uniform(-MAX_SCALE, MAX_SCALE, count))
+        cos, sin = scale * ops.cos(angle), scale * ops.sin(angle)
+        # The middle of the face lands in the middle of the result, moved by the shift.
+        x, y = ((self.size - 1) / 2 + self.size * self.uniform(-MAX_SHIFT, MAX_SHIFT, count) for _ in "xy")
+        middle, zero = (utils.IMAGE_SIZE - 1) / 2, ops.zeros_like(x)
+        to_x = (flip * cos, -flip * sin, middle - flip * (cos * x - sin * y))
+        to_y = (sin, cos, middle - sin * x - cos * y)
+        matrices = ops.stack([*to_x, *to_y, zero, zero], axis=1)
+        warped = ops.image.affine_transform(
+            faces, matrices, interpolation="bilinear", fill_mode="nearest", data_format="channels_last"
+        )
+        return warped[:, : self.size, : self.size]
+
+    def change_contrast(self, faces):
+        gain = 1 + self.uniform(-MAX_CONTRAST, MAX_CONTRAST, ops.shape(faces)[0], 1, 1, 1)
+        return ops.clip(128 + gain * (faces - 128), 0, 255)
+
+    def erase(self, faces):
+        """Puts noise into a rectangle of some faces (Zhong et al., 2020)."""
+        count = ops.shape(faces)[0]
+        width, height = (self.uniform(*ERASING_SIDE, count, 1, 1, 1) for _ in "xy")
+        left, top = ((1 - side) * self.uniform(0, 1, count, 1, 1, 1) for side in (width, height))
+        pixel = (ops.arange(self.size, dtype="float32") + 0.5) / self.size
+        x, y = ops.reshape(pixel, (1, 1, -1, 1)), ops.reshape(pixel, (1, -1, 1, 1))
+        inside = (ops.abs(x - left - width / 2) < width / 2) & (ops.abs(y - top - height / 2) < height / 2)
+        chosen = self.uniform(0, 1, count, 1, 1, 1) < ERASING_PROBABILITY
+        return ops.where(inside & chosen, self.uniform(0, 255, *ops.shape(faces)), faces)
 
 
-class AugmentedFaces(keras.utils.PyDataset):
-    """Batches of augmented faces and one-hot labels, in an order and with changes fixed by the seed and the epoch."""
+class AugmentedModel(keras.Model):
+    """The network behind its augmentation: what is trained, while the network alone is kept."""
 
-    def __init__(self, faces, labels, size, batch_size, seed, epoch):
-        super().__init__(workers=1, max_queue_size=16)  # One thread fills the queue while the network trains.
-        self.faces, self.labels, self.size, self.batch_size = faces, labels, size, batch_size
+    def __init__(self, network):
+        faces, augmentation = keras.Input((utils.IMAGE_SIZE, utils.IMAGE_SIZE, 1)), Augmentation()
+        super().__init__(faces, network(augmentation(faces)))
+        self.augmentation, self.network = augmentation, network
+
+    def set_size(self, size):
+        """Goes on with training pictures of another width."""
+        self.augmentation.size = size
+        self.make_train_function(force=True)
+
+    def seed_epoch(self, seed, epoch):
+        """Fixes what is random in an epoch: the state of dropout and augmentation is not among the saved weights."""
+        for number, layer in enumerate([self.augmentation, *self.network.layers]):
+            if hasattr(layer, "seed_generator"):
+                layer.seed_generator.state.assign([(1000 * seed + number) % 2**32, 1_000_000 * epoch])
+
+
+class ShuffledFaces(keras.utils.PyDataset):
+    """Batches of faces and targets, in an order fixed by the seed and the epoch."""
+
+    def __init__(self, faces, targets, batch_size, seed, epoch):
+        super().__init__(workers=1)
+        self.faces, self.targets, self.batch_size = faces, targets, batch_size
         self.seed, self.epoch = seed, epoch
 
     def __len__(self):
@@ -169,114 +225,10 @@ class AugmentedFaces(keras.utils.PyDataset):
     def __getitem__(self, index):
         order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.faces))
         rows = order[index * self.batch_size : (index + 1) * self.batch_size]
-        rng = np.random.default_rng((self.seed, self.epoch, index))
-        faces = np.stack([augment_face(self.faces[row, ..., 0], self.size, rng) for row in rows])
-        return faces[..., np.newaxis], self.labels[rows]
+        return self.faces[rows], self.targets[rows]
 
     def on_epoch_end(self):
         self.epoch += 1
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# A run, and its state on disk
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class Run(keras.callbacks.Callback):
-    """The state of a training in a folder, written after every epoch, so that a kill costs the epoch it falls into.
-
-    Attributes:
-        rows: list of dict, one per finished epoch: the history.
-    """
-
-    def __init__(self, folder, settings):
-        super().__init__()
-        self.folder, self.settings, self.rows = folder, settings, []
-        self.epochs, self.seed = settings["epochs"], settings["seed"]
-
-    def restore(self, model, steps_per_epoch):
-        """Puts the model where the last finished epoch left it."""
-        if (self.folder / "state.weights.h5").exists():
-            model.optimizer.build(model.trainable_variables)
-            model.load_weights(self.folder / "state.weights.h5")  # The optimizer's state is part of it.
-            done = int(model.optimizer.iterations) // steps_per_epoch
-            # The history is written before the state: after a kill between the two it is one row ahead.
-            self.rows = pd.read_csv(self.folder / "history.csv").to_dict("records")[:done]
-            print(f"Going on after epoch {done} of {self.epochs}.")
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.started = time.perf_counter()
-        # Dropout's random state is not among the saved weights: fixed by the epoch, it is the same after a restart.
-        for number, layer in enumerate(self.model.layers):
-            if isinstance(layer, layers.Dropout):
-                layer.seed_generator.state.assign([(1000 * self.seed + number) % 2**32, 1_000_000 * epoch])
-
-    def on_epoch_end(self, epoch, logs=None):
-        best = max((row["val_accuracy"] for row in self.rows), default=-1.0)
-        seconds = round(time.perf_counter() - self.started, 1)
-        if logs["val_accuracy"] > best:
-            replace(self.folder / "best.weights.h5", self.model.save_weights)
-        self.rows.append({"epoch": epoch + 1, "size": epoch_size(epoch, self.epochs), "seconds": seconds, **logs})
-        replace(self.folder / "history.csv", pd.DataFrame(self.rows).to_csv, index=False)
-        replace(self.folder / "state.weights.h5", self.model.save_weights)
-        best = self.best_row()
-        print(
-            f"Epoch {epoch + 1} of {self.epochs}: best validation accuracy {best['val_accuracy']:.4f} "
-            f"(epoch {best['epoch']}), about {self.seconds_left() / 60:.0f} min left",
-            flush=True,
-        )
-
-    def best_row(self):
-        """Returns the first of the history's rows with the highest validation accuracy."""
-        return max(self.rows, key=lambda row: row["val_accuracy"])
-
-    def seconds_left(self):
-        """Estimates the time to the end: an epoch costs as much as its pictures have pixels."""
-        seconds_per_pixel = sum(row["seconds"] for row in self.rows) / sum(row["size"] ** 2 for row in self.rows)
-        return seconds_per_pixel * sum(
-            epoch_size(epoch, self.epochs) ** 2 for epoch in range(len(self.rows), self.epochs)
-        )
-
-
-def replace(path, write, **options):
-    """Writes a file so that `path` holds the old content or the new at every moment."""
-    temporary = path.with_name(f"new-{path.name}")  # The same ending, by which Keras chooses the format.
-    write(temporary, **options)
-    os.replace(temporary, path)
-
-
-def open_run(output_dir, settings, resume):
-    """Makes the folder for a run's state, or finds the one to go on with.
-
-    Raises:
-        ValueError: `output_dir` holds files that are no model's, or the run there has other settings.
-    """
-    old = output_dir.with_name(f"{output_dir.name}.old")
-    if old.exists() and not output_dir.exists():  # A kill fell between the two renames of `write_model`.
-        old.rename(output_dir)
-    if output_dir.exists() and not (output_dir.is_dir() and set(os.listdir(output_dir)) <= set(utils.MODEL_PARTS)):
-        raise ValueError(f"--output-dir is replaced as a whole: it must be new or a model's. Received: {output_dir}.")
-    folder = output_dir.with_name(f"{output_dir.name}.partial")
-    stored = folder / "settings.json"
-    if resume and stored.exists():
-        for name, value in json.loads(stored.read_text(encoding="utf-8")).items():
-            if settings[name] != value:
-                raise ValueError(f"--resume needs `{name}` as the run began: {value}. Received: {settings[name]}.")
-    else:
-        if stored.exists():
-            print(f"Starting anew; the unfinished training in {folder} is discarded.")
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        replace(stored, lambda path: path.write_text(json.dumps(settings), encoding="utf-8"))
-    return Run(folder, settings)
-
-
-def read_description(folder):
-    """Returns the content of a folder's `model.json`, an empty dict where it is missing or damaged."""
-    try:
-        return json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -284,9 +236,9 @@ def read_description(folder):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def epoch_size(epoch, epochs):
-    """Returns the width in pixels of the pictures of an epoch, counted from 0."""
-    return next(size for size, end in SIZES if (epoch + 1) / epochs <= end)
+def epoch_sizes(epochs):
+    """Returns the width in pixels of the pictures of each epoch, list of int."""
+    return [next(size for size, end in SIZES if (epoch + 1) / epochs <= end) for epoch in range(epochs)]
 
 
 def multiplies_bfloat16():
@@ -305,14 +257,37 @@ def compile_model(model, steps):
     )
     model.compile(
         keras.optimizers.SGD(schedule, momentum=MOMENTUM, nesterov=True, weight_decay=WEIGHT_DECAY),
-        keras.losses.CategoricalCrossentropy(label_smoothing=LABEL_SMOOTHING),
+        keras.losses.CategoricalCrossentropy(),
         metrics=["accuracy"],
         # On a CPU TensorFlow's own kernels beat XLA's, which draw the random numbers of dropout on one core.
         jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
     )
 
 
-def train(data, num_classes, output_dir, epochs, batch_size=128, seed=0, limit=None, resume=False):
+def make_targets(faces, labels, num_classes, soft_labels):
+    """Mixes the smoothed labels with soft ones where there are any.
+
+    Args:
+        faces: uint8 (N, 48, 48, 1).
+        labels: int (N,).
+        num_classes: 5 or 7.
+        soft_labels: path of the file, or None to do without.
+
+    Returns:
+        targets: float32 (N, num_classes), rows sum to 1.
+    """
+    hard = (1 - LABEL_SMOOTHING) * np.eye(num_classes, dtype=np.float32)[labels] + LABEL_SMOOTHING / num_classes
+    if soft_labels is None:
+        return hard
+    probabilities, known = distillation.load_soft_labels(soft_labels, faces, num_classes)
+    print(f"{known.sum():,} of {len(faces):,} faces have a soft label.")
+    return np.where(known[:, np.newaxis], (1 - SOFT_WEIGHT) * hard + SOFT_WEIGHT * probabilities, hard)
+
+
+def train(
+    data, num_classes, output_dir, epochs, batch_size=128, seed=0, limit=None, resume=False,
+    network="small", fold=None, soft_labels=None,
+):  # fmt: skip
     """Trains a model and writes its folder.
 
     Args:
@@ -324,6 +299,9 @@ def train(data, num_classes, output_dir, epochs, batch_size=128, seed=0, limit=N
         seed: fixes the initial weights, the order, the augmentation and the dropout.
         limit: use only the first `limit` faces of each split.
         resume: go on with the run whose state is there; where there is none, begin one.
+        network: a name in `NETWORKS`.
+        fold: 0..4 to train without that fold of Training and to write what the network reads in it, instead of a model.
+        soft_labels: path of the soft labels to learn from beside the labels, or None.
 
     Returns:
         description: dict, the content of `model.json`.
@@ -334,27 +312,41 @@ def train(data, num_classes, output_dir, epochs, batch_size=128, seed=0, limit=N
     """
     train_split, val_split = (utils.load_fer2013(data, split, num_classes, limit) for split in ("train", "val"))
     settings = {"classes": num_classes, "epochs": epochs, "batch_size": batch_size, "seed": seed, "limit": limit}
+    settings |= {"network": network, "fold": fold, "soft_labels": soft_labels and file_hash(soft_labels)}
     settings = describe_settings(data, train_split, settings)
+    held_out = None
+    if fold is not None:
+        folds = distillation.assign_folds(*train_split)
+        held_out = train_split[0][folds == fold]
+        train_split = tuple(array[folds != fold] for array in train_split)
     output_dir = Path(output_dir).resolve()
-    finished = read_description(output_dir)
-    if resume and not output_dir.with_name(f"{output_dir.name}.partial").joinpath("settings.json").exists():
+    finished = checkpoints.read_description(output_dir)
+    if resume and not checkpoints.is_unfinished(output_dir):
         if settings.items() <= finished.get("training", {}).items():
             print("This training is finished.")
             return finished
         print("There is no unfinished training to go on with; starting anew.")
-    run = open_run(output_dir, settings, resume)
+    run = checkpoints.open_run(output_dir, settings, epoch_sizes(epochs), resume)
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy("mixed_bfloat16" if multiplies_bfloat16() else "float32")
     try:
-        fit(run, train_split, val_split)
+        fit(run, train_split, make_targets(*train_split, num_classes, soft_labels), val_split)
     except KeyboardInterrupt:
-        if run.rows and run.best_row()["val_accuracy"] > finished.get("training", {}).get("val_accuracy", 0.0):
+        better = run.rows and run.best_row()["val_accuracy"] > finished.get("training", {}).get("val_accuracy", 0.0)
+        if better and held_out is None:
             write_model(output_dir, run, train_split, val_split)
         raise
-    description = write_model(output_dir, run, train_split, val_split)
-    (run.folder / "settings.json").unlink()  # First, so that a kill during the next line leaves no state to go on with.
-    shutil.rmtree(run.folder)
+    if held_out is None:
+        description = write_model(output_dir, run, train_split, val_split)
+    else:
+        description = write_fold(output_dir, run, train_split, val_split, held_out)
+    checkpoints.close_run(run)
     return description
+
+
+def file_hash(path):
+    """Returns the SHA-256 of a file in hexadecimal digits."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def describe_settings(data, train_split, settings):
@@ -363,67 +355,124 @@ def describe_settings(data, train_split, settings):
     # Below the repository the place there, because `model.json` is for others to read.
     path = path.relative_to(utils.ROOT) if path.is_relative_to(utils.ROOT) else path
     sha256 = hashlib.sha256(faces.tobytes() + labels.astype("<i8").tobytes()).hexdigest()
-    recipe = {name: value for name, value in globals().items() if name.isupper()}
+    recipe = {name: value for name, value in globals().items() if name.isupper() and name != "NETWORKS"}
+    recipe["STAGES"] = NETWORKS[settings["network"]]
     settings = {"data": path.as_posix(), "data_sha256": sha256, **settings, "recipe": recipe}
     return json.loads(json.dumps(settings))  # Tuples become lists, as they will when they are read back.
 
 
-def fit(run, train_split, val_split):
+def fit(run, train_split, targets, val_split):
     """Trains the epochs that the run does not have behind it, with one `model.fit` per picture size."""
-    num_classes, batch_size = run.settings["classes"], min(run.settings["batch_size"], len(train_split[0]))
-    targets, val_targets = (keras.utils.to_categorical(labels, num_classes) for _, labels in (train_split, val_split))
-    steps_per_epoch = len(targets) // batch_size
-    model = build_model(num_classes, image_size=None)
-    compile_model(model, steps_per_epoch * run.epochs)
+    faces, settings, epochs = train_split[0], run.settings, len(run.sizes)
+    batch_size = min(settings["batch_size"], len(faces))
+    steps_per_epoch = len(faces) // batch_size
+    model = AugmentedModel(build_model(settings["classes"], settings["network"], image_size=None))
+    compile_model(model, steps_per_epoch * epochs)
     run.restore(model, steps_per_epoch)
-    sizes = [epoch_size(epoch, run.epochs) for epoch in range(run.epochs)]
-    while len(run.rows) < run.epochs:
+    while len(run.rows) < epochs:
         done = len(run.rows)
+        model.set_size(run.sizes[done])
         model.fit(
-            AugmentedFaces(train_split[0], targets, sizes[done], batch_size, run.seed, done),
-            validation_data=(val_split[0], val_targets),
+            ShuffledFaces(faces, targets, batch_size, settings["seed"], done),
+            validation_data=(val_split[0], keras.utils.to_categorical(val_split[1], settings["classes"])),
             validation_batch_size=256,
             initial_epoch=done,
-            epochs=done + sizes[done:].count(sizes[done]),
+            epochs=done + run.sizes[done:].count(run.sizes[done]),
             callbacks=[run],
             shuffle=False,
             verbose=1 if sys.stdout.isatty() else 2,
         )
 
 
+def best_network(run):
+    """Returns the network of a run's best epoch, in float32."""
+    keras.config.set_dtype_policy("float32")
+    network = build_model(run.settings["classes"], run.settings["network"])
+    network.load_weights(run.folder / "best.weights.h5")
+    return network
+
+
 def write_model(output_dir, run, train_split, val_split):
-    """Exports the best epoch into `output_dir`, by way of a folder beside it that takes its place when it is complete.
+    """Calibrates and exports the best epoch into `output_dir`, which changes at once and only when all is complete.
 
     Returns:
         description: dict, the content of `model.json`.
     """
     if importlib.util.find_spec("tensorflow") is None:
         raise ValueError("The export needs TensorFlow. The state is kept: install it and repeat with --resume.")
-    new, old = (output_dir.with_name(f"{output_dir.name}.{state}") for state in ("new", "old"))
-    for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    new.mkdir()
-    keras.config.set_dtype_policy("float32")
-    model = build_model(run.settings["classes"])
-    model.load_weights(run.folder / "best.weights.h5")
-    model.save(new / "model.keras")
-    model.export(new / "model.tflite", format="litert", verbose=False)
-    pd.DataFrame(run.rows).to_csv(new / "history.csv", index=False)
-    description = describe(model, run, train_split)
-    (new / "model.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
-    # The figure that counts is that of the exported file, which is what evaluate.py scores and the demo runs.
-    predicted = utils.load_emotion_model(new).predict(val_split[0]).argmax(axis=1)
-    description["training"]["val_accuracy"] = float(np.mean(predicted == val_split[1]))
-    (new / "model.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
-    if output_dir.exists():
-        output_dir.rename(old)
-    new.rename(output_dir)
-    shutil.rmtree(old, ignore_errors=True)
+    network = best_network(run)
+    temperature = calibrate(network, *val_split)
+    with checkpoints.replaced_folder(output_dir) as folder:
+        network.save(folder / "model.keras")
+        network.export(folder / "model.tflite", format="litert", verbose=False)
+        pd.DataFrame(run.rows).to_csv(folder / "history.csv", index=False)
+        description = describe(network, run, train_split) | {"temperature": temperature}
+        (folder / "model.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
+        # The figure that counts is that of the exported file, which is what evaluate.py scores and the demo runs.
+        predicted = utils.load_emotion_model(folder).predict(val_split[0]).argmax(axis=1)
+        description["training"]["val_accuracy"] = float(np.mean(predicted == val_split[1]))
+        (folder / "model.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
     return description
 
 
-def describe(model, run, train_split):
-    """Returns the content of `model.json`, but for the validation accuracy."""
+def calibrate(network, faces, labels):
+    """Divides the logits by the temperature at which the probabilities fit the labels best (Guo et al., 2017).
+
+    The dense layer has no bias, so dividing its weights does it; no label changes.
+
+    Returns:
+        temperature: float; above 1 the network was too sure of itself.
+    """
+    logits = np.log(np.maximum(network.predict(faces, batch_size=256, verbose=0), 1e-30))
+    temperatures = np.geomspace(0.2, 5, 500)
+    losses = [metrics.log_loss(labels, softmax(logits / t), labels=range(logits.shape[1])) for t in temperatures]
+    temperature = float(temperatures[np.argmin(losses)])
+    kernel = network.get_layer("probabilities").kernel
+    kernel.assign(kernel / temperature)
+    return temperature
+
+
+def softmax(logits):
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def write_fold(output_dir, run, train_split, val_split, held_out):
+    """Writes what the best epoch reads in the fold that it was not trained on, and in PublicTest.
+
+    Returns:
+        description: dict, the content of `model.json`.
+    """
+    network = best_network(run)
+    probabilities, val_probabilities = (predict_views(network, faces) for faces in (held_out, val_split[0]))
+    with checkpoints.replaced_folder(output_dir) as folder:
+        np.savez_compressed(
+            folder / "out_of_fold.npz",
+            hashes=distillation.hash_faces(held_out),
+            probabilities=probabilities,
+            val_probabilities=val_probabilities,
+            val_labels=val_split[1],
+        )
+        pd.DataFrame(run.rows).to_csv(folder / "history.csv", index=False)
+        description = describe(network, run, train_split)
+        description["training"]["val_accuracy"] = float(np.mean(val_probabilities.argmax(axis=1) == val_split[1]))
+        (folder / "model.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
+    return description
+
+
+def predict_views(network, faces):
+    """Returns the probabilities, float32 (N, C), averaged over five positions of each face and their mirror images."""
+    edge = 2  # Pixels.
+    padded = np.pad(faces, ((0, 0), (edge, edge), (edge, edge), (0, 0)), mode="edge")
+    views = []
+    for x, y in ((edge, edge), (0, edge), (2 * edge, edge), (edge, 0), (edge, 2 * edge)):
+        view = padded[:, y : y + utils.IMAGE_SIZE, x : x + utils.IMAGE_SIZE]
+        views += [network.predict(faces, batch_size=256, verbose=0) for faces in (view, view[:, :, ::-1])]
+    return np.mean(views, axis=0)
+
+
+def describe(network, run, train_split):
+    """Returns the content of `model.json`, but for the temperature and the validation accuracy."""
     ids = utils.CLASS_SETS[run.settings["classes"]]
     classes = [utils.EMOTIONS[i] for i in ids]
     libraries = (importlib.import_module(keras.backend.backend()), keras, cv2, np)
@@ -431,8 +480,8 @@ def describe(model, run, train_split):
         "classes": classes,
         "fer2013_ids": ids,
         "image_size": utils.IMAGE_SIZE,
-        "parameters": model.count_params(),
-        "macs": count_macs(model),
+        "parameters": network.count_params(),
+        "macs": count_macs(network),
         "training": {
             **run.settings,
             "precision": "bfloat16" if multiplies_bfloat16() else "float32",
@@ -441,11 +490,35 @@ def describe(model, run, train_split):
             ),
             "versions": {"python": platform.python_version()} | {lib.__name__: lib.__version__ for lib in libraries},
             "date": datetime.date.today().isoformat(),
-            "seconds": round(sum(row["seconds"] for row in run.rows)),
+            "seconds": round(run.seconds()),
             "epochs_done": len(run.rows),
             "best_epoch": run.best_row()["epoch"],
         },
     }
+
+
+def describe_throughput(description):
+    """Returns how fast a training was, also as a share of the machine's matrix product, which bounds it."""
+    training = description["training"]
+    images = sum(training["rows_per_class"].values()) * training["epochs_done"]
+    sizes = np.array(epoch_sizes(training["epochs"])[: training["epochs_done"]])
+    # Forward, and backward to the weights and to the inputs: 3 times a multiplication and an addition.
+    operations = 6 * description["macs"] * images * np.mean(np.square(sizes / utils.IMAGE_SIZE))
+    speed = operations / training["seconds"] / 1e9
+    return (
+        f"{images / training['seconds']:.0f} images a second, {speed:.0f} GFLOP/s: {speed / measure_product():.0%} of "
+        "what this machine's float32 matrix product gives now."
+    )
+
+
+def measure_product(size=2048):
+    """Returns the GFLOP/s of the product of two square float32 matrices, the best of ten."""
+    matrix, seconds = keras.random.uniform((size, size), seed=0), []
+    for _ in range(10):
+        started = time.perf_counter()
+        keras.ops.convert_to_numpy(ops.matmul(matrix, matrix)[0, 0])  # Waits for the result.
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / min(seconds) / 1e9
 
 
 def positive_integer(text):
@@ -472,8 +545,20 @@ def parse_args(argv=None):
     parser.add_argument("--seed", type=seed_number, default=0, help="of everything random (default: 0)")
     parser.add_argument("--limit", type=positive_integer, help="use only the first LIMIT faces of each split")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped or killed")
+    parser.add_argument("--no-soft-labels", action="store_true", help="learn from the labels only")
+    parser.add_argument("--network", choices=NETWORKS, default="small", help="with --fold: a teacher (default: small)")
+    parser.add_argument(
+        "--fold",
+        type=int,
+        choices=range(distillation.FOLDS),
+        help="leave a fifth of Training out, write what is read in it",
+    )
     args = parser.parse_args(argv)
-    args.output_dir = args.output_dir or utils.ROOT / "models" / f"emotions-{args.classes}"
+    name = f"emotions-{args.classes}" if args.fold is None else f"folds/{args.network}-{args.classes}-{args.fold}"
+    args.output_dir = args.output_dir or utils.ROOT / "models" / name
+    # A network that teaches must not have learned from others that have seen its fold.
+    with_soft_labels = distillation.DEFAULT_PATH.exists() and not args.no_soft_labels and args.fold is None
+    args.soft_labels = distillation.DEFAULT_PATH if with_soft_labels else None
     return args
 
 
@@ -481,8 +566,9 @@ def main(argv=None):
     args = parse_args(argv)
     try:
         description = train(
-            args.data, args.classes, args.output_dir, args.epochs, args.batch_size, args.seed, args.limit, args.resume
-        )
+            args.data, args.classes, args.output_dir, args.epochs, args.batch_size, args.seed, args.limit, args.resume,
+            args.network, args.fold, args.soft_labels,
+        )  # fmt: skip
     except (OSError, ValueError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
@@ -495,9 +581,15 @@ def main(argv=None):
     training = description["training"]
     print(
         f"Validation accuracy {training['val_accuracy']:.4f} (PublicTest, epoch {training['best_epoch']}). "
-        f"The model is in {args.output_dir}.\n"
-        f"Next: python evaluate.py --data {args.data} --model {args.output_dir} --split val"
+        f"{describe_throughput(description)}"
     )
+    if args.fold is None:
+        print(
+            f"The model is in {args.output_dir}.\n"
+            f"Next: python evaluate.py --data {args.data} --model {args.output_dir} --split val"
+        )
+    else:
+        print(f"What it reads in fold {args.fold} is in {args.output_dir}.\nNext: python data/make_soft_labels.py")
     return 0
 
 

@@ -283,12 +283,13 @@ class EmotionModel:
 
     Attributes:
         classes: tuple of str, the emotion of each column of the probabilities.
+        description: dict, the content of `model.json`.
     """
 
     BATCH_SIZE = 64  # Faces per forward pass: a frame's faces always fit, and a whole split does not fill the memory.
 
-    def __init__(self, network, classes):
-        self.network, self.classes = network, classes
+    def __init__(self, network, description):
+        self.network, self.classes, self.description = network, tuple(description["classes"]), description
 
     def predict(self, faces):
         """Returns the probabilities, float32 (N, C), of faces, uint8 (N, 48, 48, 1)."""
@@ -340,7 +341,7 @@ def load_emotion_model(folder):
             f"{folder / 'model.tflite'} must have one output per class of model.json ({len(classes)}). "
             f"Received: {columns}. {remedy}"
         )
-    return EmotionModel(network, classes)
+    return EmotionModel(network, description)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -73,13 +73,17 @@ def keras_layers():
     )
 
 
-def sources(faces, targets):
-    """Returns name -> data for `model.fit`: no augmentation, Keras's layers in tf.data, OpenCV in a PyDataset."""
-    plain = tf.data.Dataset.from_tensor_slices((faces, targets)).batch(128, drop_remainder=True)
+def ways(faces, targets):
+    """Returns name -> (model, data): no augmentation, Keras's layers in tf.data, and train.py's in the model."""
+    plain = train.ShuffledFaces(faces, targets, 128, seed=0, epoch=0)
+    in_order = tf.data.Dataset.from_tensor_slices((faces, targets)).batch(128, drop_remainder=True)
     augment = keras_layers()
-    with_layers = plain.map(lambda x, y: (augment(x, training=True), y), tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-    with_opencv = train.AugmentedFaces(faces, targets, utils.IMAGE_SIZE, 128, seed=0, epoch=0)
-    return {"none": plain.prefetch(tf.data.AUTOTUNE), "keras_layers": with_layers, "opencv_pydataset": with_opencv}
+    with_layers = in_order.map(lambda x, y: (augment(x, training=True), y), tf.data.AUTOTUNE)
+    return {
+        "none": (train.build_model(5), plain),
+        "keras_layers": (train.build_model(5), with_layers.prefetch(tf.data.AUTOTUNE)),
+        "train.py": (train.AugmentedModel(train.build_model(5)), plain),
+    }
 
 
 def measure_augmentation():
@@ -87,15 +91,14 @@ def measure_augmentation():
     faces, labels = utils.load_fer2013(utils.DEFAULT_DATA, "train", 5, limit=FACES)
     targets = keras.utils.to_categorical(labels, 5)
     keras.config.set_dtype_policy("mixed_bfloat16" if train.multiplies_bfloat16() else "float32")
-    data, models = sources(faces, targets), {}
-    for name in data:
-        models[name] = train.build_model(5)
-        train.compile_model(models[name], 1000)
-        models[name].fit(data[name], shuffle=False, verbose=0)
-    rates = {name: [] for name in data}
+    compared = ways(faces, targets)
+    for model, data in compared.values():
+        train.compile_model(model, 1000)
+        model.fit(data, shuffle=False, verbose=0)  # Compiles.
+    rates = {name: [] for name in compared}
     for _ in range(ROUNDS):
-        for name, rate in rates.items():
-            rate.append(FACES / seconds(lambda name=name: models[name].fit(data[name], shuffle=False, verbose=0)))
+        for name, (model, data) in compared.items():
+            rates[name].append(FACES / seconds(lambda m=model, d=data: m.fit(d, shuffle=False, verbose=0)))
     return {name: round(float(np.median(rate))) for name, rate in rates.items()}
 
 

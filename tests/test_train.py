@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
+import checkpoints
 import evaluate
 import train
 import utils
@@ -104,9 +105,9 @@ def test_ctrl_c_keeps_the_best_epoch_so_far_and_the_state(sample_csv, tmp_path):
 
 
 def test_resuming_with_other_settings_is_refused(tmp_path):
-    run = train.open_run(tmp_path / "model", {"epochs": 5, "seed": 0}, resume=False)
+    run = checkpoints.open_run(tmp_path / "model", {"epochs": 5, "seed": 0}, [48] * 5, resume=False)
     with pytest.raises(ValueError, match="`epochs` as the run began: 5. Received: 6"):
-        train.open_run(tmp_path / "model", {"epochs": 6, "seed": 0}, resume=True)
+        checkpoints.open_run(tmp_path / "model", {"epochs": 6, "seed": 0}, [48] * 6, resume=True)
     assert run.folder.exists()
 
 
@@ -120,7 +121,7 @@ def test_resuming_a_finished_training_changes_nothing(smoke, sample_csv, capsys)
 def test_a_kill_between_the_last_two_renames_loses_no_model(tmp_path):
     (tmp_path / "model.old").mkdir()
     (tmp_path / "model.old" / "model.json").write_text("{}")
-    train.open_run(tmp_path / "model", {"epochs": 5, "seed": 0}, resume=False)
+    checkpoints.open_run(tmp_path / "model", {"epochs": 5, "seed": 0}, [48] * 5, resume=False)
     assert (tmp_path / "model" / "model.json").read_text() == "{}"
 
 
@@ -160,8 +161,8 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero(steps):
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 10, 60])
 def test_every_run_ends_at_full_size_and_never_shrinks(epochs):
-    sizes = [train.epoch_size(epoch, epochs) for epoch in range(epochs)]
-    assert sizes == sorted(sizes) and sizes[-1] == utils.IMAGE_SIZE
+    sizes = train.epoch_sizes(epochs)
+    assert len(sizes) == epochs and sizes == sorted(sizes) and sizes[-1] == utils.IMAGE_SIZE
 
 
 def test_multiply_adds_are_counted_as_by_hand():
@@ -174,25 +175,97 @@ def test_multiply_adds_are_counted_as_by_hand():
     assert train.count_macs(Model(inputs, layers.Dense(3)(x))) == 1152 + 1152 + 12
 
 
-def test_augmentation_is_fixed_by_seed_and_epoch_and_covers_every_face_once():
-    faces = np.arange(64, dtype=np.uint8).reshape(64, 1, 1, 1).repeat(48, 1).repeat(48, 2)
-    labels = np.eye(64, dtype=np.float32)
-    data = train.AugmentedFaces(faces, labels, 40, batch_size=16, seed=3, epoch=0)
-    batches = [data[i] for i in range(len(data))]
-    assert all(images.shape == (16, 40, 40, 1) and images.dtype == np.uint8 for images, _ in batches)
-    assert sorted(np.concatenate([labels.argmax(1) for _, labels in batches])) == list(range(64))
-    assert all(np.array_equal(a, b) for a, b in zip(batches[2], data[2], strict=True))
-    other_seed = train.AugmentedFaces(faces, labels, 40, batch_size=16, seed=4, epoch=0)
+def test_an_epoch_has_every_face_once_in_an_order_fixed_by_seed_and_epoch():
+    faces, targets = np.arange(64, dtype=np.uint8).reshape(64, 1, 1, 1), np.eye(64, dtype=np.float32)
+    data, again = (train.ShuffledFaces(faces, targets, batch_size=16, seed=3, epoch=0) for _ in range(2))
+    other_seed = train.ShuffledFaces(faces, targets, batch_size=16, seed=4, epoch=0)
+    order = [np.concatenate([d[i][0].ravel() for i in range(len(d))]).tolist() for d in (data, again, other_seed)]
+    assert sorted(order[0]) == list(range(64)) and order[0] == order[1] != order[2]
+    assert all(np.array_equal(batch[0].ravel(), batch[1].argmax(axis=1)) for batch in data)
     data.on_epoch_end()
-    assert not np.array_equal(data[2][0], batches[2][0])
-    assert not np.array_equal(other_seed[2][0], batches[2][0])
+    assert not np.array_equal(data[2][0], again[2][0])
 
 
-def test_augmentation_keeps_the_face_in_the_middle(monkeypatch):
-    """With every change switched off, the face is only resized or mirrored."""
+@pytest.fixture
+def unchanged(monkeypatch):
+    """Switches every change of the augmentation off but the mirror image."""
     for name in ("MAX_ROTATION", "MAX_SCALE", "MAX_SHIFT", "MAX_CONTRAST", "ERASING_PROBABILITY"):
         monkeypatch.setattr(train, name, 0)
-    face = np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8)
-    results = [train.augment_face(face, 48, np.random.default_rng(seed)) for seed in range(20)]
-    plain, mirrored = ([np.array_equal(result, image) for result in results] for image in (face, face[:, ::-1]))
-    assert all(a != b for a, b in zip(plain, mirrored, strict=True)) and any(plain) and any(mirrored)
+
+
+def random_faces(count):
+    return np.random.default_rng(0).integers(0, 256, (count, 48, 48, 1)).astype(np.float32)
+
+
+def augment(faces, size=48):
+    augmentation = train.Augmentation()
+    augmentation.size = size
+    return np.array(augmentation(faces, training=True))
+
+
+def test_without_changes_augmentation_mirrors_half_of_the_faces(unchanged):
+    faces = random_faces(40)
+    results = augment(faces)
+    plain, mirrored = (np.abs(results - images).max(axis=(1, 2, 3)) < 1e-2 for images in (faces, faces[:, :, ::-1]))
+    assert (plain ^ mirrored).all() and 8 < plain.sum() < 32
+
+
+def test_a_smaller_size_shows_the_same_face(unchanged):
+    """A gray ramp from left to right stays one, as long as it is wide, in either direction."""
+    ramp = np.tile(np.linspace(0, 240, 48, dtype=np.float32)[:, np.newaxis], (4, 48, 1, 1))
+    results = augment(ramp, size=36)
+    expected = np.interp((np.arange(36) + 0.5) * 48 / 36 - 0.5, np.arange(48), ramp[0, 0, :, 0])
+    assert results.shape == (4, 36, 36, 1)
+    for row in results[:, 17, :, 0]:
+        assert np.allclose(row, expected, atol=1) or np.allclose(row, expected[::-1], atol=1)
+
+
+def test_each_change_of_the_augmentation_does_what_it_says(unchanged, monkeypatch):
+    """Measured where it can be seen: a bright disc's middle and area, the distance from mid-gray, the noise's share."""
+    y, x = np.mgrid[:48, :48]
+    disc = np.tile(((x - 23.5) ** 2 + (y - 23.5) ** 2 < 100)[..., np.newaxis] * 200.0, (200, 1, 1, 1)).astype("float32")
+    monkeypatch.setattr(train, "MAX_SHIFT", 0.1)
+    middles = [(x * f[..., 0]).sum() / f.sum() - 23.5 for f in augment(disc)]
+    assert 4 < np.max(np.abs(middles)) <= 4.8 + 0.1  # 0.1 * 48 pixels.
+    monkeypatch.setattr(train, "MAX_SHIFT", 0)
+    monkeypatch.setattr(train, "MAX_SCALE", 0.2)
+    areas = augment(disc).sum(axis=(1, 2, 3)) / disc[0].sum()
+    assert 0.6 < areas.min() < 0.75 and 1.3 < areas.max() < 1.5  # 0.8 and 1.2 squared: 0.64 and 1.44.
+    monkeypatch.setattr(train, "MAX_SCALE", 0)
+    monkeypatch.setattr(train, "MAX_CONTRAST", 0.5)
+    gains = (augment(np.full((200, 48, 48, 1), 168, np.float32))[:, 24, 24, 0] - 128) / 40
+    assert 0.5 <= gains.min() < 0.6 and 1.4 < gains.max() <= 1.5
+    monkeypatch.setattr(train, "MAX_CONTRAST", 0)
+    monkeypatch.setattr(train, "ERASING_PROBABILITY", 0.5)
+    erased = (augment(np.zeros((200, 48, 48, 1), np.float32)) > 0).mean(axis=(1, 2, 3))
+    low, high = train.ERASING_SIDE
+    assert 0.35 < (erased > 0).mean() < 0.65 and low**2 / 2 < erased[erased > 0].min() and erased.max() < 1.2 * high**2
+
+
+def test_faces_pass_the_augmentation_as_they_are_where_nothing_is_learned():
+    faces = random_faces(3)
+    assert np.array_equal(train.Augmentation()(faces, training=False), faces)
+
+
+def test_calibration_changes_confidences_and_no_label():
+    import keras
+
+    network = keras.Sequential(
+        [
+            keras.Input((48, 48, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(5, "softmax", False, name="probabilities"),
+        ]
+    )
+    network.get_layer("probabilities").kernel.assign(np.random.default_rng(0).normal(0, 0.01, (2304, 5)))
+    faces = random_faces(400)
+    before = network.predict(faces, verbose=0)
+    # Labels that a network four times less sure would be right about.
+    less_sure = train.softmax(np.log(before) / 4)
+    rng = np.random.default_rng(1)
+    labels = np.array([rng.choice(5, p=row / row.sum()) for row in less_sure.astype(float)])
+    temperature = train.calibrate(network, faces, labels)
+    after = network.predict(faces, verbose=0)
+    assert 3 < temperature < 5
+    assert np.array_equal(after.argmax(axis=1), before.argmax(axis=1))
+    assert np.allclose(after, train.softmax(np.log(before) / temperature), atol=1e-5)

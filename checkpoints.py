@@ -1,0 +1,146 @@
+"""The state of a training on disk: a kill at any moment costs the epoch it falls into, and no model; used by train.py.
+
+The state lies beside the model folder, in `<name>.partial`; the model folder itself is replaced as a whole, at the end.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import time
+
+import keras
+import pandas as pd
+
+import utils
+
+
+class Run(keras.callbacks.Callback):
+    """A training whose state is written after every epoch.
+
+    Args:
+        folder: where the state is.
+        settings: dict, all that decides how the run goes; `epochs` and `seed` are used here.
+        sizes: list of int, the width in pixels of the pictures of each epoch.
+
+    Attributes:
+        rows: list of dict, one per finished epoch: the history.
+    """
+
+    def __init__(self, folder, settings, sizes):
+        super().__init__()
+        self.folder, self.settings, self.sizes, self.rows = folder, settings, sizes, []
+
+    def restore(self, model, steps_per_epoch):
+        """Puts the model where the last finished epoch left it."""
+        if (self.folder / "state.weights.h5").exists():
+            model.optimizer.build(model.trainable_variables)
+            model.load_weights(self.folder / "state.weights.h5")  # The optimizer's state is part of it.
+            done = int(model.optimizer.iterations) // steps_per_epoch
+            # The history is written before the state: after a kill between the two it is one row ahead.
+            self.rows = pd.read_csv(self.folder / "history.csv").to_dict("records")[:done]
+            print(f"Going on after epoch {done} of {len(self.sizes)}.")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.started = time.perf_counter()
+        self.model.seed_epoch(self.settings["seed"], epoch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        best = max((row["val_accuracy"] for row in self.rows), default=-1.0)
+        seconds = round(time.perf_counter() - self.started, 1)
+        if logs["val_accuracy"] > best:
+            replace(self.folder / "best.weights.h5", self.model.network.save_weights)
+        self.rows.append({"epoch": epoch + 1, "size": self.sizes[epoch], "seconds": seconds, **logs})
+        replace(self.folder / "history.csv", pd.DataFrame(self.rows).to_csv, index=False)
+        replace(self.folder / "state.weights.h5", self.model.save_weights)
+        best = self.best_row()
+        print(
+            f"Epoch {epoch + 1} of {len(self.sizes)}: best validation accuracy {best['val_accuracy']:.4f} "
+            f"(epoch {best['epoch']}), about {self.seconds_left() / 60:.0f} min left",
+            flush=True,
+        )
+
+    def best_row(self):
+        """Returns the first of the history's rows with the highest validation accuracy."""
+        return max(self.rows, key=lambda row: row["val_accuracy"])
+
+    def seconds(self):
+        """Returns how long the finished epochs took."""
+        return sum(row["seconds"] for row in self.rows)
+
+    def seconds_left(self):
+        """Estimates the time to the end: an epoch costs as much as its pictures have pixels."""
+        pixels = [size**2 for size in self.sizes]
+        return self.seconds() / sum(pixels[: len(self.rows)]) * sum(pixels[len(self.rows) :])
+
+
+def replace(path, write, **options):
+    """Writes a file so that `path` holds the old content or the new at every moment."""
+    temporary = path.with_name(f"new-{path.name}")  # The same ending, by which Keras chooses the format.
+    write(temporary, **options)
+    os.replace(temporary, path)
+
+
+def open_run(output_dir, settings, sizes, resume):
+    """Makes the folder for a run's state, or finds the one to go on with.
+
+    Raises:
+        ValueError: `output_dir` holds files that are no model's, or the run there has other settings.
+    """
+    old = beside(output_dir, "old")
+    if old.exists() and not output_dir.exists():  # A kill fell between the two renames of `replaced_folder`.
+        old.rename(output_dir)
+    allowed = {*utils.MODEL_PARTS, "out_of_fold.npz"}
+    if output_dir.exists() and not (output_dir.is_dir() and set(os.listdir(output_dir)) <= allowed):
+        raise ValueError(f"--output-dir is replaced as a whole: it must be new or a model's. Received: {output_dir}.")
+    folder = beside(output_dir, "partial")
+    stored = folder / "settings.json"
+    if resume and stored.exists():
+        for name, value in json.loads(stored.read_text(encoding="utf-8")).items():
+            if settings.get(name) != value:
+                raise ValueError(f"--resume needs `{name}` as the run began: {value}. Received: {settings.get(name)}.")
+    else:
+        if stored.exists():
+            print(f"Starting anew; the unfinished training in {folder} is discarded.")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        replace(stored, lambda path: path.write_text(json.dumps(settings), encoding="utf-8"))
+    return Run(folder, settings, sizes)
+
+
+def is_unfinished(output_dir):
+    """Tells whether there is a run to go on with."""
+    return (beside(output_dir, "partial") / "settings.json").exists()
+
+
+def close_run(run):
+    """Removes the state of a run whose model is written."""
+    (run.folder / "settings.json").unlink()  # First, so that a kill during the next line leaves no state to go on with.
+    shutil.rmtree(run.folder)
+
+
+def read_description(folder):
+    """Returns the content of a folder's `model.json`, an empty dict where it is missing or damaged."""
+    try:
+        return json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+@contextlib.contextmanager
+def replaced_folder(folder):
+    """Gives a new folder to write into, which takes the place of `folder` when everything is in it."""
+    new, old = beside(folder, "new"), beside(folder, "old")
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    new.mkdir()
+    yield new
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def beside(folder, state):
+    """Returns the place of one of the folders that lie beside a model folder while it is made."""
+    return folder.with_name(f"{folder.name}.{state}")

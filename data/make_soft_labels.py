@@ -1,0 +1,155 @@
+"""Averages what the networks of all folds read in the faces they have not seen into data/soft_labels-7.npz.
+
+    python train.py --classes 7 --network vgg --fold 0      first, for every fold from 0 to 4, of one network or more
+    python data/make_soft_labels.py
+
+Also writes figures/soft_labels.json and .png: how often the soft labels agree with the labels, and the faces whose
+label they doubt most.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+import distillation
+import utils
+
+DOUBTS_SHOWN = 40
+
+
+def read_folds(folder):
+    """Reads what `train.py --fold` wrote.
+
+    Returns:
+        networks: dict from a network's name to its list of FOLDS dicts of arrays.
+
+    Raises:
+        FileNotFoundError: a fold of a network is missing, or there is none at all.
+    """
+    names = sorted({path.parent.name.rpartition("-")[0] for path in folder.glob("*/out_of_fold.npz")})
+    networks = {}
+    for name in names or ["small-7"]:
+        networks[name] = []
+        for fold in range(distillation.FOLDS):
+            path = folder / f"{name}-{fold}" / "out_of_fold.npz"
+            if not path.exists():
+                network, classes = name.split("-")
+                command = f"python train.py --classes {classes} --network {network} --fold {fold}"
+                raise FileNotFoundError(
+                    f"All {distillation.FOLDS} folds are needed. Missing: {path}. Make it: {command}"
+                )
+            with np.load(path) as stored:
+                networks[name].append(dict(stored))
+    return networks
+
+
+def average(networks):
+    """Returns hashes, uint64 (N,), of every image once, and its probabilities, float (N, 7), averaged over networks."""
+    tables = []
+    for folds in networks.values():
+        hashes, probabilities = (np.concatenate([fold[key] for fold in folds]) for key in ("hashes", "probabilities"))
+        tables.append(pd.DataFrame(probabilities, index=hashes))
+    table = pd.concat(tables).groupby(level=0).mean()
+    return table.index.to_numpy(np.uint64), table.to_numpy()
+
+
+def report(networks, labels, probabilities):
+    """Returns how good the networks and their average are on PublicTest, and how the soft labels agree with the labels.
+
+    Args:
+        networks: from `read_folds`.
+        labels: int (N,), of Training.
+        probabilities: float (N, 7), the soft labels of the same faces.
+    """
+    agree = probabilities.argmax(axis=1) == labels
+    val_labels = next(iter(networks.values()))[0]["val_labels"]
+    per_network = {name: [fold["val_probabilities"] for fold in folds] for name, folds in networks.items()}
+    everything = np.mean(list(per_network.values()), axis=(0, 1))
+    return {
+        "rows": len(labels),
+        "agreement": float(agree.mean()),
+        "agreement_per_class": {name: float(agree[labels == i].mean()) for i, name in enumerate(utils.EMOTIONS)},
+        "publictest_accuracy": {
+            **{name: [score(fold, val_labels) for fold in folds] for name, folds in per_network.items()},
+            "average": score(everything, val_labels),
+        },
+    }
+
+
+def score(probabilities, labels):
+    return float(np.mean(probabilities.argmax(axis=1) == labels))
+
+
+def draw(faces, labels, probabilities, result, path):
+    """Draws the agreement per class, and the faces whose label the soft label doubts most."""
+    fig = plt.figure(figsize=(12, 12.5), layout="constrained")
+    upper, lower = fig.subfigures(2, height_ratios=(1, 4.2))
+    ax = upper.subplots()
+    shares = list(result["agreement_per_class"].values())
+    colors = [np.array(utils.EMOTION_COLORS[name]) / 255 for name in utils.EMOTIONS]
+    bars = ax.bar(utils.EMOTIONS, shares, color=colors)
+    ax.bar_label(bars, [f"{share:.0%}" for share in shares])
+    ax.set(ylim=(0, 1.1), ylabel="Share of faces", title="Faces whose soft label agrees with their label")
+    doubted = np.argsort(probabilities[np.arange(len(labels)), labels], kind="stable")[:DOUBTS_SHOWN]
+    axes = lower.subplots(DOUBTS_SHOWN // 8, 8)
+    for ax, i in zip(axes.flat, doubted, strict=True):
+        ax.imshow(faces[i, ..., 0], cmap="gray", vmin=0, vmax=255)
+        read = probabilities[i].argmax()
+        ax.set_title(
+            f"{utils.EMOTIONS[labels[i]]}; read as\n{utils.EMOTIONS[read]} {probabilities[i, read]:.0%}", fontsize=9
+        )
+        ax.axis("off")
+    lower.suptitle("The labels that are doubted most")
+    fig.savefig(path, dpi=120)
+    plt.close(fig)
+
+
+def make_soft_labels(data, folder, output, figures):
+    """Writes the soft labels and their report; returns the report."""
+    faces, labels = utils.load_fer2013(data, "train", 7)
+    networks = read_folds(folder)
+    distillation.save_soft_labels(output, *average(networks))
+    probabilities, known = distillation.load_soft_labels(output, faces, 7)
+    result = report(networks, labels[known], probabilities[known])
+    figures.mkdir(parents=True, exist_ok=True)
+    draw(faces[known], labels[known], probabilities[known], result, figures / "soft_labels.png")
+    (figures / "soft_labels.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        usage=argparse.SUPPRESS, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=utils.DEFAULT_DATA, help="data set (default: data/fer2013.csv)")
+    parser.add_argument("--folds", type=Path, default=ROOT / "models" / "folds", help="(default: models/folds)")
+    parser.add_argument(
+        "--output", type=Path, default=distillation.DEFAULT_PATH, help="(default: data/soft_labels-7.npz)"
+    )
+    parser.add_argument(
+        "--figures", type=Path, default=ROOT / "figures", help="folder of the report (default: figures)"
+    )
+    args = parser.parse_args(argv)
+    try:
+        result = make_soft_labels(args.data, args.folds, args.output, args.figures)
+    except (OSError, ValueError) as error:
+        print(f"make_soft_labels.py: {error}", file=sys.stderr)
+        return 2
+    print(f"{json.dumps(result, indent=2)}\nWrote {args.output} and {args.figures / 'soft_labels.png'}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
