@@ -1,8 +1,9 @@
 """Faces over time: found fast, kept through misses, their probabilities averaged; used by webcam_demo.py.
 
-A full scan of a 1280x720 frame takes the cascade 80 ms, so few frames are scanned, on a reduced picture and mostly in
-coarse steps. A place that a scan proposes counts as a face only if a second search around it finds one too. Between
-scans each face is looked for only around where it should be, and only at its size, which takes 1 ms.
+A full scan of a 1280x720 frame takes the cascade 80 ms. So a scan is made on a reduced picture, mostly in coarse steps,
+and while there are faces to follow its sizes are shared out over several frames. A place that a scan proposes counts as
+a face only if a second search around it finds one too. In every frame each known face is looked for only around where
+it should be, and only at its size, which takes 1 ms.
 """
 
 from dataclasses import dataclass, field
@@ -14,6 +15,9 @@ import utils
 
 SCAN_INTERVAL = 0.15  # Seconds between scans while there are faces to follow; without any, every frame is scanned.
 FINE_INTERVAL = 1.0  # Seconds between the scans that are fine; that of a new scene is fine too.
+# Sizes of the parts of a scan, in the smallest size looked for. The places to look at fall with the square of the size,
+# so each part has about a quarter of them.
+PARTS = ((1.0, 1.15), (1.15, 1.42), (1.42, 2.0), (2.0, np.inf))
 # Step between sizes, neighbours that a place needs in the scan, and in the search that has to confirm it.
 FINE_SCAN, COARSE_SCAN = (1.1, 5, 3), (1.2, 2, 5)
 SMALLEST_SHARE = 1 / 15  # Of the frame's height: smaller faces, or those under 48 pixels, are not looked for.
@@ -54,7 +58,8 @@ class FaceTracker:
     def __init__(self, detector, still=False):
         self.detector, self.still = detector, still
         self.tracks, self.visible, self.count = [], [], 0
-        self.scanned = self.finely_scanned = -np.inf  # Seconds.
+        self.scanned = self.finely_scanned = -np.inf  # Seconds: when the last scan and the last fine one began.
+        self.fine, self.parts = False, []  # The scan under way, and its parts that are still to come.
         self.thumbnail = None
 
     def find(self, gray, time_s):
@@ -116,8 +121,7 @@ class FaceTracker:
         found = []
         for track in self.tracks:
             self._search(gray, track.box, KNOWN_NEIGHBORS, found)
-        if not self.tracks or time_s - self.scanned >= SCAN_INTERVAL:
-            self._scan(gray, time_s, found)
+        self._scan(gray, time_s, found)
         return found
 
     def _is_cut(self, gray):
@@ -126,13 +130,21 @@ class FaceTracker:
         return previous is not None and cv2.absdiff(self.thumbnail, previous).mean() > CUT
 
     def _scan(self, gray, time_s, found):
-        """Adds the boxes of new faces anywhere in the frame to those found."""
-        fine, self.scanned = time_s - self.finely_scanned >= FINE_INTERVAL, time_s
-        self.finely_scanned = time_s if fine else self.finely_scanned
-        step, neighbors, confirming = FINE_SCAN if fine else COARSE_SCAN
+        """Adds the boxes of new faces to those found: of all sizes where there are no others, else of the next part."""
+        if not self.tracks or (not self.parts and time_s - self.scanned >= SCAN_INTERVAL):
+            self.fine, self.scanned = time_s - self.finely_scanned >= FINE_INTERVAL, time_s
+            self.finely_scanned = time_s if self.fine else self.finely_scanned
+            self.parts = list(PARTS) if self.tracks else [(1.0, np.inf)]
+        if not self.parts:
+            return
+        smallest, largest = (WINDOW * size for size in self.parts.pop(0))
+        step, neighbors, confirming = FINE_SCAN if self.fine else COARSE_SCAN
         scale = min(1.0, WINDOW / max(utils.IMAGE_SIZE, gray.shape[0] * SMALLEST_SHARE))
         reduced = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        boxes = self.detector.detectMultiScale(reduced, step, neighbors, minSize=(WINDOW, WINDOW))
+        largest = min(largest, max(reduced.shape))
+        boxes = self.detector.detectMultiScale(
+            reduced, step, neighbors, minSize=(round(smallest),) * 2, maxSize=(round(largest),) * 2
+        )
         # From left to right, because the cascade's threads find them in any order, and so would number the faces.
         for box in sorted(boxes, key=tuple):
             if not overlaps_any(box / scale, found):
