@@ -7,7 +7,9 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 import time
+from pathlib import Path
 
 import keras
 import pandas as pd
@@ -22,24 +24,31 @@ class Run(keras.callbacks.Callback):
         folder: where the state is.
         settings: dict, all that decides how the run goes; `epochs` and `seed` are used here.
         sizes: list of int, the width in pixels of the pictures of each epoch.
+        source: folder of the state to go on with, or None.
+        follows: the process only helps another one, which tells how it goes and writes the model.
 
     Attributes:
         rows: list of dict, one per finished epoch: the history.
     """
 
-    def __init__(self, folder, settings, sizes):
+    def __init__(self, folder, settings, sizes, source, follows=False):
         super().__init__()
         self.folder, self.settings, self.sizes, self.rows = folder, settings, sizes, []
+        self.source, self.follows = source, follows
 
     def restore(self, model, steps_per_epoch):
         """Puts the model where the last finished epoch left it."""
-        if (self.folder / "state.weights.h5").exists():
+        if self.source and (self.source / "state.weights.h5").exists():
             model.optimizer.build(model.trainable_variables)
-            model.load_weights(self.folder / "state.weights.h5")  # The optimizer's state is part of it.
+            model.load_weights(self.source / "state.weights.h5")  # The optimizer's state is part of it.
             done = int(model.optimizer.iterations) // steps_per_epoch
             # The history is written before the state: after a kill between the two it is one row ahead.
-            self.rows = pd.read_csv(self.folder / "history.csv").to_dict("records")[:done]
-            print(f"Going on after epoch {done} of {len(self.sizes)}.")
+            self.rows = pd.read_csv(self.source / "history.csv").to_dict("records")[:done]
+            self.tell(f"Going on after epoch {done} of {len(self.sizes)}.")
+
+    def tell(self, text):
+        if not self.follows:
+            print(text, flush=True)
 
     def on_epoch_begin(self, epoch, logs=None):
         self.started = time.perf_counter()
@@ -48,16 +57,15 @@ class Run(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         best = max((row["val_accuracy"] for row in self.rows), default=-1.0)
         seconds = round(time.perf_counter() - self.started, 1)
+        self.rows.append({"epoch": epoch + 1, "size": self.sizes[epoch], "seconds": seconds, **logs})
         if logs["val_accuracy"] > best:
             replace(self.folder / "best.weights.h5", self.model.network.save_weights)
-        self.rows.append({"epoch": epoch + 1, "size": self.sizes[epoch], "seconds": seconds, **logs})
         replace(self.folder / "history.csv", pd.DataFrame(self.rows).to_csv, index=False)
         replace(self.folder / "state.weights.h5", self.model.save_weights)
         best = self.best_row()
-        print(
+        self.tell(
             f"Epoch {epoch + 1} of {len(self.sizes)}: best validation accuracy {best['val_accuracy']:.4f} "
-            f"(epoch {best['epoch']}), about {self.seconds_left() / 60:.0f} min left",
-            flush=True,
+            f"(epoch {best['epoch']}), about {self.seconds_left() / 60:.0f} min left"
         )
 
     def best_row(self):
@@ -81,19 +89,21 @@ def replace(path, write, **options):
     os.replace(temporary, path)
 
 
-def open_run(output_dir, settings, sizes, resume):
+def open_run(output_dir, settings, sizes, resume, follows=False):
     """Makes the folder for a run's state, or finds the one to go on with.
 
     Raises:
         ValueError: `output_dir` holds files that are no model's, or the run there has other settings.
     """
+    folder = beside(output_dir, "partial")
+    if follows:  # It saves as the others do, because reading variables takes all processes, but where nobody looks.
+        return Run(Path(tempfile.mkdtemp()), settings, sizes, folder if resume else None, follows)
     old = beside(output_dir, "old")
     if old.exists() and not output_dir.exists():  # A kill fell between the two renames of `replaced_folder`.
         old.rename(output_dir)
     allowed = {*utils.MODEL_PARTS, "out_of_fold.npz"}
     if output_dir.exists() and not (output_dir.is_dir() and set(os.listdir(output_dir)) <= allowed):
         raise ValueError(f"--output-dir is replaced as a whole: it must be new or a model's. Received: {output_dir}.")
-    folder = beside(output_dir, "partial")
     stored = folder / "settings.json"
     if resume and stored.exists():
         for name, value in json.loads(stored.read_text(encoding="utf-8")).items():
@@ -105,7 +115,7 @@ def open_run(output_dir, settings, sizes, resume):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         replace(stored, lambda path: path.write_text(json.dumps(settings), encoding="utf-8"))
-    return Run(folder, settings, sizes)
+    return Run(folder, settings, sizes, folder if resume else None)
 
 
 def is_unfinished(output_dir):
@@ -115,7 +125,8 @@ def is_unfinished(output_dir):
 
 def close_run(run):
     """Removes the state of a run whose model is written."""
-    (run.folder / "settings.json").unlink()  # First, so that a kill during the next line leaves no state to go on with.
+    # First the settings, so that a kill during the next line leaves no state to go on with.
+    (run.folder / "settings.json").unlink(missing_ok=True)
     shutil.rmtree(run.folder)
 
 

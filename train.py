@@ -11,6 +11,7 @@ Fits on the Training split, keeps the epoch that is best on PublicTest, and neve
 """
 
 import argparse
+import contextlib
 import datetime
 import hashlib
 import importlib
@@ -202,7 +203,7 @@ class AugmentedModel(keras.Model):
     def set_size(self, size):
         """Goes on with training pictures of another width."""
         self.augmentation.size = size
-        self.make_train_function(force=True)
+        self.train_function = None  # The compiled one is for the old width; `fit` makes another.
 
     def seed_epoch(self, seed, epoch):
         """Fixes what is random in an epoch: the state of dropout and augmentation is not among the saved weights."""
@@ -212,12 +213,12 @@ class AugmentedModel(keras.Model):
 
 
 class ShuffledFaces(keras.utils.PyDataset):
-    """Batches of faces and targets, in an order fixed by the seed and the epoch."""
+    """Batches of faces and targets, in an order fixed by the seed and the epoch; of each the part of one process."""
 
-    def __init__(self, faces, targets, batch_size, seed, epoch):
+    def __init__(self, faces, targets, batch_size, seed, epoch, process=0, processes=1):
         super().__init__(workers=1)
         self.faces, self.targets, self.batch_size = faces, targets, batch_size
-        self.seed, self.epoch = seed, epoch
+        self.seed, self.epoch, self.process, self.processes = seed, epoch, process, processes
 
     def __len__(self):
         return len(self.faces) // self.batch_size  # The rest, under one batch, comes in another epoch's order.
@@ -225,6 +226,7 @@ class ShuffledFaces(keras.utils.PyDataset):
     def __getitem__(self, index):
         order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.faces))
         rows = order[index * self.batch_size : (index + 1) * self.batch_size]
+        rows = np.split(rows, self.processes)[self.process]
         return self.faces[rows], self.targets[rows]
 
     def on_epoch_end(self):
@@ -243,10 +245,39 @@ def epoch_sizes(epochs):
 
 def multiplies_bfloat16():
     """Tells whether the hardware multiplies bfloat16: half again as fast as float32 there, far slower elsewhere."""
-    if keras.distribution.list_devices("gpu"):
+    if any("gpu" in device.lower() for device in keras.distribution.list_devices()):
         return True
     cpuinfo = Path("/proc/cpuinfo")  # Linux only: without it, float32 is always right.
     return keras.backend.backend() == "tensorflow" and cpuinfo.exists() and "avx512_bf16" in cpuinfo.read_text()
+
+
+@contextlib.contextmanager
+def every_device():
+    """Shares the batches of what is trained inside out over all devices, with Keras's own means.
+
+    With JAX the devices may be those of several processes and hosts: each of them is started with Keras's variables
+    KERAS_DISTRIBUTION_JOB_ADDRESSES, _NUM_PROCESSES and _PROCESS_ID. TensorFlow shares among the devices of one host.
+
+    Yields:
+        process, processes, devices: int each; the process counts from 0, the devices are those of all processes.
+    """
+    backend = keras.backend.backend()
+    if backend == "jax" and "KERAS_DISTRIBUTION_JOB_ADDRESSES" in os.environ:
+        keras.distribution.initialize()
+    names = keras.distribution.list_devices()
+    names = [name for name in names if "gpu" in name.lower()] or names
+    if len(names) == 1:
+        yield 0, 1, 1
+    elif backend == "jax":
+        import jax
+
+        with keras.distribution.DataParallel(auto_shard_dataset=False).scope():
+            yield jax.process_index(), jax.process_count(), len(names)
+    else:
+        import tensorflow as tf
+
+        with tf.distribute.MirroredStrategy(names).scope():
+            yield 0, 1, len(names)
 
 
 def compile_model(model, steps):
@@ -304,7 +335,7 @@ def train(
         soft_labels: path of the soft labels to learn from beside the labels, or None.
 
     Returns:
-        description: dict, the content of `model.json`.
+        description: dict, the content of `model.json`; empty in a process that only helps another one.
 
     Raises:
         FileNotFoundError, ValueError: the data cannot be used, or the state belongs to another run.
@@ -326,16 +357,21 @@ def train(
             print("This training is finished.")
             return finished
         print("There is no unfinished training to go on with; starting anew.")
-    run = checkpoints.open_run(output_dir, settings, epoch_sizes(epochs), resume)
-    keras.utils.set_random_seed(seed)
-    keras.config.set_dtype_policy("mixed_bfloat16" if multiplies_bfloat16() else "float32")
+    targets, run = make_targets(*train_split, num_classes, soft_labels), None
     try:
-        fit(run, train_split, make_targets(*train_split, num_classes, soft_labels), val_split)
+        with every_device() as (process, processes, devices):
+            run = checkpoints.open_run(output_dir, settings, epoch_sizes(epochs), resume, process > 0)
+            keras.utils.set_random_seed(seed)
+            keras.config.set_dtype_policy("mixed_bfloat16" if multiplies_bfloat16() else "float32")
+            fit(run, train_split, targets, val_split, process, processes, devices)
     except KeyboardInterrupt:
-        better = run.rows and run.best_row()["val_accuracy"] > finished.get("training", {}).get("val_accuracy", 0.0)
-        if better and held_out is None:
+        writes = run and run.rows and not run.follows and held_out is None
+        if writes and run.best_row()["val_accuracy"] > finished.get("training", {}).get("val_accuracy", 0.0):
             write_model(output_dir, run, train_split, val_split)
         raise
+    if run.follows:
+        checkpoints.close_run(run)
+        return {}
     if held_out is None:
         description = write_model(output_dir, run, train_split, val_split)
     else:
@@ -361,10 +397,15 @@ def describe_settings(data, train_split, settings):
     return json.loads(json.dumps(settings))  # Tuples become lists, as they will when they are read back.
 
 
-def fit(run, train_split, targets, val_split):
+def fit(run, train_split, targets, val_split, process=0, processes=1, devices=1):
     """Trains the epochs that the run does not have behind it, with one `model.fit` per picture size."""
     faces, settings, epochs = train_split[0], run.settings, len(run.sizes)
     batch_size = min(settings["batch_size"], len(faces))
+    if batch_size % devices:
+        raise ValueError(f"A batch must be a multiple of the {devices} devices that share it. Received: {batch_size}.")
+    # What does not fill all devices is left out of choosing the best epoch only.
+    validation = (val_split[0], keras.utils.to_categorical(val_split[1], settings["classes"]))
+    validation = [np.split(array[: len(array) // devices * devices], processes)[process] for array in validation]
     steps_per_epoch = len(faces) // batch_size
     model = AugmentedModel(build_model(settings["classes"], settings["network"], image_size=None))
     compile_model(model, steps_per_epoch * epochs)
@@ -373,14 +414,14 @@ def fit(run, train_split, targets, val_split):
         done = len(run.rows)
         model.set_size(run.sizes[done])
         model.fit(
-            ShuffledFaces(faces, targets, batch_size, settings["seed"], done),
-            validation_data=(val_split[0], keras.utils.to_categorical(val_split[1], settings["classes"])),
+            ShuffledFaces(faces, targets, batch_size, settings["seed"], done, process, processes),
+            validation_data=tuple(validation),
             validation_batch_size=256,
             initial_epoch=done,
             epochs=done + run.sizes[done:].count(run.sizes[done]),
             callbacks=[run],
             shuffle=False,
-            verbose=1 if sys.stdout.isatty() else 2,
+            verbose=0 if process else 1 if sys.stdout.isatty() else 2,
         )
 
 
@@ -578,6 +619,8 @@ def main(argv=None):
             file=sys.stderr,
         )
         return 130
+    if not description:  # Another process writes the model.
+        return 0
     training = description["training"]
     print(
         f"Validation accuracy {training['val_accuracy']:.4f} (PublicTest, epoch {training['best_epoch']}). "
