@@ -292,23 +292,37 @@ def test_a_live_stream_is_labelled_and_its_end_is_a_sentence(headless, stream, t
     assert frames / fps == pytest.approx(times[-1] - times[0], abs=0.2)
 
 
-def test_a_slow_reader_of_a_live_stream_gets_the_newest_frame(monkeypatch):
-    class Camera:
-        """Counts upwards, a hundred frames a second."""
+class Camera:
+    """Counts upwards, a hundred frames a second; `script` says what else happens before the frame of a number.
 
-        number = 0
+    A number of seconds is a stall, False a read that fails.
+    """
 
-        def read(self):
-            time.sleep(0.01)
-            self.number += 1
-            return True, np.full((2, 2, 3), self.number % 250, np.uint8)
+    def __init__(self, script=()):
+        self.number, self.script = 0, dict(script)
 
-        def get(self, _):
-            return 0.0
+    def read(self):
+        event = self.script.pop(self.number + 1, 0.01)
+        time.sleep(event)
+        if event is False:
+            return False, None
+        self.number += 1
+        return True, np.full((2, 2, 3), self.number % 250, np.uint8)
 
-        def release(self):
-            pass
+    def get(self, _):
+        return 0.0
 
+    def release(self):
+        pass
+
+
+def numbers(source, count):
+    """Returns the next frames' numbers, None where the source had no news."""
+    frames = (frame for frame, _, _ in source.frames())
+    return [None if frame is None else int(frame[0, 0, 0]) for _, frame in zip(range(count), frames, strict=False)]
+
+
+def test_a_slow_reader_of_a_live_stream_gets_the_newest_frame():
     camera = Camera()
     source = sources.LiveCapture(camera, 0)
     ages = []
@@ -318,3 +332,32 @@ def test_a_slow_reader_of_a_live_stream_gets_the_newest_frame(monkeypatch):
         time.sleep(0.1)
     source.close()
     assert len(ages) >= 5 and max(ages) <= 10  # A hundred milliseconds.
+
+
+def test_a_stalled_stream_says_so_at_once_and_goes_on(monkeypatch):
+    monkeypatch.setattr(sources, "PATIENCE", 0.1)
+    source = sources.LiveCapture(Camera({3: 0.5}), 0)
+    seen = numbers(source, 12)
+    source.close()
+    assert seen.count(None) >= 3  # Half a second, told every tenth of it.
+    after = seen[len(seen) - seen[::-1].index(None) :]
+    assert after and after[0] == 3 and source.problem is None
+
+
+def test_a_camera_that_was_unplugged_is_opened_again(monkeypatch):
+    """Its reads fail after three frames; the second try to open it finds it again, which counts from 1."""
+    opened = [Camera({1: False}), Camera()]
+    monkeypatch.setattr(sources, "open_capture", lambda name: opened.pop(0))
+    monkeypatch.setattr(sources, "RETRY_PAUSES", (0.05, 0.1, 0.2))
+    source = sources.LiveCapture(Camera({4: False}), 0)
+    seen = [number for number in numbers(source, 10) if number]
+    source.close()
+    assert opened == [] and seen[0] <= 3 and 1 in seen[1:]
+
+
+def test_a_camera_that_stays_away_ends_with_a_sentence(monkeypatch):
+    monkeypatch.setattr(sources, "open_capture", lambda name: Camera({1: False}))
+    monkeypatch.setattr(sources, "RETRY_PAUSES", (0.01, 0.02))
+    source = sources.LiveCapture(Camera({2: False}), 0)
+    assert [number for number in numbers(source, 1000) if number] == [1]
+    assert source.problem == "0 gave no more frames and could not be opened again."
