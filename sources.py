@@ -167,6 +167,11 @@ def is_image(path):
     return Path(path).suffix.lower() in IMAGE_SUFFIXES
 
 
+def is_still(source, name):
+    """Tells whether a file of a source is an image; a camera's or stream's name may look like one and is none."""
+    return not source.live and is_image(name)
+
+
 def count_frames(path):
     """Returns the number of frames that a video announces, None if it announces none, 0 for what is no video."""
     capture = open_capture(path)

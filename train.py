@@ -29,6 +29,7 @@ import pandas as pd
 from sklearn import metrics
 
 import distillation
+import recipe
 import utils
 
 # TensorFlow greets with lines on stderr that nobody has to answer; our own would drown in them.
@@ -38,178 +39,12 @@ try:
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     import keras
-    from keras import layers, ops
 
     import checkpoints
+    import networks
 finally:
     os.dup2(stderr, 2)
     os.close(stderr)
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The recipe
-# ---------------------------------------------------------------------------------------------------------------------
-
-# Networks: (filters, convolutions, residual pairs of them) per stage; the picture is halved between stages. The small
-# one is for use; the others, of about 5 million parameters, only teach it (`--fold`).
-NETWORKS = {
-    "small": ((24, 2, 0), (48, 2, 0), (96, 1, 1), (192, 2, 0)),
-    "vgg": ((64, 2, 0), (128, 2, 0), (256, 2, 0), (512, 2, 0)),
-    "resnet": ((48, 1, 1), (96, 1, 2), (192, 1, 2), (384, 1, 1)),
-}
-STAGE_DROPOUT = 0.05  # After every stage but the first, whole channels.
-HEAD_DROPOUT = 0.3  # Before the dense layer.
-BATCH_NORM_MOMENTUM = 0.9  # Keras's 0.99 lags: in a short run its statistics are still those of the first steps.
-
-# Optimisation: stochastic gradient descent, the rate rising for WARMUP of all steps and falling to zero as a cosine.
-PEAK_LEARNING_RATE = 0.1
-WARMUP = 0.1
-MOMENTUM = 0.9
-WEIGHT_DECAY = 5e-4
-LABEL_SMOOTHING = 0.1
-SOFT_WEIGHT = 0.5  # Of a soft label beside the label, where there is one.
-
-# Progressive resizing: (width in pixels, share of the run at which it ends). Small pictures cost half and teach nearly
-# as much.
-SIZES = ((36, 0.6), (48, 1.0))
-
-# Augmentation, drawn anew for every face and epoch.
-MAX_ROTATION = 10  # Degrees.
-MAX_SCALE = 0.1  # Share of the face's size.
-MAX_SHIFT = 0.08  # Share of the face's size.
-MAX_CONTRAST = 0.3  # Share of the distance of each pixel from mid-gray.
-ERASING_PROBABILITY = 0.3
-ERASING_SIDE = (0.15, 0.4)  # Share of the face's side.
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The network
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def conv_block(x, filters):
-    """Convolution, batch normalisation, ReLU."""
-    x = layers.Conv2D(filters, 3, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
-    x = layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM)(x)
-    return layers.ReLU()(x)
-
-
-def build_model(num_classes, network="small", image_size=utils.IMAGE_SIZE):
-    """Builds the CNN.
-
-    Args:
-        num_classes: width of the softmax output.
-        network: a name in `NETWORKS`.
-        image_size: width and height of the input in pixels; None takes any size, which only training needs.
-
-    Returns:
-        model: `keras.Model` from faces (N, size, size, 1), 0..255, to probabilities (N, num_classes).
-    """
-    faces = keras.Input((image_size, image_size, 1), name="faces")
-    x = layers.Rescaling(1 / 127.5, offset=-1.0)(faces)
-    for stage, (filters, convolutions, pairs) in enumerate(NETWORKS[network]):
-        if stage > 0:
-            x = layers.MaxPooling2D()(x)  # 48 -> 24 -> 12 -> 6
-        for _ in range(convolutions):
-            x = conv_block(x, filters)
-        for _ in range(pairs):
-            x = layers.Add()([x, conv_block(conv_block(x, filters), filters)])
-        if stage > 0:
-            x = layers.SpatialDropout2D(STAGE_DROPOUT)(x)
-    x = layers.GlobalAveragePooling2D()(x)
-    x = layers.Dropout(HEAD_DROPOUT)(x)
-    # Without a bias, because OpenCV's importer would leave it out. In float32 under mixed precision too, because a
-    # softmax in bfloat16 rounds probabilities to two digits.
-    dense = layers.Dense(num_classes, activation="softmax", use_bias=False, dtype="float32", name="probabilities")
-    return keras.Model(faces, dense(x), name=f"emotions_{num_classes}")
-
-
-def count_macs(model):
-    """Counts the multiply-adds of one face's forward pass in convolutions and dense layers; the rest is under 2 %."""
-    macs = 0
-    for layer in model.layers:
-        if isinstance(layer, layers.Conv2D):
-            _, height, width, _ = layer.compute_output_shape(layer.input.shape)
-            macs += height * width * int(np.prod(layer.kernel.shape))
-        elif isinstance(layer, layers.Dense):
-            macs += int(np.prod(layer.kernel.shape))
-    return macs
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Augmentation
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class Augmentation(layers.Layer):
-    """Flips, turns, scales, shifts, changes the contrast and erases a rectangle of each face, where the network trains.
-
-    Attributes:
-        size: width and height in pixels of the augmented faces; resizing is part of the same interpolation. In
-            inference faces pass as they are.
-    """
-
-    def __init__(self):
-        super().__init__(dtype="float32")  # Under mixed precision too: coordinates need more than 8 bits.
-        self.size = utils.IMAGE_SIZE
-        self.seed_generator = keras.random.SeedGenerator(0)
-
-    def call(self, faces, training=False):
-        return self.erase(self.change_contrast(self.warp(faces))) if training else faces
-
-    def uniform(self, low, high, *shape):
-        return keras.random.uniform(shape, low, high, seed=self.seed_generator)
-
-    def warp(self, faces):
-        """Takes each pixel of the result from where the inverse of flip, rotation, scale and shift puts it."""
-        count = ops.shape(faces)[0]
-        flip = ops.sign(self.uniform(-1, 1, count))
-        angle = np.deg2rad(MAX_ROTATION) * self.uniform(-1, 1, count)
-        scale = utils.IMAGE_SIZE / self.size / (1 + self.uniform(-MAX_SCALE, MAX_SCALE, count))
-        cos, sin = scale * ops.cos(angle), scale * ops.sin(angle)
-        # The middle of the face lands in the middle of the result, moved by the shift.
-        x, y = ((self.size - 1) / 2 + self.size * self.uniform(-MAX_SHIFT, MAX_SHIFT, count) for _ in "xy")
-        middle, zero = (utils.IMAGE_SIZE - 1) / 2, ops.zeros_like(x)
-        to_x = (flip * cos, -flip * sin, middle - flip * (cos * x - sin * y))
-        to_y = (sin, cos, middle - sin * x - cos * y)
-        matrices = ops.stack([*to_x, *to_y, zero, zero], axis=1)
-        warped = ops.image.affine_transform(
-            faces, matrices, interpolation="bilinear", fill_mode="nearest", data_format="channels_last"
-        )
-        return warped[:, : self.size, : self.size]
-
-    def change_contrast(self, faces):
-        gain = 1 + self.uniform(-MAX_CONTRAST, MAX_CONTRAST, ops.shape(faces)[0], 1, 1, 1)
-        return ops.clip(128 + gain * (faces - 128), 0, 255)
-
-    def erase(self, faces):
-        """Puts noise into a rectangle of some faces (Zhong et al., 2020)."""
-        count = ops.shape(faces)[0]
-        width, height = (self.uniform(*ERASING_SIDE, count, 1, 1, 1) for _ in "xy")
-        left, top = ((1 - side) * self.uniform(0, 1, count, 1, 1, 1) for side in (width, height))
-        pixel = (ops.arange(self.size, dtype="float32") + 0.5) / self.size
-        x, y = ops.reshape(pixel, (1, 1, -1, 1)), ops.reshape(pixel, (1, -1, 1, 1))
-        inside = (ops.abs(x - left - width / 2) < width / 2) & (ops.abs(y - top - height / 2) < height / 2)
-        chosen = self.uniform(0, 1, count, 1, 1, 1) < ERASING_PROBABILITY
-        return ops.where(inside & chosen, self.uniform(0, 255, *ops.shape(faces)), faces)
-
-
-class AugmentedModel(keras.Model):
-    """The network behind its augmentation: what is trained, while the network alone is kept."""
-
-    def __init__(self, network):
-        faces, augmentation = keras.Input((utils.IMAGE_SIZE, utils.IMAGE_SIZE, 1)), Augmentation()
-        super().__init__(faces, network(augmentation(faces)))
-        self.augmentation, self.network = augmentation, network
-
-    def set_size(self, size):
-        """Goes on with training pictures of another width."""
-        self.augmentation.size = size
-        self.train_function = None  # The compiled one is for the old width; `fit` makes another.
-
-    def seed_epoch(self, seed, epoch):
-        """Fixes what is random in an epoch: the state of dropout and augmentation is not among the saved weights."""
-        for number, layer in enumerate([self.augmentation, *self.network.layers]):
-            if hasattr(layer, "seed_generator"):
-                layer.seed_generator.state.assign([(1000 * seed + number) % 2**32, 1_000_000 * epoch])
 
 
 class ShuffledFaces(keras.utils.PyDataset):
@@ -233,14 +68,9 @@ class ShuffledFaces(keras.utils.PyDataset):
         self.epoch += 1
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Training
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 def epoch_sizes(epochs):
     """Returns the width in pixels of the pictures of each epoch, list of int."""
-    return [next(size for size, end in SIZES if (epoch + 1) / epochs <= end) for epoch in range(epochs)]
+    return [next(size for size, end in recipe.SIZES if (epoch + 1) / epochs <= end) for epoch in range(epochs)]
 
 
 def multiplies_bfloat16():
@@ -282,12 +112,12 @@ def every_device():
 
 def compile_model(model, steps):
     """Compiles for a run of `steps` batches."""
-    warmup = int(steps * WARMUP)
+    warmup = int(steps * recipe.WARMUP)
     schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, steps - warmup, warmup_target=PEAK_LEARNING_RATE, warmup_steps=warmup
+        0.0, steps - warmup, warmup_target=recipe.PEAK_LEARNING_RATE, warmup_steps=warmup
     )
     model.compile(
-        keras.optimizers.SGD(schedule, momentum=MOMENTUM, nesterov=True, weight_decay=WEIGHT_DECAY),
+        keras.optimizers.SGD(schedule, momentum=recipe.MOMENTUM, nesterov=True, weight_decay=recipe.WEIGHT_DECAY),
         keras.losses.CategoricalCrossentropy(),
         metrics=["accuracy"],
         # On a CPU TensorFlow's own kernels beat XLA's, which draw the random numbers of dropout on one core.
@@ -307,12 +137,14 @@ def make_targets(faces, labels, num_classes, soft_labels):
     Returns:
         targets: float32 (N, num_classes), rows sum to 1.
     """
-    hard = (1 - LABEL_SMOOTHING) * np.eye(num_classes, dtype=np.float32)[labels] + LABEL_SMOOTHING / num_classes
+    hard = (1 - recipe.LABEL_SMOOTHING) * np.eye(num_classes, dtype=np.float32)[
+        labels
+    ] + recipe.LABEL_SMOOTHING / num_classes
     if soft_labels is None:
         return hard
     probabilities, known = distillation.load_soft_labels(soft_labels, faces, num_classes)
     print(f"{known.sum():,} of {len(faces):,} faces have a soft label.")
-    return np.where(known[:, np.newaxis], (1 - SOFT_WEIGHT) * hard + SOFT_WEIGHT * probabilities, hard)
+    return np.where(known[:, np.newaxis], (1 - recipe.SOFT_WEIGHT) * hard + recipe.SOFT_WEIGHT * probabilities, hard)
 
 
 def train(
@@ -391,9 +223,9 @@ def describe_settings(data, train_split, settings):
     # Below the repository the place there, because `model.json` is for others to read.
     path = path.relative_to(utils.ROOT) if path.is_relative_to(utils.ROOT) else path
     sha256 = hashlib.sha256(faces.tobytes() + labels.astype("<i8").tobytes()).hexdigest()
-    recipe = {name: value for name, value in globals().items() if name.isupper() and name != "NETWORKS"}
-    recipe["STAGES"] = NETWORKS[settings["network"]]
-    settings = {"data": path.as_posix(), "data_sha256": sha256, **settings, "recipe": recipe}
+    numbers = {name: value for name, value in vars(recipe).items() if name.isupper() and name != "NETWORKS"}
+    numbers["STAGES"] = recipe.NETWORKS[settings["network"]]
+    settings = {"data": path.as_posix(), "data_sha256": sha256, **settings, "recipe": numbers}
     return json.loads(json.dumps(settings))  # Tuples become lists, as they will when they are read back.
 
 
@@ -407,7 +239,7 @@ def fit(run, train_split, targets, val_split, process=0, processes=1, devices=1)
     validation = (val_split[0], keras.utils.to_categorical(val_split[1], settings["classes"]))
     validation = [np.split(array[: len(array) // devices * devices], processes)[process] for array in validation]
     steps_per_epoch = len(faces) // batch_size
-    model = AugmentedModel(build_model(settings["classes"], settings["network"], image_size=None))
+    model = networks.AugmentedModel(networks.build_model(settings["classes"], settings["network"], image_size=None))
     compile_model(model, steps_per_epoch * epochs)
     run.restore(model, steps_per_epoch)
     while len(run.rows) < epochs:
@@ -428,7 +260,7 @@ def fit(run, train_split, targets, val_split, process=0, processes=1, devices=1)
 def best_network(run):
     """Returns the network of a run's best epoch, in float32."""
     keras.config.set_dtype_policy("float32")
-    network = build_model(run.settings["classes"], run.settings["network"])
+    network = networks.build_model(run.settings["classes"], run.settings["network"])
     network.load_weights(run.folder / "best.weights.h5")
     return network
 
@@ -522,7 +354,7 @@ def describe(network, run, train_split):
         "fer2013_ids": ids,
         "image_size": utils.IMAGE_SIZE,
         "parameters": network.count_params(),
-        "macs": count_macs(network),
+        "macs": networks.count_macs(network),
         "training": {
             **run.settings,
             "precision": "bfloat16" if multiplies_bfloat16() else "float32",
@@ -557,7 +389,7 @@ def measure_product(size=2048):
     matrix, seconds = keras.random.uniform((size, size), seed=0), []
     for _ in range(10):
         started = time.perf_counter()
-        keras.ops.convert_to_numpy(ops.matmul(matrix, matrix)[0, 0])  # Waits for the result.
+        keras.ops.convert_to_numpy(keras.ops.matmul(matrix, matrix)[0, 0])  # Waits for the result.
         seconds.append(time.perf_counter() - started)
     return 2 * size**3 / min(seconds) / 1e9
 
@@ -587,7 +419,9 @@ def parse_args(argv=None):
     parser.add_argument("--limit", type=positive_integer, help="use only the first LIMIT faces of each split")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped or killed")
     parser.add_argument("--no-soft-labels", action="store_true", help="learn from the labels only")
-    parser.add_argument("--network", choices=NETWORKS, default="small", help="with --fold: a teacher (default: small)")
+    parser.add_argument(
+        "--network", choices=recipe.NETWORKS, default="small", help="with --fold: a teacher (default: small)"
+    )
     parser.add_argument(
         "--fold",
         type=int,

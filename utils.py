@@ -405,29 +405,3 @@ def put_text(frame, text, corner, scale, color):
     origin = (x + pad, bottom - baseline - pad)
     cv2.putText(frame, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.8 * scale, ink, thickness, cv2.LINE_AA)
     return bottom
-
-
-def put_notes(frame, lines):
-    """Writes lines of text into the upper left corner of a frame."""
-    scale, bottom = text_scale(frame), 0
-    for line in lines:
-        bottom = put_text(frame, line, (0, bottom and bottom + round(36 * scale)), scale * 0.8, (40, 40, 40))
-
-
-def put_bars(frame, probabilities, classes):
-    """Draws one face's probabilities, float (C,), as bars into the lower left corner of a frame."""
-    scale = text_scale(frame)
-    row, length = round(30 * scale), round(240 * scale)
-    for line, (probability, name) in enumerate(zip(probabilities, classes, strict=True)):
-        bottom = frame.shape[0] - (len(classes) - 1 - line) * row
-        frame[bottom - row : bottom, :length] = frame[bottom - row : bottom, :length] // 3
-        end = (max(1, int(length * probability)), bottom - round(4 * scale))
-        cv2.rectangle(frame, (0, bottom - row + round(4 * scale)), end, EMOTION_COLORS[name][::-1], cv2.FILLED)
-        origin, size = (round(8 * scale), bottom - round(9 * scale)), 0.6 * scale
-        text = f"{name} {probability:.0%}"
-        cv2.putText(
-            frame, text, origin, cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), max(2, round(4 * scale)), cv2.LINE_AA
-        )
-        cv2.putText(
-            frame, text, origin, cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), max(1, round(scale)), cv2.LINE_AA
-        )

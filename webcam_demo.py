@@ -18,8 +18,6 @@ import argparse
 import array
 import collections
 import contextlib
-import csv
-import datetime
 import json
 import os
 import signal
@@ -37,212 +35,10 @@ import tqdm
 
 import timeline
 import utils
-from sources import IMAGE_SUFFIXES, is_image, open_source
+from results import OUTPUT_DIR, WRITABLE_SUFFIXES, AnnotatedFiles, EmotionLog
+from sources import IMAGE_SUFFIXES, is_still, open_source
 from tracking import FaceTracker
-
-OUTPUT_DIR = Path("output")  # Of snapshots, and of annotated files that nobody gave a name.
-WINDOW = "Emotions"
-HELP = ["q, Esc  quit", "space   pause", "s  snapshot", "m  mirror", "b  probabilities", "f  frame rate", "h  help"]
-WRITABLE_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4"}  # Of videos, with the encoders that OpenCV brings.
-SECONDS_PER_IMAGE = 1.0  # In the window, for a folder's images; a single one stays until a key ends it.
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Results
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class EmotionLog:
-    """Writes one row per face and frame, as CSV or, for a name that ends in .jsonl, as JSON lines."""
-
-    def __init__(self, path, classes, source):
-        self.file_column, self.utc_column = source.many, source.live
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Line buffering: what was seen is on disk at once, whatever happens to the program.
-        self.path = path
-        self.file = open(path, "w", newline="", encoding="utf-8", buffering=1)  # noqa: SIM115
-        self.json_lines, self.classes = path.suffix == ".jsonl", classes
-        self.columns = ["frame", "time_s", "track", "x", "y", "width", "height", "label", "confidence", *classes]
-        self.columns = ["file"] * self.file_column + self.columns + ["utc"] * self.utc_column
-        self.writer = csv.writer(self.file)
-        if not self.json_lines:
-            self.writer.writerow(self.columns)
-
-    def write(self, number, time_s, name, faces):
-        """Adds a frame's rows: one per face, or one with empty fields.
-
-        Args:
-            number: the frame's, from 0.
-            time_s: seconds into the file, or since the start.
-            name: file the frame is from.
-            faces: list of (track, box, (label, confidence), probabilities).
-        """
-        utc = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        empty = (None, (None,) * 4, (None, None), (None,) * len(self.classes))
-        for track, box, (label, confidence), probabilities in faces or [empty]:
-            row = [name] * self.file_column + [number, round(time_s, 3), track, *map(plain, box), label]
-            row += [plain(confidence), *map(plain, probabilities)] + [utc] * self.utc_column
-            if self.json_lines:
-                self.file.write(json.dumps(dict(zip(self.columns, row, strict=True))) + "\n")
-            else:
-                self.writer.writerow(row)
-
-    def close(self):
-        self.file.close()
-
-
-def plain(number):
-    """Returns a number as Python writes it, fractions with four digits."""
-    return round(number.item() if hasattr(number, "item") else number, 4) if number is not None else None
-
-
-class AnnotatedFiles:
-    """Writes what was drawn into a file of --output's name or, of a folder's files, into a folder of that name."""
-
-    def __init__(self, path, source):
-        self.path, self.source, self.name, self.writer = path, source, None, None
-        (path if source.many else path.parent).mkdir(parents=True, exist_ok=True)
-
-    def write(self, frame, time_s, name):
-        path = self.path / name if self.source.many else self.path
-        if is_still(self.source, name):
-            if not write_image(path, frame):
-                raise ValueError(f"--output must be an image file that can be written. Received: {path}.")
-            return
-        if name != self.name:
-            self.close()
-            path = path if path.suffix.lower() in WRITABLE_SUFFIXES else path.with_suffix(".mp4")
-            self.name, self.writer = name, VideoWriter(path, self.source.fps, frame.shape[1::-1], time_s)
-        self.writer.write(frame, time_s)
-
-    def close(self):
-        if self.writer:
-            self.writer.writer.release()
-
-
-def write_image(path, frame):
-    """Writes an image file; tells whether that was possible."""
-    try:
-        path.write_bytes(cv2.imencode(path.suffix, frame)[1])  # Python opens paths that OpenCV cannot, on Windows.
-    except (cv2.error, OSError):
-        return False
-    return True
-
-
-class VideoWriter:
-    """Writes a video that plays at the right speed, whatever the times between its frames were."""
-
-    def __init__(self, path, fps, size, start):
-        self.fps, self.size, self.start, self.written = fps, size, start, 0
-        codec = cv2.VideoWriter.fourcc(*("MJPG" if path.suffix.lower() == ".avi" else "mp4v"))
-        self.writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, codec, fps, size)
-        if not self.writer.isOpened():
-            raise ValueError(f"--output must be a video file that can be written. Received: {path}.")
-
-    def write(self, frame, time_s):
-        if frame.shape[1::-1] != self.size:
-            frame = cv2.resize(frame, self.size)
-        # A camera's frames come when they come: one that stayed on screen for long is written several times.
-        while self.written <= (time_s - self.start) * self.fps + 0.5:
-            self.writer.write(frame)
-            self.written += 1
-
-
-class Window:
-    """The window, its keys and what they switch."""
-
-    def __init__(self, mirrored):
-        self.mirrored, self.paused, self.closed, self.frame = mirrored, False, False, None
-        self.overlays = {"f"}  # The keys of those that are on: b, f, h.
-        self.name, self.clock = None, 0.0  # The video's, and what the clock showed at its second 0, pauses taken off.
-        cv2.namedWindow(WINDOW, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
-
-    def show(self, frame, source, time_s, name):
-        """Shows a frame, a file's not before its time, and obeys the keys."""
-        if self.frame is None:
-            cv2.resizeWindow(WINDOW, *frame.shape[1::-1])
-        self.draw(frame)
-        now = time.perf_counter()
-        if source.live:
-            self.wait(0)
-        elif is_still(source, name):
-            self.wait(SECONDS_PER_IMAGE if source.many else np.inf)
-        else:
-            if name != self.name:  # A video begins.
-                self.name, self.clock = name, now - time_s
-            self.wait(time_s + self.clock - now)
-
-    def describe(self, boxes, probabilities, classes, fps, latency):
-        """Takes what the overlays of the next frame say; `latency` is in seconds, None for files."""
-        self.rate = f"{fps:.0f} frames/s" + (f", {1000 * latency:.0f} ms behind" if latency is not None else "")
-        nearest = int(np.argmax(boxes[:, 2])) if len(boxes) else None
-        self.nearest = None if nearest is None else (probabilities[nearest], classes)
-
-    def draw(self, frame):
-        """Shows a frame with the overlays that the keys have switched on."""
-        self.plain, self.frame = frame, frame.copy()
-        utils.put_notes(self.frame, [self.rate] * ("f" in self.overlays) + HELP * ("h" in self.overlays))
-        if "b" in self.overlays and self.nearest:
-            utils.put_bars(self.frame, *self.nearest)
-        cv2.imshow(WINDOW, self.frame)
-
-    def stall(self, name):
-        """Says on the last frame that a live source gives no more."""
-        if self.frame is not None:
-            frame = self.frame.copy()
-            utils.put_notes(frame, [f"No picture from {name}; trying to open it again."])
-            cv2.imshow(WINDOW, frame)
-        self.wait(0)
-
-    def wait(self, seconds):
-        """Obeys the keys, at least once and until the time is over; a pause does not count."""
-        while True:
-            before = time.perf_counter()
-            self.press(cv2.waitKey(int(np.clip(seconds * 1000, 1, 20))) & 0xFF)
-            self.closed = self.closed or not is_visible(WINDOW)
-            elapsed = time.perf_counter() - before
-            if not self.paused:
-                seconds -= elapsed
-            else:
-                self.clock += elapsed
-            if self.closed or seconds <= 0 and not self.paused:
-                return
-
-    def press(self, key):
-        if key in (ord("q"), 27):  # 27 is Esc.
-            self.closed = True
-        elif key == ord(" "):
-            self.paused = not self.paused
-        elif key == ord("m"):
-            self.mirrored = not self.mirrored
-        elif chr(key) in "bfh" and self.frame is not None:
-            self.overlays ^= {chr(key)}
-            self.draw(self.plain)  # At once, also while the picture stands still.
-        elif key == ord("s") and self.frame is not None:
-            OUTPUT_DIR.mkdir(exist_ok=True)
-            path = OUTPUT_DIR / f"snapshot-{datetime.datetime.now():%Y%m%d-%H%M%S-%f}.png"
-            print(f"Saved {path}." if write_image(path, self.frame) else f"Cannot write {path}.", flush=True)
-
-    def close(self):
-        cv2.destroyAllWindows()
-
-
-def is_visible(window):
-    """Tells whether a window has not been closed."""
-    try:
-        return cv2.getWindowProperty(window, cv2.WND_PROP_VISIBLE) >= 1
-    except cv2.error:  # With Qt, closing the last window takes away whom to ask.
-        return False
-
-
-def has_display():
-    """Tells whether a window can open: on Linux without a display OpenCV would not raise but abort the process."""
-    return not sys.platform.startswith("linux") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The demo
-# ---------------------------------------------------------------------------------------------------------------------
+from window import Window, has_display
 
 
 class Benchmark:
@@ -370,11 +166,6 @@ def find_emotions(frame, time_s, tracker, model, benchmark):
     with benchmark.stage("classify"):
         probabilities = tracker.average(model.predict(utils.crop_faces(gray, boxes)), time_s)
     return boxes, probabilities
-
-
-def is_still(source, name):
-    """Tells whether a file of a source is an image; a camera's or stream's name may look like one and is none."""
-    return not source.live and is_image(name)
 
 
 def progress_bar(source):

@@ -21,6 +21,8 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+import networks
+import recipe
 import train
 import utils
 
@@ -64,11 +66,11 @@ def keras_layers():
     return keras.Sequential(
         [
             layers.RandomFlip("horizontal"),
-            layers.RandomRotation(train.MAX_ROTATION / 360, fill_mode="nearest"),
-            layers.RandomTranslation(train.MAX_SHIFT, train.MAX_SHIFT, fill_mode="nearest"),
-            layers.RandomZoom(train.MAX_SCALE, fill_mode="nearest"),
-            layers.RandomContrast(train.MAX_CONTRAST, value_range=(0, 255)),
-            layers.RandomErasing(train.ERASING_PROBABILITY, value_range=(0, 255)),
+            layers.RandomRotation(recipe.MAX_ROTATION / 360, fill_mode="nearest"),
+            layers.RandomTranslation(recipe.MAX_SHIFT, recipe.MAX_SHIFT, fill_mode="nearest"),
+            layers.RandomZoom(recipe.MAX_SCALE, fill_mode="nearest"),
+            layers.RandomContrast(recipe.MAX_CONTRAST, value_range=(0, 255)),
+            layers.RandomErasing(recipe.ERASING_PROBABILITY, value_range=(0, 255)),
         ]
     )
 
@@ -80,9 +82,9 @@ def ways(faces, targets):
     augment = keras_layers()
     with_layers = in_order.map(lambda x, y: (augment(x, training=True), y), tf.data.AUTOTUNE)
     return {
-        "none": (train.build_model(5), plain),
-        "keras_layers": (train.build_model(5), with_layers.prefetch(tf.data.AUTOTUNE)),
-        "train.py": (train.AugmentedModel(train.build_model(5)), plain),
+        "none": (networks.build_model(5), plain),
+        "keras_layers": (networks.build_model(5), with_layers.prefetch(tf.data.AUTOTUNE)),
+        "train.py": (networks.AugmentedModel(networks.build_model(5)), plain),
     }
 
 

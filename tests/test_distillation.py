@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import distillation
+import recipe
 import train
 import utils
 
@@ -58,8 +59,8 @@ def test_five_classes_share_what_the_others_leave(faces, tmp_path):
 
 def test_targets_mix_labels_and_soft_labels_by_hand(faces, tmp_path, monkeypatch):
     """Label 0 of 5 smoothed by 0.1: 0.92, 0.02, ...; half of it and half of a soft label that is sure of class 1."""
-    monkeypatch.setattr(train, "LABEL_SMOOTHING", 0.1)
-    monkeypatch.setattr(train, "SOFT_WEIGHT", 0.5)
+    monkeypatch.setattr(recipe, "LABEL_SMOOTHING", 0.1)
+    monkeypatch.setattr(recipe, "SOFT_WEIGHT", 0.5)
     path = tmp_path / "soft.npz"
     distillation.save_soft_labels(path, distillation.hash_faces(faces[:1]), np.eye(7)[[3]])  # Happy, 1 of the five.
     targets = train.make_targets(faces[:2], np.array([0, 0]), 5, path)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import utils
+import window
 
 
 @settings(max_examples=25, deadline=None)
@@ -81,5 +82,5 @@ def test_a_drawing_changes_a_copy_and_shows_box_and_label(size, corner):
     color = np.array(utils.EMOTION_COLORS["Happy"][::-1])
     assert (drawn == color).all(axis=-1).sum() > 200  # The bar behind the label lies within the frame.
     assert (drawn.max(axis=-1) < 120).sum() > 20  # Its black letters.
-    utils.put_notes(frame, ["30 frames/s", "q  quit"])
+    window.put_notes(frame, ["30 frames/s", "q  quit"])
     assert (frame == 40).all(axis=-1).sum() > 200  # The notes' bars.

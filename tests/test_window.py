@@ -14,7 +14,7 @@ import cv2
 import pytest
 from conftest import ROOT
 
-import webcam_demo
+import window
 
 pytestmark = pytest.mark.skipif(not (shutil.which("Xvfb") and shutil.which("xdotool")), reason="needs Xvfb and xdotool")
 
@@ -69,7 +69,7 @@ class Demo:
             command, cwd=folder, env=screen, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         self.screen = screen
-        found = self.xdotool("search", "--sync", "--onlyvisible", "--name", webcam_demo.WINDOW)
+        found = self.xdotool("search", "--sync", "--onlyvisible", "--name", window.WINDOW)
         self.window = found.split()[-1]
         self.xdotool("windowfocus", "--sync", self.window)  # Without a window manager nobody else gives it the focus.
 

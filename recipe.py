@@ -1,0 +1,32 @@
+"""The recipe: every number that decides how good a model becomes, with its reason or unit; used by train.py."""
+
+# Networks: (filters, convolutions, residual pairs of them) per stage; the picture is halved between stages. The small
+# one is for use; the others, of about 5 million parameters, only teach it (`--fold`).
+NETWORKS = {
+    "small": ((24, 2, 0), (48, 2, 0), (96, 1, 1), (192, 2, 0)),
+    "vgg": ((64, 2, 0), (128, 2, 0), (256, 2, 0), (512, 2, 0)),
+    "resnet": ((48, 1, 1), (96, 1, 2), (192, 1, 2), (384, 1, 1)),
+}
+STAGE_DROPOUT = 0.05  # After every stage but the first, whole channels.
+HEAD_DROPOUT = 0.3  # Before the dense layer.
+BATCH_NORM_MOMENTUM = 0.9  # Keras's 0.99 lags: in a short run its statistics are still those of the first steps.
+
+# Optimisation: stochastic gradient descent, the rate rising for WARMUP of all steps and falling to zero as a cosine.
+PEAK_LEARNING_RATE = 0.1
+WARMUP = 0.1
+MOMENTUM = 0.9
+WEIGHT_DECAY = 5e-4
+LABEL_SMOOTHING = 0.1
+SOFT_WEIGHT = 0.5  # Of a soft label beside the label, where there is one.
+
+# Progressive resizing: (width in pixels, share of the run at which it ends). Small pictures cost half and teach nearly
+# as much.
+SIZES = ((36, 0.6), (48, 1.0))
+
+# Augmentation, drawn anew for every face and epoch.
+MAX_ROTATION = 10  # Degrees.
+MAX_SCALE = 0.1  # Share of the face's size.
+MAX_SHIFT = 0.08  # Share of the face's size.
+MAX_CONTRAST = 0.3  # Share of the distance of each pixel from mid-gray.
+ERASING_PROBABILITY = 0.3
+ERASING_SIDE = (0.15, 0.4)  # Share of the face's side.
