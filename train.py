@@ -137,9 +137,8 @@ def make_targets(faces, labels, num_classes, soft_labels):
     Returns:
         targets: float32 (N, num_classes), rows sum to 1.
     """
-    hard = (1 - recipe.LABEL_SMOOTHING) * np.eye(num_classes, dtype=np.float32)[
-        labels
-    ] + recipe.LABEL_SMOOTHING / num_classes
+    one_hot = np.eye(num_classes, dtype=np.float32)[labels]
+    hard = one_hot + recipe.LABEL_SMOOTHING * (1 / num_classes - one_hot)
     if soft_labels is None:
         return hard
     probabilities, known = distillation.load_soft_labels(soft_labels, faces, num_classes)
