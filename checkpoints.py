@@ -1,6 +1,7 @@
 """The state of a training on disk: a kill at any moment costs the epoch it falls into, and no model; used by train.py.
 
-The state lies beside the model folder, in `<name>.partial`; the model folder itself is replaced as a whole, at the end.
+The state lies beside the model folder, in `<name>.partial`; the model folder itself is replaced as a whole, at the end,
+by way of the hidden folders `.<name>.new` and `.<name>.old`.
 """
 
 import contextlib
@@ -43,7 +44,8 @@ class Run(keras.callbacks.Callback):
             model.load_weights(self.source / "state.weights.h5")  # The optimizer's state is part of it.
             done = int(model.optimizer.iterations) // steps_per_epoch
             # The history is written before the state: after a kill between the two it is one row ahead.
-            self.rows = pd.read_csv(self.source / "history.csv").to_dict("records")[:done]
+            history = pd.read_csv(self.source / "history.csv", float_precision="round_trip")
+            self.rows = history.to_dict("records")[:done]
             self.tell(f"Going on after epoch {done} of {len(self.sizes)}.")
 
     def tell(self, text):
@@ -57,9 +59,9 @@ class Run(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         best = max((row["val_accuracy"] for row in self.rows), default=-1.0)
         seconds = round(time.perf_counter() - self.started, 1)
-        self.rows.append({"epoch": epoch + 1, "size": self.sizes[epoch], "seconds": seconds, **logs})
         if logs["val_accuracy"] > best:
             replace(self.folder / "best.weights.h5", self.model.network.save_weights)
+        self.rows.append({"epoch": epoch + 1, "size": self.sizes[epoch], "seconds": seconds, **logs})
         replace(self.folder / "history.csv", pd.DataFrame(self.rows).to_csv, index=False)
         replace(self.folder / "state.weights.h5", self.model.save_weights)
         best = self.best_row()
@@ -95,12 +97,9 @@ def open_run(output_dir, settings, sizes, resume, follows=False):
     Raises:
         ValueError: `output_dir` holds files that are no model's, or the run there has other settings.
     """
-    folder = beside(output_dir, "partial")
+    folder = state_folder(output_dir)
     if follows:  # It saves as the others do, because reading variables takes all processes, but where nobody looks.
         return Run(Path(tempfile.mkdtemp()), settings, sizes, folder if resume else None, follows)
-    old = beside(output_dir, "old")
-    if old.exists() and not output_dir.exists():  # A kill fell between the two renames of `replaced_folder`.
-        old.rename(output_dir)
     allowed = {*utils.MODEL_PARTS, "out_of_fold.npz"}
     if output_dir.exists() and not (output_dir.is_dir() and set(os.listdir(output_dir)) <= allowed):
         raise ValueError(f"--output-dir is replaced as a whole: it must be new or a model's. Received: {output_dir}.")
@@ -120,7 +119,7 @@ def open_run(output_dir, settings, sizes, resume, follows=False):
 
 def is_unfinished(output_dir):
     """Tells whether there is a run to go on with."""
-    return (beside(output_dir, "partial") / "settings.json").exists()
+    return (state_folder(output_dir) / "settings.json").exists()
 
 
 def close_run(run):
@@ -132,6 +131,9 @@ def close_run(run):
 
 def read_description(folder):
     """Returns the content of a folder's `model.json`, an empty dict where it is missing or damaged."""
+    old = beside(folder, "old")
+    if old.exists() and not folder.exists():  # A kill fell between the two renames of `replaced_folder`.
+        old.rename(folder)
     try:
         return json.loads((folder / "model.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -152,6 +154,10 @@ def replaced_folder(folder):
     shutil.rmtree(old, ignore_errors=True)
 
 
+def state_folder(output_dir):
+    return output_dir.with_name(f"{output_dir.name}.partial")
+
+
 def beside(folder, state):
-    """Returns the place of one of the folders that lie beside a model folder while it is made."""
-    return folder.with_name(f"{folder.name}.{state}")
+    """Returns the place of a folder on its way in or out."""
+    return folder.with_name(f".{folder.name}.{state}")

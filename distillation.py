@@ -8,6 +8,7 @@ fits any order and form of the data set.
 
 import hashlib
 import zipfile
+import zlib
 
 import numpy as np
 import pandas as pd
@@ -47,19 +48,24 @@ def load_soft_labels(path, faces, num_classes):
 
     Returns:
         probabilities: float32 (N, num_classes), rows sum to 1; 0 for a face without soft label.
-        known: bool (N,), whether the file has the face.
+        share: float32 (N,), how much of the seven emotions' probabilities is the classes', 0 for such a face: the less,
+            the less the probabilities mean.
 
     Raises:
         ValueError: the file is damaged.
     """
     try:
         with np.load(path) as stored:
-            hashes, stored_probabilities = stored["hashes"], stored["probabilities"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            hashes, all_probabilities = stored["hashes"], stored["probabilities"].astype(np.float32)
+        if not len(hashes) or all_probabilities.shape != (len(hashes), len(utils.EMOTIONS)):
+            raise ValueError(f"probabilities of shape {all_probabilities.shape} for {len(hashes)} hashes")
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} must be soft labels. Received: {error}. Without them: --no-soft-labels") from error
     wanted = hash_faces(faces)
     rows = np.minimum(np.searchsorted(hashes, wanted), len(hashes) - 1)
-    probabilities = stored_probabilities[rows][:, utils.CLASS_SETS[num_classes]].astype(np.float32)
-    total = probabilities.sum(axis=1, keepdims=True)
-    known = (hashes[rows] == wanted) & (total[:, 0] > 0)
-    return np.where(known[:, np.newaxis], probabilities / np.maximum(total, 1), 0), known
+    known = (hashes[rows] == wanted)[:, np.newaxis]
+    everything = np.where(known, all_probabilities[rows], 0)
+    probabilities = everything[:, utils.CLASS_SETS[num_classes]]
+    total = probabilities.sum(axis=1)
+    share = total / np.maximum(everything.sum(axis=1), 1)
+    return probabilities / np.maximum(total, 1)[:, np.newaxis], share

@@ -49,7 +49,7 @@ def predict(model, faces, tta=False):
     """
     views = [model.predict(view) for view in ((faces, faces[:, :, ::-1]) if tta else (faces,))]
     # The temperature divided the logits, so the probabilities to its power, made to sum to 1, are those before.
-    powers = [view.astype(float) ** model.description.get("temperature", 1.0) for view in views]
+    powers = [view.astype(float) ** model.description["temperature"] for view in views]
     before = [power / power.sum(axis=1, keepdims=True) for power in powers]
     return np.mean(views, axis=0), np.mean(before, axis=0)
 
@@ -142,11 +142,6 @@ def save(fig, path):
     plt.close(fig)
 
 
-def rgb(emotion):
-    """Returns an emotion's colour as Matplotlib wants it, 0..1."""
-    return tuple(channel / 255 for channel in utils.EMOTION_COLORS[emotion])
-
-
 def plot_confusion_matrix(matrix, classes, title, path):
     """Draws the share of each true class that was given each label, and below it the number of faces."""
     counts = np.array(matrix)
@@ -172,7 +167,7 @@ def plot_roc(labels, probabilities, result, classes, title, path):
         if auc is not None:
             false_positive_rate, true_positive_rate, _ = metrics.roc_curve(labels == i, probabilities[:, i])
             curves.append(np.interp(grid, false_positive_rate, true_positive_rate))
-            ax.plot(false_positive_rate, true_positive_rate, color=rgb(name), label=f"{name} (AUC {auc:.3f})")
+            ax.plot(false_positive_rate, true_positive_rate, color=utils.rgb(name), label=f"{name} (AUC {auc:.3f})")
     if curves:
         average = f"Macro average (AUC {result['auc_macro']:.3f})"
         ax.plot(grid, np.mean(curves, axis=0), color="black", linestyle="--", label=average)
@@ -244,11 +239,15 @@ def read_layers(model_file):
     """
     try:
         with zipfile.ZipFile(model_file) as archive:
-            config = json.loads(archive.read("config.json"))["config"]
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise ValueError(f"{model_file} must be a model that Keras saved. Received: {error}.") from error
+            return describe_layers(json.loads(archive.read("config.json"))["config"]["layers"])
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"{model_file} must be a model that train.py saved. Received: {error!r}.") from error
+
+
+def describe_layers(config):
+    """Returns what `read_layers` does, of the list in Keras's own form."""
     found, shapes = [], {}
-    for layer in config["layers"]:
+    for layer in config:
         options, kind = layer["config"], layer["class_name"]
         tensors = [tensor["config"] for node in layer["inbound_nodes"] for tensor in flatten(node["args"])]
         shapes |= {tensor["keras_history"][0]: tensor["shape"][1:] for tensor in tensors}

@@ -72,7 +72,7 @@ class AnnotatedFiles:
             return
         if name != self.name:
             self.close()
-            path = path if path.suffix.lower() in WRITABLE_SUFFIXES else path.with_suffix(".mp4")
+            path = path if path.suffix.lower() in WRITABLE_SUFFIXES else path.with_name(f"{path.name}.mp4")
             self.name, self.writer = name, VideoWriter(path, self.source.fps, frame.shape[1::-1], time_s)
         self.writer.write(frame, time_s)
 

@@ -29,6 +29,8 @@ STREAM_TIMEOUT = 5.0  # Seconds without a frame before a camera or stream is ope
 PATIENCE = 0.5  # Seconds without a frame before a stream counts as stalled; slower cameras are rare.
 RETRY_PAUSES = (0.5, 1, 2, 4)  # Seconds before each try to open it again.
 ASSUMED_FPS = 25.0  # Of cameras and streams that do not tell.
+MAX_FPS = 240.0  # What announces more means ticks of a clock, not frames.
+MAX_CAMERAS = 1000  # A larger number is no camera's index.
 MISSING_FRAMES = 0.02  # Share of a video's announced frames that may be missing: containers announce estimates.
 
 
@@ -100,7 +102,7 @@ class LiveCapture:
     def __init__(self, capture, name):
         self.capture, self.name, self.problem = capture, name, None
         self.fps = frame_rate(capture)
-        self.newest, self.news, self.stopped = None, threading.Condition(), False
+        self.newest, self.news, self.stopped = None, threading.Condition(), threading.Event()
         self.started, self.shown = time.perf_counter(), 0.0
         self.thread = threading.Thread(target=self._read, daemon=True)
         self.thread.start()
@@ -109,13 +111,15 @@ class LiveCapture:
         try:
             self._read_and_retry()
         finally:  # Also after a fault in OpenCV: whoever waits for frames has to learn that none will come.
-            self.problem = None if self.stopped else f"{self.name} gave no more frames and could not be opened again."
-            self.stopped = True
+            if not self.stopped.is_set():
+                name = f"Camera {self.name}" if isinstance(self.name, int) else self.name
+                self.problem = f"{name} gave no more frames and could not be opened again. Is it still connected?"
+            self.stopped.set()
             self.capture.release()
 
     def _read_and_retry(self):
         pauses = iter(RETRY_PAUSES)
-        while not self.stopped:
+        while not self.stopped.is_set():
             ok, frame = self.capture.read()
             if ok:
                 pauses = iter(RETRY_PAUSES)
@@ -126,12 +130,12 @@ class LiveCapture:
             pause = next(pauses, None)
             if pause is None:
                 return
-            time.sleep(pause)
+            self.stopped.wait(pause)
             self.capture.release()
             self.capture = open_capture(self.name)
 
     def frames(self):
-        while not self.stopped or self.newest:
+        while not self.stopped.is_set() or self.newest:
             with self.news:
                 if self.newest is None:
                     self.news.wait(timeout=PATIENCE)
@@ -144,14 +148,14 @@ class LiveCapture:
         return time.perf_counter() - self.started - self.shown
 
     def close(self):
-        self.stopped = True
+        self.stopped.set()
         self.thread.join(timeout=STREAM_TIMEOUT)
 
 
 def frame_rate(capture):
     """Returns the frames per second that a capture announces, or what is usual where it announces none."""
     fps = capture.get(cv2.CAP_PROP_FPS)
-    return fps if 0 < fps <= 1000 else ASSUMED_FPS
+    return fps if 0 < fps <= MAX_FPS else ASSUMED_FPS
 
 
 def open_capture(target):
@@ -197,7 +201,7 @@ def open_source(source):
             return LiveCapture(capture, 0)
         print(f"No camera found; playing the bundled clip {DEMO_CLIP}.")
         source = str(DEMO_CLIP)
-    if source.isdecimal():
+    if source.isdecimal() and int(source) < MAX_CAMERAS:
         return open_live(int(source))
     if "://" in source:
         return open_live(source)

@@ -104,7 +104,7 @@ def plot_timeline(rows, path):
     fig, axes = plt.subplots(count, figsize=(10, 1 + 1.6 * count), sharex=True, squeeze=False, layout="constrained")
     for ax, ((file, track), seen) in zip(axes[:, 0], found, strict=False):
         columns = [[float(row[name]) for row in seen] for name in classes]
-        colors = [tuple(channel / 255 for channel in utils.EMOTION_COLORS[name]) for name in classes]
+        colors = [utils.rgb(name) for name in classes]
         ax.stackplot([float(row["time_s"]) for row in seen], columns, labels=classes, colors=colors)
         ax.set(ylim=(0, 1), ylabel=f"{f'{file}, ' if file else ''}face {track}", yticks=(0, 0.5, 1))
     if found:

@@ -15,7 +15,6 @@ import contextlib
 import datetime
 import hashlib
 import importlib
-import importlib.util
 import json
 import os
 import platform
@@ -26,7 +25,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from sklearn import metrics
 
 import distillation
 import recipe
@@ -75,10 +73,18 @@ def epoch_sizes(epochs):
 
 def multiplies_bfloat16():
     """Tells whether the hardware multiplies bfloat16: half again as fast as float32 there, far slower elsewhere."""
-    if any("gpu" in device.lower() for device in keras.distribution.list_devices()):
+    if "gpu" in list_devices()[0]:
         return True
     cpuinfo = Path("/proc/cpuinfo")  # Linux only: without it, float32 is always right.
     return keras.backend.backend() == "tensorflow" and cpuinfo.exists() and "avx512_bf16" in cpuinfo.read_text()
+
+
+def list_devices():
+    """Returns the names of the devices to train on: GPUs where there are any."""
+    if keras.backend.backend() not in ("jax", "tensorflow"):  # Keras knows no others' devices.
+        return ["cpu:0"]
+    names = [name.lower() for name in keras.distribution.list_devices()]
+    return [name for name in names if "gpu" in name] or names
 
 
 @contextlib.contextmanager
@@ -94,8 +100,7 @@ def every_device():
     backend = keras.backend.backend()
     if backend == "jax" and "KERAS_DISTRIBUTION_JOB_ADDRESSES" in os.environ:
         keras.distribution.initialize()
-    names = keras.distribution.list_devices()
-    names = [name for name in names if "gpu" in name.lower()] or names
+    names = list_devices()
     if len(names) == 1:
         yield 0, 1, 1
     elif backend == "jax":
@@ -141,9 +146,10 @@ def make_targets(faces, labels, num_classes, soft_labels):
     hard = one_hot + recipe.LABEL_SMOOTHING * (1 / num_classes - one_hot)
     if soft_labels is None:
         return hard
-    probabilities, known = distillation.load_soft_labels(soft_labels, faces, num_classes)
-    print(f"{known.sum():,} of {len(faces):,} faces have a soft label.")
-    return np.where(known[:, np.newaxis], (1 - recipe.SOFT_WEIGHT) * hard + recipe.SOFT_WEIGHT * probabilities, hard)
+    probabilities, share = distillation.load_soft_labels(soft_labels, faces, num_classes)
+    print(f"{np.count_nonzero(share):,} of {len(faces):,} faces have a soft label.")
+    weight = recipe.SOFT_WEIGHT * share[:, np.newaxis]
+    return (1 - weight) * hard + weight * probabilities
 
 
 def train(
@@ -181,10 +187,12 @@ def train(
         folds = distillation.assign_folds(*train_split)
         held_out = train_split[0][folds == fold]
         train_split = tuple(array[folds != fold] for array in train_split)
+        if not len(held_out) or not len(train_split[0]):
+            raise ValueError(f"Fold {fold} and the rest must hold faces each. Received: --limit {limit}.")
     output_dir = Path(output_dir).resolve()
     finished = checkpoints.read_description(output_dir)
     if resume and not checkpoints.is_unfinished(output_dir):
-        if settings.items() <= finished.get("training", {}).items():
+        if {**settings, "epochs_done": epochs}.items() <= finished.get("training", {}).items():
             print("This training is finished.")
             return finished
         print("There is no unfinished training to go on with; starting anew.")
@@ -196,7 +204,7 @@ def train(
             keras.config.set_dtype_policy("mixed_bfloat16" if multiplies_bfloat16() else "float32")
             fit(run, train_split, targets, val_split, process, processes, devices)
     except KeyboardInterrupt:
-        writes = run and run.rows and not run.follows and held_out is None
+        writes = run and run.rows and held_out is None and keras.backend.backend() == "tensorflow"
         if writes and run.best_row()["val_accuracy"] > finished.get("training", {}).get("val_accuracy", 0.0):
             write_model(output_dir, run, train_split, val_split)
         raise
@@ -247,7 +255,7 @@ def fit(run, train_split, targets, val_split, process=0, processes=1, devices=1)
         model.fit(
             ShuffledFaces(faces, targets, batch_size, settings["seed"], done, process, processes),
             validation_data=tuple(validation),
-            validation_batch_size=256,
+            validation_batch_size=256 // devices * devices,
             initial_epoch=done,
             epochs=done + run.sizes[done:].count(run.sizes[done]),
             callbacks=[run],
@@ -270,8 +278,10 @@ def write_model(output_dir, run, train_split, val_split):
     Returns:
         description: dict, the content of `model.json`.
     """
-    if importlib.util.find_spec("tensorflow") is None:
-        raise ValueError("The export needs TensorFlow. The state is kept: install it and repeat with --resume.")
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "The export needs Keras on TensorFlow. The state is kept: repeat with KERAS_BACKEND=tensorflow, --resume."
+        )
     network = best_network(run)
     temperature = calibrate(network, *val_split)
     with checkpoints.replaced_folder(output_dir) as folder:
@@ -296,9 +306,9 @@ def calibrate(network, faces, labels):
         temperature: float; above 1 the network was too sure of itself.
     """
     logits = np.log(np.maximum(network.predict(faces, batch_size=256, verbose=0), 1e-30))
-    temperatures = np.geomspace(0.2, 5, 500)
-    losses = [metrics.log_loss(labels, softmax(logits / t), labels=range(logits.shape[1])) for t in temperatures]
-    temperature = float(temperatures[np.argmin(losses)])
+    temperatures, rows = np.geomspace(0.2, 5, 500), np.arange(len(labels))
+    log_losses = [-np.log(softmax(logits / t)[rows, labels]).mean() for t in temperatures]
+    temperature = float(temperatures[np.argmin(log_losses)])
     kernel = network.get_layer("probabilities").kernel
     kernel.assign(kernel / temperature)
     return temperature
@@ -376,9 +386,10 @@ def describe_throughput(description):
     sizes = np.array(epoch_sizes(training["epochs"])[: training["epochs_done"]])
     # Forward, and backward to the weights and to the inputs: 3 times a multiplication and an addition.
     operations = 6 * description["macs"] * images * np.mean(np.square(sizes / utils.IMAGE_SIZE))
-    speed = operations / training["seconds"] / 1e9
+    seconds = max(training["seconds"], 1)
+    speed = operations / seconds / 1e9
     return (
-        f"{images / training['seconds']:.0f} images a second, {speed:.0f} GFLOP/s: {speed / measure_product():.0%} of "
+        f"{images / seconds:.0f} images a second, {speed:.0f} GFLOP/s: {speed / measure_product():.0%} of "
         "what this machine's float32 matrix product gives now."
     )
 
@@ -428,6 +439,10 @@ def parse_args(argv=None):
         help="leave a fifth of Training out, write what is read in it",
     )
     args = parser.parse_args(argv)
+    if args.fold is not None and args.classes != 7:
+        parser.error("--fold needs --classes 7: soft labels are of all emotions.")
+    if args.fold is None and args.network != "small":
+        parser.error(f"--network {args.network} needs --fold: it only teaches.")
     name = f"emotions-{args.classes}" if args.fold is None else f"folds/{args.network}-{args.classes}-{args.fold}"
     args.output_dir = args.output_dir or utils.ROOT / "models" / name
     # A network that teaches must not have learned from others that have seen its fold.
@@ -447,10 +462,7 @@ def main(argv=None):
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            f"Stopped. {args.output_dir} has the best epoch so far or a better model. To go on: --resume",
-            file=sys.stderr,
-        )
+        print("Stopped. To go on, repeat the command with --resume.", file=sys.stderr)
         return 130
     if not description:  # Another process writes the model.
         return 0

@@ -49,6 +49,12 @@ EMOTION_COLORS = {
     "Neutral": (127, 127, 127),
 }
 
+
+def rgb(emotion):
+    """Returns an emotion's colour as Matplotlib wants it, 0..1."""
+    return tuple(channel / 255 for channel in EMOTION_COLORS[emotion])
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # 2. FER2013 -> faces, labels
 # ---------------------------------------------------------------------------------------------------------------------
@@ -181,7 +187,10 @@ def _parse_pixels(text, where):
 def read_image(path, mode=cv2.IMREAD_COLOR):
     """Reads an image file as uint8 (H, W, 3) or, with `cv2.IMREAD_GRAYSCALE`, (H, W); None if it is none."""
     content = np.fromfile(path, np.uint8)  # OpenCV cannot open a path with letters beyond ASCII on Windows.
-    return cv2.imdecode(content, mode) if content.size else None
+    try:
+        return cv2.imdecode(content, mode) if content.size else None
+    except cv2.error:  # More pixels than OpenCV takes.
+        return None
 
 
 def _read_folder(path):
@@ -316,17 +325,11 @@ def load_emotion_model(folder):
                 f"A model folder must hold {', '.join(MODEL_PARTS)}. Missing: {folder / part}. {remedy}"
             )
     try:
-        description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        classes, image_size = tuple(description["classes"]), description["image_size"]
-    except (ValueError, KeyError, TypeError) as error:
+        description = _read_description(folder / "model.json")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
-            f"{folder / 'model.json'} must name `classes` and `image_size`. Received: {error!r}. {remedy}"
+            f"{folder / 'model.json'} must describe a model as train.py does. Received: {error!r}. {remedy}"
         ) from error
-    if image_size != IMAGE_SIZE or not set(classes) <= set(EMOTIONS):
-        received = f"image_size={image_size}, classes={', '.join(map(str, classes))}"
-        raise ValueError(
-            f"{folder / 'model.json'} must describe emotions on {IMAGE_SIZE} pixels. Received: {received}. {remedy}"
-        )
     try:
         # From memory, because OpenCV cannot open a path with letters beyond ASCII on Windows.
         network = cv2.dnn.readNetFromTFLite(np.fromfile(folder / "model.tflite", np.uint8))
@@ -336,12 +339,26 @@ def load_emotion_model(folder):
         raise ValueError(
             f"{folder / 'model.tflite'} must be a TensorFlow Lite network. Received: {error.err}. {remedy}"
         ) from error
-    if columns != len(classes):
+    if columns != len(description["classes"]):
         raise ValueError(
-            f"{folder / 'model.tflite'} must have one output per class of model.json ({len(classes)}). "
-            f"Received: {columns}. {remedy}"
+            f"{folder / 'model.tflite'} must have one output per class of model.json "
+            f"({len(description['classes'])}). Received: {columns}. {remedy}"
         )
     return EmotionModel(network, description)
+
+
+def _read_description(path):
+    """Reads `model.json` and checks what the scripts rely on."""
+    description = json.loads(path.read_text(encoding="utf-8"))
+    known = {(ids, tuple(EMOTIONS[i] for i in ids)) for ids in CLASS_SETS.values()}
+    if (tuple(description["fer2013_ids"]), tuple(description["classes"])) not in known:
+        raise ValueError(f"`classes` {description['classes']} with `fer2013_ids` {description['fer2013_ids']}")
+    if description["image_size"] != IMAGE_SIZE:
+        raise ValueError(f"`image_size` {description['image_size']}")
+    numbers = (description["parameters"], description["macs"], description.setdefault("temperature", 1.0))
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise ValueError(f"`parameters`, `macs` and `temperature` {numbers}")
+    return description
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -267,8 +267,8 @@ def main(argv=None):
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # A kill completes the files as Ctrl-C does.
     try:
         return demo(args)
-    except (OSError, ValueError) as error:
-        print(f"webcam_demo.py: {error}", file=sys.stderr)
+    except (OSError, ValueError, cv2.error) as error:
+        print(f"webcam_demo.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

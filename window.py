@@ -50,16 +50,16 @@ class Window:
     def draw(self, frame):
         """Shows a frame with the overlays that the keys have switched on."""
         self.plain, self.frame = frame, frame.copy()
-        utils.put_notes(self.frame, [self.rate] * ("f" in self.overlays) + HELP * ("h" in self.overlays))
+        put_notes(self.frame, [self.rate] * ("f" in self.overlays) + HELP * ("h" in self.overlays))
         if "b" in self.overlays and self.nearest:
-            utils.put_bars(self.frame, *self.nearest)
+            put_bars(self.frame, *self.nearest)
         cv2.imshow(WINDOW, self.frame)
 
     def stall(self, name):
         """Says on the last frame that a live source gives no more."""
         if self.frame is not None:
             frame = self.frame.copy()
-            utils.put_notes(frame, [f"No picture from {name}; trying to open it again."])
+            put_notes(frame, [f"No picture from {name}; trying to open it again."])
             cv2.imshow(WINDOW, frame)
         self.wait(0)
 

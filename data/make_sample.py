@@ -255,6 +255,8 @@ def main(argv=None):
     except OSError as error:
         print(f"make_sample.py: --output must be a file that can be written. Received: {error}.", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     path = args.output.resolve()
     path = path.relative_to(utils.ROOT) if path.is_relative_to(utils.ROOT) else path
     print(

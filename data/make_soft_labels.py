@@ -10,6 +10,8 @@ label they doubt most.
 import argparse
 import json
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,21 +40,36 @@ def read_folds(folder):
     Raises:
         FileNotFoundError: a fold of a network is missing, or there is none at all.
     """
-    names = sorted({path.parent.name.rpartition("-")[0] for path in folder.glob("*/out_of_fold.npz")})
+    names = sorted({path.parent.name.rpartition("-")[0] for path in folder.glob("*-7-?/out_of_fold.npz")})
     networks = {}
     for name in names or ["small-7"]:
         networks[name] = []
         for fold in range(distillation.FOLDS):
             path = folder / f"{name}-{fold}" / "out_of_fold.npz"
             if not path.exists():
-                network, classes = name.split("-")
-                command = f"python train.py --classes {classes} --network {network} --fold {fold}"
+                command = f"python train.py --classes 7 --network {name.removesuffix('-7')} --fold {fold}"
                 raise FileNotFoundError(
                     f"All {distillation.FOLDS} folds are needed. Missing: {path}. Make it: {command}"
                 )
-            with np.load(path) as stored:
-                networks[name].append(dict(stored))
+            networks[name].append(read_fold(path))
     return networks
+
+
+def read_fold(path):
+    """Reads one file of `train.py --fold`.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        with np.load(path) as stored:
+            fold = {key: stored[key] for key in ("hashes", "probabilities", "val_probabilities", "val_labels")}
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} must be written by train.py --fold. Received: {error}.") from error
+    shapes = fold["probabilities"].shape, fold["val_probabilities"].shape
+    if shapes != ((len(fold["hashes"]), 7), (len(fold["val_labels"]), 7)):
+        raise ValueError(f"{path} must hold seven probabilities a face. Received: arrays of shape {shapes}.")
+    return fold
 
 
 def average(networks):
@@ -98,13 +115,12 @@ def draw(faces, labels, probabilities, result, path):
     upper, lower = fig.subfigures(2, height_ratios=(1, 4.2))
     ax = upper.subplots()
     shares = list(result["agreement_per_class"].values())
-    colors = [np.array(utils.EMOTION_COLORS[name]) / 255 for name in utils.EMOTIONS]
-    bars = ax.bar(utils.EMOTIONS, shares, color=colors)
+    bars = ax.bar(utils.EMOTIONS, shares, color=[utils.rgb(name) for name in utils.EMOTIONS])
     ax.bar_label(bars, [f"{share:.0%}" for share in shares])
     ax.set(ylim=(0, 1.1), ylabel="Share of faces", title="Faces whose soft label agrees with their label")
     doubted = np.argsort(probabilities[np.arange(len(labels)), labels], kind="stable")[:DOUBTS_SHOWN]
     axes = lower.subplots(DOUBTS_SHOWN // 8, 8)
-    for ax, i in zip(axes.flat, doubted, strict=True):
+    for ax, i in zip(axes.flat, doubted, strict=False):
         ax.imshow(faces[i, ..., 0], cmap="gray", vmin=0, vmax=255)
         read = probabilities[i].argmax()
         ax.set_title(
@@ -120,9 +136,12 @@ def make_soft_labels(data, folder, output, figures):
     """Writes the soft labels and their report; returns the report."""
     faces, labels = utils.load_fer2013(data, "train", 7)
     networks = read_folds(folder)
-    distillation.save_soft_labels(output, *average(networks))
-    probabilities, known = distillation.load_soft_labels(output, faces, 7)
+    new = output.with_name(f"new-{output.stem}.npz")
+    distillation.save_soft_labels(new, *average(networks))
+    probabilities, share = distillation.load_soft_labels(new, faces, 7)
+    known = share > 0
     result = report(networks, labels[known], probabilities[known])
+    new.replace(output)
     figures.mkdir(parents=True, exist_ok=True)
     draw(faces[known], labels[known], probabilities[known], result, figures / "soft_labels.png")
     (figures / "soft_labels.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -147,6 +166,8 @@ def main(argv=None):
     except (OSError, ValueError) as error:
         print(f"make_soft_labels.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     print(f"{json.dumps(result, indent=2)}\nWrote {args.output} and {args.figures / 'soft_labels.png'}.")
     return 0
 

@@ -25,8 +25,8 @@ import utils
 
 SIDE = 192  # Pixels of an enlarged face.
 BORDER = 84  # Pixels around it, a continuation of its edge.
-MARGINS = np.round(np.arange(-0.2, 0.61, 0.05), 2)  # Share of the cascade's box, both sides together.
-SHIFTS = (-0.06, -0.03, 0.0, 0.03, 0.06)  # Share of the cascade's box, downwards.
+MARGINS = np.round(np.arange(-0.2, 0.51, 0.1), 2)  # Share of the cascade's box, both sides together.
+SHIFTS = (-0.05, 0.0, 0.05)  # Share of the cascade's box, downwards.
 
 
 def find_face(face, detector):

@@ -62,8 +62,7 @@ def draw(labels, path):
         for bottom, column in ((1, 1), (0, 2)):
             for time_s, *pair in rows:
                 name = pair[column - 1]
-                color = np.array(utils.EMOTION_COLORS[name]) / 255
-                shown[name] = ax.barh(bottom, 0.04, left=time_s, height=0.8, color=color)
+                shown[name] = ax.barh(bottom, 0.04, left=time_s, height=0.8, color=utils.rgb(name))
         ax.set(yticks=(0, 1), yticklabels=("average", "frame alone"), title=f"Face {number}")
     axes[-1].set_xlabel("Seconds")
     fig.legend(shown.values(), shown.keys(), loc="outside upper center", ncols=len(shown), frameon=False)

@@ -42,7 +42,8 @@ def test_soft_labels_find_their_faces_in_any_order(faces, tmp_path):
     path = tmp_path / "soft.npz"
     distillation.save_soft_labels(path, distillation.hash_faces(faces[:60]), probabilities)
     order = rng.permutation(len(faces))
-    read, known = distillation.load_soft_labels(path, faces[order], 7)
+    read, share = distillation.load_soft_labels(path, faces[order], 7)
+    known = share > 0
     source = np.where(order >= 70, order - 70, order)  # A copy has its original's.
     assert np.array_equal(known, source < 60)
     assert np.allclose(read[known], probabilities[source[known]], atol=0.02)
@@ -50,11 +51,11 @@ def test_soft_labels_find_their_faces_in_any_order(faces, tmp_path):
 
 
 def test_five_classes_share_what_the_others_leave(faces, tmp_path):
-    """Angry 0.4, Fear 0.2, Happy 0.4, by hand: without Fear 0.5 and 0.5. All Disgust: nothing is known."""
+    """Angry 0.4, Fear 0.2, Happy 0.4: without Fear 0.5 and 0.5, which mean 0.8 of what they could. Disgust: nothing."""
     path, rows = tmp_path / "soft.npz", np.array([[0.4, 0, 0.2, 0.4, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0]])
     distillation.save_soft_labels(path, distillation.hash_faces(faces[:2]), rows)
-    read, known = distillation.load_soft_labels(path, faces[:2], 5)
-    assert np.allclose(read[0], [0.5, 0.5, 0, 0, 0], atol=0.01) and known.tolist() == [True, False]
+    read, share = distillation.load_soft_labels(path, faces[:2], 5)
+    assert np.allclose(read[0], [0.5, 0.5, 0, 0, 0], atol=0.01) and np.allclose(share, [0.8, 0], atol=0.01)
 
 
 def test_targets_mix_labels_and_soft_labels_by_hand(faces, tmp_path, monkeypatch):
@@ -116,8 +117,8 @@ def test_soft_labels_are_the_average_over_networks_and_reported(sample_csv, run_
     finished = run_script(*command, "--figures", figures)
     assert finished.returncode == 0, finished.stderr
     faces, labels = utils.load_fer2013(sample_csv, "train", 7)
-    probabilities, known = distillation.load_soft_labels(output, faces, 7)
-    assert known.all() and np.allclose(probabilities[np.arange(len(labels)), labels], 0.8, atol=0.02)
+    probabilities, share = distillation.load_soft_labels(output, faces, 7)
+    assert (share == 1).all() and np.allclose(probabilities[np.arange(len(labels)), labels], 0.8, atol=0.02)
     report = json.loads((figures / "soft_labels.json").read_text())
     assert report["agreement"] == 1 and report["publictest_accuracy"] == {
         "resnet-7": [1.0] * 5, "vgg-7": [1.0] * 5, "average": 1.0,

@@ -11,6 +11,7 @@ import sys
 import time
 
 import cv2
+import numpy as np
 import pytest
 from conftest import ROOT
 
@@ -134,3 +135,34 @@ def test_m_mirrors(screen, trained, clip, tmp_path):
     assert running.wait()[0] == 0
     lefts = [int(line.split(",")[3]) for line in (tmp_path / "log.csv").read_text().splitlines()[1:21]]
     assert max(lefts) - min(lefts) > 10  # The face is not in the middle of the picture.
+
+
+class Source:
+    live, many, name = True, False, "http://camera"
+
+
+def test_each_overlay_is_drawn_while_its_key_is_on_and_a_stall_is_told(monkeypatch):
+    """Without a screen: what would be shown is kept, keys come from a list."""
+    shown, keys = [], []
+    for name in ("namedWindow", "resizeWindow", "destroyAllWindows"):
+        monkeypatch.setattr(cv2, name, lambda *_: None)
+    monkeypatch.setattr(cv2, "imshow", lambda _, frame: shown.append(frame))
+    monkeypatch.setattr(cv2, "waitKey", lambda _: ord(keys.pop()) if keys else -1)
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: 1)
+    opened, frame = window.Window(mirrored=False), np.full((360, 640, 3), 90, np.uint8)
+    boxes, probabilities = np.array([[300, 100, 90, 90]]), np.array([[0.7, 0.3]], np.float32)
+    opened.describe(boxes, probabilities, ("Happy", "Sad"), fps=30.0, latency=0.02)
+    keys[:] = "f"
+    opened.show(frame, Source, 0.0, "camera")
+    with_rate, plain = shown[-2:]
+    assert (with_rate != plain).any() and np.array_equal(plain, frame)
+    for key, rows, columns in (("h", slice(0, 180), slice(0, 320)), ("b", slice(180, 360), slice(0, 320))):
+        keys[:] = key
+        opened.show(frame, Source, 0.0, "camera")
+        changed = (shown[-1] != frame).any(axis=2)
+        assert changed[rows, columns].sum() > 500 and changed.sum() == changed[rows, columns].sum()
+        keys[:] = key
+        opened.show(frame, Source, 0.0, "camera")
+        assert np.array_equal(shown[-1], frame)
+    opened.stall("http://camera")
+    assert (shown[-1] != frame).any() and not opened.closed
