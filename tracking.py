@@ -13,7 +13,7 @@ import numpy as np
 
 import utils
 
-SCAN_INTERVAL = 0.15  # Seconds between scans while there are faces to follow; without any, every frame is scanned.
+SCAN_INTERVAL = 0.3  # Seconds between scans while there are faces to follow; without any, every frame is scanned.
 FINE_INTERVAL = 1.0  # Seconds between the scans that are fine; that of a new scene is fine too.
 # Sizes of the parts of a scan, in the smallest size looked for. The places to look at fall with the square of the size,
 # so each part has about a quarter of them.
@@ -24,7 +24,7 @@ SMALLEST_SHARE = 1 / 15  # Of the frame's height: smaller faces, or those under 
 WINDOW = 24  # Pixels of the smallest face in the reduced picture of a scan: the cascade's own window.
 KNOWN_NEIGHBORS = 3  # Neighbours that a known face needs to remain one.
 SEARCH_WIDTH = 64  # Pixels to which a face is reduced for the search around it.
-SEARCH_MARGIN = 0.35  # Of the face's width, on each side.
+SEARCH_MARGIN = 0.3  # Of the face's width, on each side.
 SEARCH_SIZES = (0.75, 1.35)  # Of the face's width.
 CUT = 25  # Mean change in gray levels, of a thumbnail, from which on a frame belongs to another scene.
 MIN_OVERLAP = 0.3  # Intersection over union from which on two boxes are the same face.

@@ -166,7 +166,7 @@ def find_emotions(frame, time_s, tracker, model, benchmark):
         gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
         boxes = tracker.find(gray, time_s)
     with benchmark.stage("classify"):
-        probabilities = tracker.average(model.predict(utils.crop_faces(gray, boxes)), time_s)
+        probabilities = tracker.average(model.predict(utils.crop_faces(gray, utils.frame_boxes(boxes))), time_s)
     return boxes, probabilities
 
 
