@@ -88,15 +88,16 @@ class Benchmark:
     def report(self):
         """Returns what --benchmark prints: a table for people, and one JSON object for programs."""
         stages = {}
-        whole = np.sum(list(self.seconds.values()), axis=0)  # Seconds of each frame.
+        finished = min(map(len, self.seconds.values()))  # A frame that Ctrl-C fell into has not all its stages.
+        whole = np.sum([seconds[:finished] for seconds in self.seconds.values()], axis=0)  # Seconds of each frame.
         for stage, seconds in {**self.seconds, "frame": whole}.items():
             median, p95 = np.percentile(seconds, (50, 95)) * 1000 if len(seconds) else (0.0, 0.0)
             stages[stage] = {"median": round(float(median), 2), "p95": round(float(p95), 2)}
         result = {"frames": self.frames, "faces": self.faces, "fps": round(self.fps(), 1), "startup_s": self.startup}
-        result |= {"peak_memory_mb": peak_memory_mb(), "frame_ms": stages["frame"]}
+        result |= {"peak_memory_mb": peak_memory_mb()}
         lines = [f"{'stage':<10}{'median ms':>12}{'95 % ms':>12}"]
         lines += [f"{stage:<10}{times['median']:>12.2f}{times['p95']:>12.2f}" for stage, times in stages.items()]
-        lines += [f"{name}: {value}" for name, value in result.items() if name != "frame_ms"]
+        lines += [f"{name}: {value}" for name, value in result.items()]
         result["stages_ms"] = {stage: stages[stage] for stage in self.STAGES}
         return "\n".join([*lines, json.dumps(result)])
 

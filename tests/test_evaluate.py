@@ -56,14 +56,29 @@ def test_a_class_without_faces_has_no_auc_and_spoils_no_mean():
 
 def test_mirror_averaging_gives_a_face_and_its_mirror_image_the_same_answer():
     class Model:
+        description = {"temperature": 2.0}
+
         def predict(self, faces):
             left = faces[:, :, :24].mean(axis=(1, 2, 3)) / 255
             return np.column_stack([left, 1 - left])
 
     faces = np.random.default_rng(0).integers(0, 256, (4, 48, 48, 1), dtype=np.uint8)
-    plain = evaluate.predict(Model(), faces, tta=True)
-    assert np.allclose(plain, evaluate.predict(Model(), faces[:, :, ::-1], tta=True))
-    assert not np.allclose(plain, Model().predict(faces))
+    averaged, uncalibrated = evaluate.predict(Model(), faces, tta=True)
+    assert np.allclose(averaged, evaluate.predict(Model(), faces[:, :, ::-1], tta=True)[0])
+    assert not np.allclose(averaged, Model().predict(faces))
+    assert np.allclose(uncalibrated.sum(axis=1), 1) and not np.allclose(uncalibrated, averaged)
+
+
+def test_the_temperature_is_undone_by_hand():
+    """Logits 2 ln 3 and 0 divided by 2: probabilities 3/4 and 1/4. To the power of 2, 9/16 and 1/16: 0.9 and 0.1."""
+
+    class Model:
+        description = {"temperature": 2.0}
+
+        def predict(self, faces):
+            return np.array([[0.75, 0.25]], np.float32)
+
+    assert np.allclose(evaluate.predict(Model(), None)[1], [[0.9, 0.1]])
 
 
 @pytest.fixture(scope="module")
