@@ -23,7 +23,7 @@ class Run(keras.callbacks.Callback):
 
     Args:
         folder: where the state is.
-        settings: dict, all that decides how the run goes; `epochs` and `seed` are used here.
+        settings: dict, all that decides how the run goes; `seed` is used here.
         sizes: list of int, the width in pixels of the pictures of each epoch.
         source: folder of the state to go on with, or None.
         follows: the process only helps another one, which tells how it goes and writes the model.

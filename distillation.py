@@ -43,6 +43,19 @@ def save_soft_labels(path, hashes, probabilities):
     np.savez_compressed(path, hashes=hashes[order], probabilities=np.rint(255 * probabilities[order]).astype(np.uint8))
 
 
+def read_arrays(path, *names):
+    """Returns the arrays of these names in an `.npz` file.
+
+    Raises:
+        ValueError: it is none, damaged, or has not all of them.
+    """
+    try:
+        with np.load(path) as stored:
+            return [stored[name] for name in names]
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise ValueError(str(error)) from error
+
+
 def load_soft_labels(path, faces, num_classes):
     """Reads the soft labels of faces.
 
@@ -55,11 +68,11 @@ def load_soft_labels(path, faces, num_classes):
         ValueError: the file is damaged.
     """
     try:
-        with np.load(path) as stored:
-            hashes, all_probabilities = stored["hashes"], stored["probabilities"].astype(np.float32)
+        hashes, all_probabilities = read_arrays(path, "hashes", "probabilities")
+        all_probabilities = all_probabilities.astype(np.float32)
         if not len(hashes) or all_probabilities.shape != (len(hashes), len(utils.EMOTIONS)):
             raise ValueError(f"probabilities of shape {all_probabilities.shape} for {len(hashes)} hashes")
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path} must be soft labels. Received: {error}. Without them: --no-soft-labels") from error
     wanted = hash_faces(faces)
     rows = np.minimum(np.searchsorted(hashes, wanted), len(hashes) - 1)

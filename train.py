@@ -52,18 +52,22 @@ class ShuffledFaces(keras.utils.PyDataset):
         super().__init__(workers=1)
         self.faces, self.targets, self.batch_size = faces, targets, batch_size
         self.seed, self.epoch, self.process, self.processes = seed, epoch, process, processes
+        self.shuffle()
 
     def __len__(self):
         return len(self.faces) // self.batch_size  # The rest, under one batch, comes in another epoch's order.
 
     def __getitem__(self, index):
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.faces))
-        rows = order[index * self.batch_size : (index + 1) * self.batch_size]
+        rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
         rows = np.split(rows, self.processes)[self.process]
         return self.faces[rows], self.targets[rows]
 
+    def shuffle(self):
+        self.order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.faces))
+
     def on_epoch_end(self):
         self.epoch += 1
+        self.shuffle()
 
 
 def epoch_sizes(epochs):

@@ -10,8 +10,6 @@ label they doubt most.
 import argparse
 import json
 import sys
-import zipfile
-import zlib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +27,7 @@ import distillation
 import utils
 
 DOUBTS_SHOWN = 40
+FOLD_ARRAYS = ("hashes", "probabilities", "val_probabilities", "val_labels")  # Of one file of `train.py --fold`.
 
 
 def read_folds(folder):
@@ -62,9 +61,8 @@ def read_fold(path):
         ValueError: it is damaged.
     """
     try:
-        with np.load(path) as stored:
-            fold = {key: stored[key] for key in ("hashes", "probabilities", "val_probabilities", "val_labels")}
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        fold = dict(zip(FOLD_ARRAYS, distillation.read_arrays(path, *FOLD_ARRAYS), strict=True))
+    except ValueError as error:
         raise ValueError(f"{path} must be written by train.py --fold. Received: {error}.") from error
     shapes = fold["probabilities"].shape, fold["val_probabilities"].shape
     if shapes != ((len(fold["hashes"]), 7), (len(fold["val_labels"]), 7)):
