@@ -24,7 +24,7 @@ class Run(keras.callbacks.Callback):
     Args:
         folder: where the state is.
         settings: dict, all that decides how the run goes; `seed` is used here.
-        sizes: list of int, the width in pixels of the pictures of each epoch.
+        sizes: list of int, the width in pixels of the crops of each epoch.
         source: folder of the state to go on with, or None.
         follows: the process only helps another one, which tells how it goes and writes the model.
 
@@ -79,7 +79,7 @@ class Run(keras.callbacks.Callback):
         return sum(row["seconds"] for row in self.rows)
 
     def seconds_left(self):
-        """Estimates the time to the end: an epoch costs as much as its pictures have pixels."""
+        """Estimates the time to the end: an epoch costs as much as its crops have pixels."""
         pixels = [size**2 for size in self.sizes]
         return self.seconds() / sum(pixels[: len(self.rows)]) * sum(pixels[len(self.rows) :])
 

@@ -178,7 +178,7 @@ def plot_roc(labels, probabilities, result, classes, title, path):
 
 
 def plot_history(history, quantity, path):
-    """Draws a quantity of training and validation over the epochs, and where the picture size changed."""
+    """Draws a quantity of training and validation over the epochs, and where the crops grew."""
     fig, ax = plt.subplots(figsize=(7, 4))
     ax.plot(history["epoch"], history[quantity], color=INK, label="Training (augmented faces)")
     ax.plot(history["epoch"], history[f"val_{quantity}"], color="#d55e00", label="Validation (PublicTest)")

@@ -61,7 +61,7 @@ class Augmentation(layers.Layer):
     """Flips, turns, scales, shifts, changes the contrast and erases a rectangle of each face, where the network trains.
 
     Attributes:
-        size: width and height in pixels of the augmented faces; resizing is part of the same interpolation. In
+        size: width and height in pixels of the crop that is left of each face, around its middle before the shift. In
             inference faces pass as they are.
     """
 
@@ -81,9 +81,9 @@ class Augmentation(layers.Layer):
         count = ops.shape(faces)[0]
         flip = ops.sign(self.uniform(-1, 1, count))
         angle = np.deg2rad(recipe.MAX_ROTATION) * self.uniform(-1, 1, count)
-        scale = utils.IMAGE_SIZE / self.size / (1 + self.uniform(-recipe.MAX_SCALE, recipe.MAX_SCALE, count))
+        scale = 1 / (1 + self.uniform(-recipe.MAX_SCALE, recipe.MAX_SCALE, count))
         cos, sin = scale * ops.cos(angle), scale * ops.sin(angle)
-        # The middle of the face lands in the middle of the result, moved by the shift.
+        # The middle of the face lands in the middle of the crop, moved by the shift.
         x, y = (
             (self.size - 1) / 2 + self.size * self.uniform(-recipe.MAX_SHIFT, recipe.MAX_SHIFT, count) for _ in "xy"
         )
@@ -121,7 +121,7 @@ class AugmentedModel(keras.Model):
         self.augmentation, self.network = augmentation, network
 
     def set_size(self, size):
-        """Goes on with training pictures of another width."""
+        """Goes on with crops of another width."""
         self.augmentation.size = size
         self.train_function = None  # The compiled one is for the old width; `fit` makes another.
 

@@ -7,7 +7,7 @@ NETWORKS = {
     "vgg": ((64, 2, 0), (128, 2, 0), (256, 2, 0), (512, 2, 0)),
     "resnet": ((48, 1, 1), (96, 1, 2), (192, 1, 2), (384, 1, 1)),
 }
-STAGE_DROPOUT = 0.05  # After every stage but the first, whole channels.
+STAGE_DROPOUT = 0.1  # After every stage but the first, whole channels.
 HEAD_DROPOUT = 0.3  # Before the dense layer.
 BATCH_NORM_MOMENTUM = 0.9  # Keras's 0.99 lags: in a short run its statistics are still those of the first steps.
 
@@ -19,14 +19,14 @@ WEIGHT_DECAY = 5e-4
 LABEL_SMOOTHING = 0.1
 SOFT_WEIGHT = 0.5  # Of a soft label beside the label, where there is one.
 
-# Progressive resizing: (width in pixels, share of the run at which it ends). Small pictures cost half and teach nearly
-# as much.
-SIZES = ((36, 0.6), (48, 1.0))
+# Crops: (width in pixels, share of the run at which it ends). A crop at the face's own scale teaches as much as the
+# whole face, at two thirds of the cost.
+SIZES = ((40, 0.75), (48, 1.0))
 
 # Augmentation, drawn anew for every face and epoch.
 MAX_ROTATION = 10  # Degrees.
 MAX_SCALE = 0.1  # Share of the face's size.
-MAX_SHIFT = 0.08  # Share of the face's size.
+MAX_SHIFT = 0.1  # Share of the crop's size.
 MAX_CONTRAST = 0.3  # Share of the distance of each pixel from mid-gray.
-ERASING_PROBABILITY = 0.3
+ERASING_PROBABILITY = 0.4
 ERASING_SIDE = (0.15, 0.4)  # Share of the face's side.

@@ -71,7 +71,7 @@ class ShuffledFaces(keras.utils.PyDataset):
 
 
 def epoch_sizes(epochs):
-    """Returns the width in pixels of the pictures of each epoch, list of int."""
+    """Returns the width in pixels of the crops of each epoch, list of int."""
     return [next(size for size, end in recipe.SIZES if (epoch + 1) / epochs <= end) for epoch in range(epochs)]
 
 
@@ -166,7 +166,7 @@ def train(
         data: path of the data set, in any form that `utils.load_fer2013` reads.
         num_classes: 5 or 7.
         output_dir: the model folder, replaced as a whole at the end; the state lies beside it, in `<name>.partial`.
-        epochs: length of the run; the learning rate's schedule and the picture sizes scale with it.
+        epochs: length of the run; the learning rate's schedule and the crops' sizes scale with it.
         batch_size: faces per step.
         seed: fixes the initial weights, the order, the augmentation and the dropout.
         limit: use only the first `limit` faces of each split.
@@ -186,41 +186,41 @@ def train(
     settings = {"classes": num_classes, "epochs": epochs, "batch_size": batch_size, "seed": seed, "limit": limit}
     settings |= {"network": network, "fold": fold, "soft_labels": soft_labels and file_hash(soft_labels)}
     settings = describe_settings(data, train_split, settings)
-    held_out = None
-    if fold is not None:
-        folds = distillation.assign_folds(*train_split)
-        held_out = train_split[0][folds == fold]
-        train_split = tuple(array[folds != fold] for array in train_split)
-        if not len(held_out) or not len(train_split[0]):
-            raise ValueError(f"Fold {fold} and the rest must hold faces each. Received: --limit {limit}.")
-    output_dir = Path(output_dir).resolve()
-    finished = checkpoints.read_description(output_dir)
+    train_split, held_out = (train_split, None) if fold is None else leave_out(fold, *train_split)
+    output_dir, run = Path(output_dir).resolve(), None
+    previous = checkpoints.read_description(output_dir)
     if resume and not checkpoints.is_unfinished(output_dir):
-        if {**settings, "epochs_done": epochs}.items() <= finished.get("training", {}).items():
+        if {**settings, "epochs_done": epochs}.items() <= previous.get("training", {}).items():
             print("This training is finished.")
-            return finished
+            return previous
         print("There is no unfinished training to go on with; starting anew.")
-    targets, run = make_targets(*train_split, num_classes, soft_labels), None
+    targets = make_targets(*train_split, num_classes, soft_labels)
     try:
         with every_device() as (process, processes, devices):
             run = checkpoints.open_run(output_dir, settings, epoch_sizes(epochs), resume, process > 0)
-            keras.utils.set_random_seed(seed)
-            keras.config.set_dtype_policy("mixed_bfloat16" if multiplies_bfloat16() else "float32")
             fit(run, train_split, targets, val_split, process, processes, devices)
     except KeyboardInterrupt:
         writes = run and run.rows and held_out is None and keras.backend.backend() == "tensorflow"
-        if writes and run.best_row()["val_accuracy"] > finished.get("training", {}).get("val_accuracy", 0.0):
-            write_model(output_dir, run, train_split, val_split)
+        if writes and run.best_row()["val_accuracy"] > previous.get("training", {}).get("val_accuracy", 0.0):
+            write_output(output_dir, run, train_split, val_split, held_out)
         raise
-    if run.follows:
-        checkpoints.close_run(run)
-        return {}
-    if held_out is None:
-        description = write_model(output_dir, run, train_split, val_split)
-    else:
-        description = write_fold(output_dir, run, train_split, val_split, held_out)
+    description = {}  # The first process writes; the others only help it.
+    if not run.follows:
+        description = write_output(output_dir, run, train_split, val_split, held_out)
     checkpoints.close_run(run)
     return description
+
+
+def leave_out(fold, faces, labels):
+    """Splits Training into faces and labels to train on, and the faces of one fold, which are not.
+
+    Raises:
+        ValueError: one of the two is empty.
+    """
+    folds = distillation.assign_folds(faces, labels)
+    if not 0 < np.count_nonzero(folds == fold) < len(folds):
+        raise ValueError(f"Fold {fold} and the rest must hold faces each. Received: {len(folds)} faces in all.")
+    return (faces[folds != fold], labels[folds != fold]), faces[folds == fold]
 
 
 def file_hash(path):
@@ -241,9 +241,11 @@ def describe_settings(data, train_split, settings):
 
 
 def fit(run, train_split, targets, val_split, process=0, processes=1, devices=1):
-    """Trains the epochs that the run does not have behind it, with one `model.fit` per picture size."""
+    """Trains the epochs that the run does not have behind it, with one `model.fit` per crop size."""
     faces, settings, epochs = train_split[0], run.settings, len(run.sizes)
     batch_size = min(settings["batch_size"], len(faces))
+    keras.utils.set_random_seed(settings["seed"])
+    keras.config.set_dtype_policy("mixed_bfloat16" if multiplies_bfloat16() else "float32")
     if batch_size % devices:
         raise ValueError(f"A batch must be a multiple of the {devices} devices that share it. Received: {batch_size}.")
     # What does not fill all devices is left out of choosing the best epoch only.
@@ -268,37 +270,46 @@ def fit(run, train_split, targets, val_split, process=0, processes=1, devices=1)
         )
 
 
-def best_network(run):
-    """Returns the network of a run's best epoch, in float32."""
-    keras.config.set_dtype_policy("float32")
-    network = networks.build_model(run.settings["classes"], run.settings["network"])
-    network.load_weights(run.folder / "best.weights.h5")
-    return network
+def write_output(output_dir, run, train_split, val_split, held_out):
+    """Writes what a run is for into `output_dir`, which changes at once and only when all is complete.
 
-
-def write_model(output_dir, run, train_split, val_split):
-    """Calibrates and exports the best epoch into `output_dir`, which changes at once and only when all is complete.
+    Args:
+        held_out: faces that the run was not trained on, whose readings are then written; None to write a model.
 
     Returns:
         description: dict, the content of `model.json`.
     """
-    if keras.backend.backend() != "tensorflow":
+    if held_out is None and keras.backend.backend() != "tensorflow":
         raise ValueError(
             "The export needs Keras on TensorFlow. The state is kept: repeat with KERAS_BACKEND=tensorflow, --resume."
         )
-    network = best_network(run)
-    temperature = calibrate(network, *val_split)
+    keras.config.set_dtype_policy("float32")
+    network = networks.build_model(run.settings["classes"], run.settings["network"])
+    network.load_weights(run.folder / "best.weights.h5")
+    description = describe(network, run, train_split)
     with checkpoints.replaced_folder(output_dir) as folder:
-        network.save(folder / "model.keras")
-        network.export(folder / "model.tflite", format="litert", verbose=False)
         pd.DataFrame(run.rows).to_csv(folder / "history.csv", index=False)
-        description = describe(network, run, train_split) | {"temperature": temperature}
-        (folder / "model.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
-        # The figure that counts is that of the exported file, which is what evaluate.py scores and the demo runs.
-        predicted = utils.load_emotion_model(folder).predict(val_split[0]).argmax(axis=1)
-        description["training"]["val_accuracy"] = float(np.mean(predicted == val_split[1]))
-        (folder / "model.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
+        if held_out is None:
+            write_model(folder, network, description, *val_split)
+        else:
+            write_readings(folder, network, description, *val_split, held_out)
+        write_description(folder, description)
     return description
+
+
+def write_description(folder, description):
+    (folder / "model.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
+
+
+def write_model(folder, network, description, faces, labels):
+    """Calibrates and exports a network, and completes its description by the exported file's accuracy."""
+    description["temperature"] = calibrate(network, faces, labels)
+    network.save(folder / "model.keras")
+    network.export(folder / "model.tflite", format="litert", verbose=False)
+    write_description(folder, description)  # Without it nothing is a model.
+    # The figure that counts is that of the exported file, which is what evaluate.py scores and the demo runs.
+    predicted = utils.load_emotion_model(folder).predict(faces).argmax(axis=1)
+    description["training"]["val_accuracy"] = float(np.mean(predicted == labels))
 
 
 def calibrate(network, faces, labels):
@@ -323,27 +334,17 @@ def softmax(logits):
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
-def write_fold(output_dir, run, train_split, val_split, held_out):
-    """Writes what the best epoch reads in the fold that it was not trained on, and in PublicTest.
-
-    Returns:
-        description: dict, the content of `model.json`.
-    """
-    network = best_network(run)
-    probabilities, val_probabilities = (predict_views(network, faces) for faces in (held_out, val_split[0]))
-    with checkpoints.replaced_folder(output_dir) as folder:
-        np.savez_compressed(
-            folder / "out_of_fold.npz",
-            hashes=distillation.hash_faces(held_out),
-            probabilities=probabilities,
-            val_probabilities=val_probabilities,
-            val_labels=val_split[1],
-        )
-        pd.DataFrame(run.rows).to_csv(folder / "history.csv", index=False)
-        description = describe(network, run, train_split)
-        description["training"]["val_accuracy"] = float(np.mean(val_probabilities.argmax(axis=1) == val_split[1]))
-        (folder / "model.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
-    return description
+def write_readings(folder, network, description, faces, labels, held_out):
+    """Writes what a network reads in a fold left out and in PublicTest, and completes its description."""
+    probabilities, val_probabilities = (predict_views(network, images) for images in (held_out, faces))
+    np.savez_compressed(
+        folder / "out_of_fold.npz",
+        hashes=distillation.hash_faces(held_out),
+        probabilities=probabilities,
+        val_probabilities=val_probabilities,
+        val_labels=labels,
+    )
+    description["training"]["val_accuracy"] = float(np.mean(val_probabilities.argmax(axis=1) == labels))
 
 
 def predict_views(network, faces):
@@ -427,7 +428,7 @@ def parse_args(argv=None):
     parser.add_argument("--data", type=Path, default=utils.DEFAULT_DATA, help="data set (default: data/fer2013.csv)")
     parser.add_argument("--classes", type=int, choices=utils.CLASS_SETS, default=5, help="emotions (default: 5)")
     parser.add_argument("--output-dir", type=Path, help="model folder (default: models/emotions-<classes>)")
-    parser.add_argument("--epochs", type=positive_integer, default=36, help="length of the run (default: 36)")
+    parser.add_argument("--epochs", type=positive_integer, default=100, help="length of the run (default: 100)")
     parser.add_argument("--batch-size", type=positive_integer, default=128, help="faces per step (default: 128)")
     parser.add_argument("--seed", type=seed_number, default=0, help="of everything random (default: 0)")
     parser.add_argument("--limit", type=positive_integer, help="use only the first LIMIT faces of each split")
