@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
 import keras
@@ -27,15 +28,16 @@ class Run(keras.callbacks.Callback):
         sizes: list of int, the width in pixels of the crops of each epoch.
         source: folder of the state to go on with, or None.
         follows: the process only helps another one, which tells how it goes and writes the model.
+        owner: content of the state's file of that name, which another training changes when it takes the folder over.
 
     Attributes:
         rows: list of dict, one per finished epoch: the history.
     """
 
-    def __init__(self, folder, settings, sizes, source, follows=False):
+    def __init__(self, folder, settings, sizes, source, follows=False, owner=None):
         super().__init__()
         self.folder, self.settings, self.sizes, self.rows = folder, settings, sizes, []
-        self.source, self.follows = source, follows
+        self.source, self.follows, self.owner = source, follows, owner
 
     def restore(self, model, steps_per_epoch):
         """Puts the model where the last finished epoch left it."""
@@ -57,6 +59,10 @@ class Run(keras.callbacks.Callback):
         self.model.seed_epoch(self.settings["seed"], epoch)
 
     def on_epoch_end(self, epoch, logs=None):
+        if self.owner and (self.folder / "owner").read_text(encoding="utf-8") != self.owner:
+            raise ValueError(
+                f"Another training has begun in {self.folder}, so this one ends. Give each an --output-dir."
+            )
         best = max((row["val_accuracy"] for row in self.rows), default=-1.0)
         seconds = round(time.perf_counter() - self.started, 1)
         if logs["val_accuracy"] > best:
@@ -103,18 +109,42 @@ def open_run(output_dir, settings, sizes, resume, follows=False):
     allowed = {*utils.MODEL_PARTS, "out_of_fold.npz"}
     if output_dir.exists() and not (output_dir.is_dir() and set(os.listdir(output_dir)) <= allowed):
         raise ValueError(f"--output-dir is replaced as a whole: it must be new or a model's. Received: {output_dir}.")
-    stored = folder / "settings.json"
+    stored, owner = folder / "settings.json", uuid.uuid4().hex
     if resume and stored.exists():
-        for name, value in json.loads(stored.read_text(encoding="utf-8")).items():
-            if settings.get(name) != value:
-                raise ValueError(f"--resume needs `{name}` as the run began: {value}. Received: {settings.get(name)}.")
+        began = json.loads(stored.read_text(encoding="utf-8"))
+        for name in differences(began, settings):
+            raise ValueError(
+                f"--resume needs `{name}` as the run began: {began[name]}. Received: {settings.get(name)}."
+            )
+        settings = began  # With the machine it began on.
     else:
-        if stored.exists():
-            print(f"Starting anew; the unfinished training in {folder} is discarded.")
-        shutil.rmtree(folder, ignore_errors=True)
+        set_aside(folder)
         folder.mkdir(parents=True)
         replace(stored, lambda path: path.write_text(json.dumps(settings), encoding="utf-8"))
-    return Run(folder, settings, sizes, folder if resume else None)
+    (folder / "owner").write_text(owner, encoding="utf-8")
+    return Run(folder, settings, sizes, folder if resume else None, owner=owner)
+
+
+def differences(began, settings):
+    """Returns the names of the settings that make two runs different ones: not where, on what and from where."""
+    same_run = ("data", "precision", "versions")
+    return [name for name, value in began.items() if name not in same_run and settings.get(name) != value]
+
+
+def set_aside(folder):
+    """Makes place for a new run's state; one with finished epochs is kept, because they may be hours of work."""
+    if (folder / "history.csv").exists():
+        old = folder.with_name(f"{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+        print(f"Starting anew. The unfinished training that was here is now {old}.")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_finished(description, settings):
+    """Tells whether a model's description is that of a run with these settings that came to its end."""
+    training = description.get("training", {})
+    return bool(training) and not differences({**settings, "epochs_done": settings["epochs"]}, training)
 
 
 def is_unfinished(output_dir):
@@ -135,9 +165,10 @@ def read_description(folder):
     if old.exists() and not folder.exists():  # A kill fell between the two renames of `replaced_folder`.
         old.rename(folder)
     try:
-        return json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return description if isinstance(description, dict) else {}
 
 
 @contextlib.contextmanager

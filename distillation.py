@@ -3,12 +3,10 @@
 Each network of a set is trained without one fold of Training (`train.py --fold`) and then reads the faces of that fold;
 data/make_soft_labels.py averages what they read into data/soft_labels-7.npz, which later trainings learn from beside
 the labels (knowledge distillation: Hinton et al., 2015). A face is known by the hash of its pixels, so that the file
-fits any order and form of the data set.
+fits any order of the data set, and any form of it but JPEG, which changes pixels.
 """
 
 import hashlib
-import zipfile
-import zlib
 
 import numpy as np
 import pandas as pd
@@ -52,7 +50,7 @@ def read_arrays(path, *names):
     try:
         with np.load(path) as stored:
             return [stored[name] for name in names]
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except utils.UNREADABLE as error:
         raise ValueError(str(error)) from error
 
 

@@ -13,9 +13,9 @@ BATCH_NORM_MOMENTUM = 0.9  # Keras's 0.99 lags: in a short run its statistics ar
 
 # Optimisation: stochastic gradient descent, the rate rising for WARMUP of all steps and falling to zero as a cosine.
 PEAK_LEARNING_RATE = 0.1
-WARMUP = 0.1
+WARMUP = 0.05
 MOMENTUM = 0.9
-WEIGHT_DECAY = 5e-4
+WEIGHT_DECAY = 5e-3  # Keras multiplies it by the rate, outside the momentum: the usual 5e-4 over 1 - 0.9.
 LABEL_SMOOTHING = 0.1
 SOFT_WEIGHT = 0.5  # Of a soft label beside the label, where there is one.
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import cv2
 
-from sources import is_still
+from sources import is_still, open_capture
 
 OUTPUT_DIR = Path("output")  # Of snapshots, and of annotated files that nobody gave a name.
+LONGEST_GAP = 60.0  # Seconds that a written video may stand still; a longer gap, or a jump of a file's clock, is cut.
 WRITABLE_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4"}  # Of videos, with the encoders that OpenCV brings.
 
 
@@ -22,7 +23,7 @@ class EmotionLog:
         # Line buffering: what was seen is on disk at once, whatever happens to the program.
         self.path = path
         self.file = open(path, "w", newline="", encoding="utf-8", buffering=1)  # noqa: SIM115
-        self.json_lines, self.classes = path.suffix == ".jsonl", classes
+        self.json_lines, self.classes, self.written = path.suffix == ".jsonl", classes, True
         self.columns = ["frame", "time_s", "track", "x", "y", "width", "height", "label", "confidence", *classes]
         self.columns = ["file"] * self.file_column + self.columns + ["utc"] * self.utc_column
         self.writer = csv.writer(self.file)
@@ -61,10 +62,11 @@ class AnnotatedFiles:
     """Writes what was drawn into a file of --output's name or, of a folder's files, into a folder of that name."""
 
     def __init__(self, path, source):
-        self.path, self.source, self.name, self.writer = path, source, None, None
+        self.path, self.source, self.name, self.writer, self.written = path, source, None, None, 0
         (path if source.many else path.parent).mkdir(parents=True, exist_ok=True)
 
     def write(self, frame, time_s, name):
+        self.written += 1
         path = self.path / name if self.source.many else self.path
         if is_still(self.source, name):
             if not write_image(path, frame):
@@ -78,23 +80,34 @@ class AnnotatedFiles:
 
     def close(self):
         if self.writer:
-            self.writer.writer.release()
+            self.writer.close()
+            self.writer = None
 
 
 def write_image(path, frame):
     """Writes an image file; tells whether that was possible."""
     try:
-        path.write_bytes(cv2.imencode(path.suffix, frame)[1])  # Python opens paths that OpenCV cannot, on Windows.
+        encoded, content = cv2.imencode(path.suffix, frame)
+        if encoded:
+            path.write_bytes(content)  # Python opens paths that OpenCV cannot, on Windows.
     except (cv2.error, OSError):
         return False
-    return True
+    return encoded
 
 
 class VideoWriter:
-    """Writes a video that plays at the right speed, whatever the times between its frames were."""
+    """Writes a video that plays at the right speed, whatever the times between its frames were.
+
+    Its rate is constant: a frame that stayed on screen for long is written several times, and of two that came at
+    nearly the same time only one.
+
+    Raises:
+        ValueError: it cannot be written, or not completed.
+    """
 
     def __init__(self, path, fps, size, start):
-        self.fps, self.size, self.start, self.written = fps, size, start, 0
+        self.path, self.fps, self.size, self.written = path, fps, size, 0
+        self.start, self.time, self.frame = start, start, None  # The times are seconds; the frame is the last one.
         codec = cv2.VideoWriter.fourcc(*("MJPG" if path.suffix.lower() == ".avi" else "mp4v"))
         self.writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, codec, fps, size)
         if not self.writer.isOpened():
@@ -103,7 +116,19 @@ class VideoWriter:
     def write(self, frame, time_s):
         if frame.shape[1::-1] != self.size:
             frame = cv2.resize(frame, self.size)
-        # A camera's frames come when they come: one that stayed on screen for long is written several times.
-        while self.written <= (time_s - self.start) * self.fps + 0.5:
-            self.writer.write(frame)
-            self.written += 1
+        self.start += max(0.0, time_s - self.time - LONGEST_GAP)
+        self.time, slot = time_s, round((time_s - self.start) * self.fps)
+        while self.written < slot:
+            self.put(self.frame if self.frame is not None else frame)
+        if self.written == slot:
+            self.put(frame)
+        self.frame = frame
+
+    def put(self, frame):
+        self.writer.write(frame)
+        self.written += 1
+
+    def close(self):
+        self.writer.release()
+        if not open_capture(self.path).isOpened():  # OpenCV itself tells nobody that the disk was full.
+            raise ValueError(f"{self.path} could not be completed. Is the disk full?")

@@ -15,6 +15,8 @@ Every source has
 
 import threading
 import time
+import urllib.parse
+import urllib.request
 from pathlib import Path
 
 import cv2
@@ -31,7 +33,8 @@ RETRY_PAUSES = (0.5, 1, 2, 4)  # Seconds before each try to open it again.
 ASSUMED_FPS = 25.0  # Of cameras and streams that do not tell.
 MAX_FPS = 240.0  # What announces more means ticks of a clock, not frames.
 MAX_CAMERAS = 1000  # A larger number is no camera's index.
-MISSING_FRAMES = 0.02  # Share of a video's announced frames that may be missing: containers announce estimates.
+MISSING_FRAMES = 0.02  # Share of a video's announced frames that may be missing without a word.
+EXACT_LENGTHS = {".avi"}  # Videos that announce their frames' number; others announce a guess from the time.
 
 
 class Files:
@@ -48,7 +51,7 @@ class Files:
     live = False
 
     def __init__(self, paths, name, many):
-        self.paths, self.name, self.many, self.problem = paths, name, many, None
+        self.paths, self.name, self.many, self.problems = paths, name, many, []
         self.lengths = [1 if is_image(path) else count_frames(path) for path in paths]
         self.total = None if None in self.lengths else sum(self.lengths)
         if self.total == 0:
@@ -62,9 +65,17 @@ class Files:
                 yield frame, time_s, Path(path).name
                 count += 1
             if count == 0:
-                self.problem = self.problem or f"{path} cannot be read as a video or image."
+                self.problems.append(f"{path} cannot be read as a video or image.")
             elif length and count < length * (1 - MISSING_FRAMES) - 1:
-                self.problem = self.problem or f"{path} ends after frame {count} of {length}: the rest cannot be read."
+                if Path(path).suffix.lower() in EXACT_LENGTHS:
+                    self.problems.append(f"{path} ends after frame {count} of {length}: the rest cannot be read.")
+                else:
+                    print(f"{path} had {count} frames where it announced {length}.")
+
+    @property
+    def problem(self):
+        more = len(self.problems) - 1
+        return " ".join(self.problems[:1] + [f"So it is with {more} more of these files."] * (more > 0)) or None
 
     def _image(self, path):
         image = utils.read_image(path)
@@ -196,25 +207,52 @@ def open_source(source):
         ValueError: it cannot be opened or read.
     """
     if source is None:
-        capture = open_capture(0)
-        if capture.isOpened():
-            return LiveCapture(capture, 0)
+        camera = open_camera(0)
+        if camera:
+            return LiveCapture(camera, 0)
         print(f"No camera found; playing the bundled clip {DEMO_CLIP}.")
         source = str(DEMO_CLIP)
     if source.isdecimal() and int(source) < MAX_CAMERAS:
         return open_live(int(source))
+    if source.startswith("file://"):
+        source = urllib.request.url2pathname(urllib.parse.urlsplit(source).path)
     if "://" in source:
         return open_live(source)
     path = Path(source)
-    if not path.exists():
-        raise FileNotFoundError(f"--source must be a camera index, a file, a folder or a URL. There is no {source}.")
+    if not source or not path.exists():
+        raise FileNotFoundError(f"--source must be a camera index, a file, a folder or a URL. There is no {source!r}.")
     if not path.is_dir():
+        check_name(path)
         return Files([path], path, many=False)
-    paths = sorted(file for file in path.iterdir() if is_image(file) or file.suffix.lower() in VIDEO_SUFFIXES)
+    paths = [file for file in path.iterdir() if is_image(file) or file.suffix.lower() in VIDEO_SUFFIXES]
+    paths = sorted(file for file in paths if file.is_file())
     if not paths:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
         raise ValueError(f"A folder must hold images or videos ({suffixes}). Received: {path}, which holds none.")
+    for file in paths:
+        check_name(file)
     return Files(paths, path, many=True)
+
+
+def check_name(path):
+    """Refuses a name that cannot be written as text, such as some that old archives leave: OpenCV would crash.
+
+    Raises:
+        ValueError: it is such a name.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"A file's name must be UTF-8. Rename {str(path)!a}.") from error
+
+
+def open_camera(index):
+    """Opens a camera; returns None where there is none, or one that gives no picture."""
+    capture = open_capture(index)
+    if capture.isOpened() and capture.read()[0]:
+        return capture
+    capture.release()
+    return None
 
 
 def open_live(target):
@@ -223,15 +261,18 @@ def open_live(target):
     Raises:
         ValueError: it cannot be opened.
     """
+    if isinstance(target, int):
+        camera = open_camera(target)
+        if camera:
+            return LiveCapture(camera, target)
+        raise ValueError(
+            f"Camera {target} cannot be opened. Is it plugged in, not in use by another program, and may this terminal "
+            "use it? For another camera: --source 1. Without one: --source data/demo.mp4."
+        )
     capture = open_capture(target)
     if capture.isOpened() and capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:
         capture.release()
         return Files([target], target, many=False)
     if capture.isOpened():
         return LiveCapture(capture, target)
-    if isinstance(target, int):
-        raise ValueError(
-            f"Camera {target} cannot be opened. Is it plugged in, not in use by another program, and may this terminal "
-            "use it? For another camera: --source 1. Without one: --source data/demo.mp4."
-        )
     raise ValueError(f"{target} cannot be opened as a stream. Is the address right, and does a player show it?")

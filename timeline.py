@@ -106,7 +106,8 @@ def plot_timeline(rows, path):
         columns = [[float(row[name]) for row in seen] for name in classes]
         colors = [utils.rgb(name) for name in classes]
         ax.stackplot([float(row["time_s"]) for row in seen], columns, labels=classes, colors=colors)
-        ax.set(ylim=(0, 1), ylabel=f"{f'{file}, ' if file else ''}face {track}", yticks=(0, 0.5, 1))
+        name = f"{file}, ".replace("$", r"\$") if file else ""  # Between two dollars Matplotlib reads mathematics.
+        ax.set(ylim=(0, 1), ylabel=f"{name}face {track}", yticks=(0, 0.5, 1))
     if found:
         fig.legend(
             *axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(classes), frameon=False
@@ -116,16 +117,20 @@ def plot_timeline(rows, path):
     plt.close(fig)
 
 
+def picture_path(log):
+    """Returns where the picture of a log is drawn."""
+    return log.with_name(f"{log.stem}-timeline.png")
+
+
 def report(log):
     """Returns the summary of a log and draws its picture beside it; says so where that is not possible.
 
     Raises:
         ValueError: it is no log, or a damaged one.
     """
-    rows = read_log(log)
+    rows, picture = read_log(log), picture_path(log)
     if not rows:
         return f"{log} has no rows."
-    picture = log.with_name(f"{log.stem}-timeline.png")
     try:
         summary = summarize(rows)
         plot_timeline(rows, picture)

@@ -6,6 +6,7 @@ a face only if a second search around it finds one too. In every frame each know
 it should be, and only at its size, which takes 1 ms.
 """
 
+import itertools
 from dataclasses import dataclass, field
 
 import cv2
@@ -13,20 +14,20 @@ import numpy as np
 
 import utils
 
-SCAN_INTERVAL = 0.3  # Seconds between scans while there are faces to follow; without any, every frame is scanned.
-FINE_INTERVAL = 1.0  # Seconds between the scans that are fine; that of a new scene is fine too.
-# Sizes of the parts of a scan, in the smallest size looked for. The places to look at fall with the square of the size,
-# so each part has about a quarter of them.
-PARTS = ((1.0, 1.15), (1.15, 1.42), (1.42, 2.0), (2.0, np.inf))
+SCAN_INTERVAL = 0.45  # Seconds between scans while there are faces to follow; without any, every frame is scanned.
+FINE_INTERVAL = 1.8  # Seconds between the scans that are fine; that of a new scene is fine too.
+# Borders between the parts of a fine and of a coarse scan, in the smallest size looked for; each takes about as long.
+FINE_PARTS, COARSE_PARTS = (1.0, 1.15, 1.42, 2.0, 2.4, 3.0, 4.2, np.inf), (1.0, 1.42, 2.4, 3.0, 4.2, np.inf)
 # Step between sizes, neighbours that a place needs in the scan, and in the search that has to confirm it.
 FINE_SCAN, COARSE_SCAN = (1.1, 5, 3), (1.2, 2, 5)
-SMALLEST_SHARE = 1 / 15  # Of the frame's height: smaller faces, or those under 48 pixels, are not looked for.
+# Of the frame's height, in a video and in a still: smaller faces, or those under 48 pixels, are not looked for.
+SMALLEST_SHARE, SMALLEST_STILL_SHARE = 1 / 15, 1 / 30
 WINDOW = 24  # Pixels of the smallest face in the reduced picture of a scan: the cascade's own window.
 KNOWN_NEIGHBORS = 3  # Neighbours that a known face needs to remain one.
 SEARCH_WIDTH = 64  # Pixels to which a face is reduced for the search around it.
 SEARCH_MARGIN = 0.3  # Of the face's width, on each side.
 SEARCH_SIZES = (0.75, 1.35)  # Of the face's width.
-CUT = 25  # Mean change in gray levels, of a thumbnail, from which on a frame belongs to another scene.
+CUT = 25  # Mean change in gray levels, of a thumbnail around its mean, from which on a frame is of another scene.
 MIN_OVERLAP = 0.3  # Intersection over union from which on two boxes are the same face.
 HOLD = 0.4  # Seconds that a face is still shown, where it should be, when it is not found.
 MEMORY = 1.2  # Seconds that a face keeps its number when it is not found, such as behind somebody else.
@@ -73,7 +74,8 @@ class FaceTracker:
             boxes: int (F, 4), in the order of `visible`, the tracks they belong to.
         """
         if self.still:
-            self.tracks, found = [], utils.detect_faces(gray, self.detector).astype(float)
+            smallest = max(utils.IMAGE_SIZE, round(gray.shape[0] * SMALLEST_STILL_SHARE))
+            self.tracks, found = [], utils.detect_faces(gray, self.detector, smallest).astype(float)
         else:
             found = self._find_moving(gray, time_s)
         self._assign(found, time_s)
@@ -106,6 +108,13 @@ class FaceTracker:
         rows = [track.probabilities for track in self.visible]
         return np.array(rows, np.float32).reshape(probabilities.shape)
 
+    def mirror(self, width):
+        """Moves what is known to the other side: from now on the frames, this wide in pixels, are mirrored."""
+        self.thumbnail = self.thumbnail[:, ::-1]
+        for track in self.tracks:
+            track.box[0] = width - track.box[0] - track.box[2]
+            track.velocity[0] *= -1
+
     def numbers(self):
         """Returns the numbers of the faces that `find` has just returned, list of F int."""
         return [track.number for track in self.visible]
@@ -126,15 +135,18 @@ class FaceTracker:
 
     def _is_cut(self, gray):
         """Tells whether a frame belongs to another scene than the one before."""
-        previous, self.thumbnail = self.thumbnail, cv2.resize(gray, (32, 18), interpolation=cv2.INTER_AREA)
-        return previous is not None and cv2.absdiff(self.thumbnail, previous).mean() > CUT
+        thumbnail = cv2.resize(gray, (32, 18), interpolation=cv2.INTER_AREA).astype(float)
+        thumbnail -= thumbnail.mean()  # A lamp, or a camera's exposure, is no new scene.
+        previous, self.thumbnail = self.thumbnail, thumbnail
+        return previous is not None and np.abs(thumbnail - previous).mean() > CUT
 
     def _scan(self, gray, time_s, found):
         """Adds the boxes of new faces to those found: of all sizes where there are no others, else of the next part."""
         if not self.tracks or (not self.parts and time_s - self.scanned >= SCAN_INTERVAL):
             self.fine, self.scanned = time_s - self.finely_scanned >= FINE_INTERVAL, time_s
             self.finely_scanned = time_s if self.fine else self.finely_scanned
-            self.parts = list(PARTS) if self.tracks else [(1.0, np.inf)]
+            borders = FINE_PARTS if self.fine else COARSE_PARTS
+            self.parts = list(itertools.pairwise(borders if self.tracks else (1.0, np.inf)))
         if not self.parts:
             return
         smallest, largest = (WINDOW * size for size in self.parts.pop(0))

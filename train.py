@@ -78,9 +78,22 @@ def epoch_sizes(epochs):
 def multiplies_bfloat16():
     """Tells whether the hardware multiplies bfloat16: half again as fast as float32 there, far slower elsewhere."""
     if "gpu" in list_devices()[0]:
-        return True
+        return gpu_generation() >= 8
     cpuinfo = Path("/proc/cpuinfo")  # Linux only: without it, float32 is always right.
     return keras.backend.backend() == "tensorflow" and cpuinfo.exists() and "avx512_bf16" in cpuinfo.read_text()
+
+
+def gpu_generation():
+    """Returns the first number of an NVIDIA GPU's compute capability, from 2020 on at least 8; of other makers', 8."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        capability = str(getattr(jax.devices()[0], "compute_capability", "8.0")).split(".")[0]
+        return int(capability) if capability.isdecimal() else 8
+    import tensorflow as tf
+
+    details = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
+    return details.get("compute_capability", (8, 0))[0]
 
 
 def list_devices():
@@ -151,7 +164,6 @@ def make_targets(faces, labels, num_classes, soft_labels):
     if soft_labels is None:
         return hard
     probabilities, share = distillation.load_soft_labels(soft_labels, faces, num_classes)
-    print(f"{np.count_nonzero(share):,} of {len(faces):,} faces have a soft label.")
     weight = recipe.SOFT_WEIGHT * share[:, np.newaxis]
     return (1 - weight) * hard + weight * probabilities
 
@@ -183,6 +195,7 @@ def train(
         KeyboardInterrupt: after Ctrl-C, with the best epoch so far written, unless `output_dir` has a better model.
     """
     train_split, val_split = (utils.load_fer2013(data, split, num_classes, limit) for split in ("train", "val"))
+    soft_labels = fitting_soft_labels(soft_labels, train_split[0])
     settings = {"classes": num_classes, "epochs": epochs, "batch_size": batch_size, "seed": seed, "limit": limit}
     settings |= {"network": network, "fold": fold, "soft_labels": soft_labels and file_hash(soft_labels)}
     settings = describe_settings(data, train_split, settings)
@@ -190,25 +203,44 @@ def train(
     output_dir, run = Path(output_dir).resolve(), None
     previous = checkpoints.read_description(output_dir)
     if resume and not checkpoints.is_unfinished(output_dir):
-        if {**settings, "epochs_done": epochs}.items() <= previous.get("training", {}).items():
+        if checkpoints.is_finished(previous, settings):
             print("This training is finished.")
             return previous
         print("There is no unfinished training to go on with; starting anew.")
     targets = make_targets(*train_split, num_classes, soft_labels)
     try:
         with every_device() as (process, processes, devices):
+            settings |= describe_machine()
             run = checkpoints.open_run(output_dir, settings, epoch_sizes(epochs), resume, process > 0)
             fit(run, train_split, targets, val_split, process, processes, devices)
     except KeyboardInterrupt:
-        writes = run and run.rows and held_out is None and keras.backend.backend() == "tensorflow"
-        if writes and run.best_row()["val_accuracy"] > previous.get("training", {}).get("val_accuracy", 0.0):
-            write_output(output_dir, run, train_split, val_split, held_out)
+        if run and held_out is None:
+            keep_best_so_far(output_dir, run, train_split, val_split, previous)
         raise
-    description = {}  # The first process writes; the others only help it.
-    if not run.follows:
-        description = write_output(output_dir, run, train_split, val_split, held_out)
+    # The first process writes; the others only help it.
+    description = {} if run.follows else write_output(output_dir, run, train_split, val_split, held_out)
     checkpoints.close_run(run)
     return description
+
+
+def keep_best_so_far(output_dir, run, train_split, val_split, previous):
+    """Writes the model of an interrupted run, unless there is a better one or none to write."""
+    if not run.rows or keras.backend.backend() != "tensorflow":
+        return
+    if run.best_row()["val_accuracy"] > previous.get("training", {}).get("val_accuracy", 0.0):
+        write_output(output_dir, run, train_split, val_split, None)
+        print(f"The best epoch so far is in {output_dir}.")
+    else:
+        print(f"The model in {output_dir} is better than the best epoch so far, so it stays.")
+
+
+def fitting_soft_labels(path, faces):
+    """Returns the path of the soft labels if they are of some of the faces, else None."""
+    if path is None:
+        return None
+    _, share = distillation.load_soft_labels(path, faces, len(utils.EMOTIONS))
+    print(f"{np.count_nonzero(share):,} of {len(faces):,} faces have a soft label.")
+    return path if share.any() else None
 
 
 def leave_out(fold, faces, labels):
@@ -240,12 +272,19 @@ def describe_settings(data, train_split, settings):
     return json.loads(json.dumps(settings))  # Tuples become lists, as they will when they are read back.
 
 
+def describe_machine():
+    """Returns what a run's settings say of the machine that it begins on."""
+    libraries = (importlib.import_module(keras.backend.backend()), keras, cv2, np)
+    versions = {"python": platform.python_version()} | {lib.__name__: lib.__version__ for lib in libraries}
+    return {"precision": "bfloat16" if multiplies_bfloat16() else "float32", "versions": versions}
+
+
 def fit(run, train_split, targets, val_split, process=0, processes=1, devices=1):
     """Trains the epochs that the run does not have behind it, with one `model.fit` per crop size."""
     faces, settings, epochs = train_split[0], run.settings, len(run.sizes)
     batch_size = min(settings["batch_size"], len(faces))
     keras.utils.set_random_seed(settings["seed"])
-    keras.config.set_dtype_policy("mixed_bfloat16" if multiplies_bfloat16() else "float32")
+    keras.config.set_dtype_policy("mixed_bfloat16" if settings["precision"] == "bfloat16" else "float32")
     if batch_size % devices:
         raise ValueError(f"A batch must be a multiple of the {devices} devices that share it. Received: {batch_size}.")
     # What does not fill all devices is left out of choosing the best epoch only.
@@ -337,12 +376,15 @@ def softmax(logits):
 def write_readings(folder, network, description, faces, labels, held_out):
     """Writes what a network reads in a fold left out and in PublicTest, and completes its description."""
     probabilities, val_probabilities = (predict_views(network, images) for images in (held_out, faces))
+    of_one_fold = ("data", "seed", "fold", "precision", "versions", "rows_per_class", "date", "seconds", "best_epoch")
+    run = {name: value for name, value in description["training"].items() if name not in of_one_fold}
     np.savez_compressed(
         folder / "out_of_fold.npz",
         hashes=distillation.hash_faces(held_out),
         probabilities=probabilities,
         val_probabilities=val_probabilities,
         val_labels=labels,
+        run=json.dumps(run),  # The same in all folds that may be averaged.
     )
     description["training"]["val_accuracy"] = float(np.mean(val_probabilities.argmax(axis=1) == labels))
 
@@ -362,7 +404,6 @@ def describe(network, run, train_split):
     """Returns the content of `model.json`, but for the temperature and the validation accuracy."""
     ids = utils.CLASS_SETS[run.settings["classes"]]
     classes = [utils.EMOTIONS[i] for i in ids]
-    libraries = (importlib.import_module(keras.backend.backend()), keras, cv2, np)
     return {
         "classes": classes,
         "fer2013_ids": ids,
@@ -371,11 +412,9 @@ def describe(network, run, train_split):
         "macs": networks.count_macs(network),
         "training": {
             **run.settings,
-            "precision": "bfloat16" if multiplies_bfloat16() else "float32",
             "rows_per_class": dict(
                 zip(classes, np.bincount(train_split[1], minlength=len(classes)).tolist(), strict=True)
             ),
-            "versions": {"python": platform.python_version()} | {lib.__name__: lib.__version__ for lib in libraries},
             "date": datetime.date.today().isoformat(),
             "seconds": round(run.seconds()),
             "epochs_done": len(run.rows),
@@ -428,7 +467,7 @@ def parse_args(argv=None):
     parser.add_argument("--data", type=Path, default=utils.DEFAULT_DATA, help="data set (default: data/fer2013.csv)")
     parser.add_argument("--classes", type=int, choices=utils.CLASS_SETS, default=5, help="emotions (default: 5)")
     parser.add_argument("--output-dir", type=Path, help="model folder (default: models/emotions-<classes>)")
-    parser.add_argument("--epochs", type=positive_integer, default=100, help="length of the run (default: 100)")
+    parser.add_argument("--epochs", type=positive_integer, default=80, help="length of the run (default: 80)")
     parser.add_argument("--batch-size", type=positive_integer, default=128, help="faces per step (default: 128)")
     parser.add_argument("--seed", type=seed_number, default=0, help="of everything random (default: 0)")
     parser.add_argument("--limit", type=positive_integer, help="use only the first LIMIT faces of each split")

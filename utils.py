@@ -15,6 +15,7 @@ The data that flows, one name each in every file:
 Pixels are rescaled by a layer inside the saved model, so no script can feed it differently from how it was trained.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -60,6 +61,9 @@ def rgb(emotion):
 # ---------------------------------------------------------------------------------------------------------------------
 
 COLUMNS = ("emotion", "pixels", "Usage")
+COMPRESSIONS = {".gz": "gzip", ".zip": "zip"}  # Suffix -> pandas's name; all others are read as plain text.
+# What NumPy, pandas, gzip and zip raise on files that are damaged, encrypted or packed in a way of their own.
+UNREADABLE = (OSError, ValueError, TypeError, LookupError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile)
 HOW_TO_GET_DATA = (
     "Download FER2013 from Kaggle (fer2013.csv, icml_face_data.csv, either one as .gz or .zip, or the train/ and test/ "
     "folders), put it at data/fer2013.csv or name it with --data; or try the pipeline with drawn faces: "
@@ -109,15 +113,16 @@ def _load_parsed(path):
         with np.load(cache) as stored:
             if stored["signature"] == signature:
                 return stored["faces"], stored["emotions"], stored["usages"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass  # No cache, or one that was cut short: it is written anew.
+    except UNREADABLE:
+        pass  # No cache, or a damaged one: it is written anew.
     faces, emotions, usages = _read_folder(path) if path.is_dir() else _read_csv(path)
     temporary = cache.with_name(f"{cache.name}.{os.getpid()}.npz")
     try:
         np.savez(temporary, signature=signature, faces=faces, emotions=emotions, usages=usages)
         temporary.replace(cache)
     except OSError:  # A read-only or full disk costs the next start a few seconds, nothing else.
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     return faces, emotions, usages
 
 
@@ -133,11 +138,19 @@ def _read_csv(path):
     import pandas as pd  # Half a second that only reading a CSV is worth.
 
     try:
-        table = pd.read_csv(path, dtype=str, skipinitialspace=True, keep_default_na=False, skip_blank_lines=False)
-    except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        table = pd.read_csv(
+            path,
+            compression=COMPRESSIONS.get(path.suffix.lower()),
+            dtype=str,
+            skipinitialspace=True,
+            keep_default_na=False,
+            skip_blank_lines=False,
+        )
+    except UNREADABLE as error:
         reason = " ".join(str(error).split())[:120]
         raise ValueError(f"{path} must be a CSV with the columns {', '.join(COLUMNS)}. Received: {reason}") from error
     table.columns = table.columns.str.strip()
+    table = table.loc[:, ~table.columns.duplicated()]
     missing = [column for column in COLUMNS if column not in table.columns]
     if missing:
         received = ", ".join(table.columns)[:80]
@@ -186,10 +199,10 @@ def _parse_pixels(text, where):
 
 def read_image(path, mode=cv2.IMREAD_COLOR):
     """Reads an image file as uint8 (H, W, 3) or, with `cv2.IMREAD_GRAYSCALE`, (H, W); None if it is none."""
-    content = np.fromfile(path, np.uint8)  # OpenCV cannot open a path with letters beyond ASCII on Windows.
     try:
+        content = np.fromfile(path, np.uint8)  # OpenCV cannot open a path with letters beyond ASCII on Windows.
         return cv2.imdecode(content, mode) if content.size else None
-    except cv2.error:  # More pixels than OpenCV takes.
+    except (OSError, cv2.error):  # It may not be read, or has more pixels than OpenCV takes.
         return None
 
 

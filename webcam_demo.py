@@ -18,6 +18,7 @@ import argparse
 import array
 import collections
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -134,7 +135,7 @@ def run(source, detector, model, log, output, window, benchmark, min_confidence)
         benchmark: `Benchmark`, which counts and times.
         min_confidence: a face below it is labelled as uncertain.
     """
-    file = None
+    file = mirrored = None
     for frame, time_s, name in benchmark.time_reading(progress_bar(source)):
         if frame is None:  # A stream that stalls.
             if window:
@@ -142,8 +143,12 @@ def run(source, detector, model, log, output, window, benchmark, min_confidence)
         else:
             if name != file:
                 file, tracker = name, FaceTracker(detector, still=is_still(source, name))
+                mirrored = window and window.mirrored
             if window and window.mirrored:
                 frame = cv2.flip(frame, 1)
+            if window and window.mirrored != mirrored:
+                mirrored = window.mirrored
+                tracker.mirror(frame.shape[1])
             boxes, probabilities = find_emotions(frame, time_s, tracker, model, benchmark)
             labels = utils.choose_labels(probabilities, model.classes, min_confidence)
             with benchmark.stage("draw"):
@@ -223,15 +228,27 @@ def open_output(args, source, window):
     if not path and not window and not args.no_display:
         suffix = "" if source.many else ".png" if is_still(source, source.name) else ".mp4"
         path = OUTPUT_DIR / f"labelled-{Path(str(source.name)).stem}{suffix}"
-    for written in filter(None, (path, args.log)):
-        if written.exists() and Path(str(source.name)).exists() and written.samefile(source.name):
-            raise ValueError(f"--output and --log must not be the source itself. Received: {written}.")
+    check_paths(args, source, path)
     if path is None:
         return None
     suffixes = IMAGE_SUFFIXES if is_still(source, source.name) else WRITABLE_SUFFIXES
     if not source.many and path.suffix.lower() not in suffixes:
         raise ValueError(f"--output must end in {', '.join(sorted(suffixes))}. Received: {path}.")
     return AnnotatedFiles(path, source)
+
+
+def check_paths(args, source, output):
+    """Refuses a file that would have two uses, before anything is opened.
+
+    Raises:
+        ValueError: one of them would overwrite another one.
+    """
+    paths = {"--source": Path(str(source.name)), "--output": output, "--log": args.log}
+    paths["the picture of the log"] = args.log and timeline.picture_path(args.log)
+    paths = {use: path.resolve() for use, path in paths.items() if path}
+    for (use, path), (other, same) in itertools.combinations(paths.items(), 2):
+        if path == same or (path.exists() and same.exists() and path.samefile(same)):
+            raise ValueError(f"{use} and {other} must be different files. Received: {path} for both.")
 
 
 def demo(args):
@@ -252,20 +269,27 @@ def demo(args):
     report = benchmark.report()  # Before the timeline is drawn, whose memory is not the loop's.
     print(f"{benchmark.frames} frames, {benchmark.faces} faces, {benchmark.fps():.1f} frames a second.")
     for part in filter(None, (output, log)):
-        print(f"Wrote {part.path}.")
-    if log:
-        print(timeline.report(log.path))
+        if part.written:
+            print(f"Wrote {part.path}.")
+    if log and log.path.is_file():
+        try:
+            print(timeline.report(log.path))
+        except (OSError, ValueError) as error:  # The log is there all the same.
+            print(f"The log could not be summed up: {error}")
     if args.benchmark:
         print(report)
     if source.problem:
         print(f"webcam_demo.py: {source.problem}", file=sys.stderr)
-        return 2
-    return status
+    return status or (2 if source.problem else 0)
 
 
 def main(argv=None):
     args = parse_args(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # A kill completes the files as Ctrl-C does.
+    for name in ("SIGTERM", "SIGHUP"):  # A kill, or a terminal that is closed, completes the files as Ctrl-C does.
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # A file's name may have letters that the terminal has not.
     try:
         return demo(args)
     except (OSError, ValueError, cv2.error) as error:

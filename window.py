@@ -1,7 +1,9 @@
 """The demo's window: its keys, what they switch, and what is written over the picture; used by webcam_demo.py."""
 
+import contextlib
 import datetime
 import os
+import subprocess
 import sys
 import time
 
@@ -14,6 +16,7 @@ from sources import is_still
 
 WINDOW = "Emotions"
 HELP = ["q, Esc  quit", "space   pause", "s  snapshot", "m  mirror", "b  probabilities", "f  frame rate", "h  help"]
+LARGEST = (1280, 720)  # Pixels of a new window; whoever wants more drags its edge.
 SECONDS_PER_IMAGE = 1.0  # Of a folder's images; a single one stays until a key ends it.
 
 
@@ -29,7 +32,7 @@ class Window:
     def show(self, frame, source, time_s, name):
         """Shows a frame, a file's not before its time, and obeys the keys."""
         if self.frame is None:
-            cv2.resizeWindow(WINDOW, *frame.shape[1::-1])
+            cv2.resizeWindow(WINDOW, *window_size(*frame.shape[1::-1]))
         self.draw(frame)
         now = time.perf_counter()
         if source.live:
@@ -88,8 +91,9 @@ class Window:
             self.overlays ^= {chr(key)}
             self.draw(self.plain)  # At once, also while the picture stands still.
         elif key == ord("s") and self.frame is not None:
-            OUTPUT_DIR.mkdir(exist_ok=True)
             path = OUTPUT_DIR / f"snapshot-{datetime.datetime.now():%Y%m%d-%H%M%S-%f}.png"
+            with contextlib.suppress(OSError):  # Then the image cannot be written either, which is told.
+                OUTPUT_DIR.mkdir(exist_ok=True)
             print(f"Saved {path}." if write_image(path, self.frame) else f"Cannot write {path}.", flush=True)
 
     def close(self):
@@ -105,8 +109,23 @@ def is_visible(window):
 
 
 def has_display():
-    """Tells whether a window can open: on Linux without a display OpenCV would not raise but abort the process."""
-    return not sys.platform.startswith("linux") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    """Tells whether a window can open: on Linux without a display OpenCV would not raise but abort the process.
+
+    So another process tries it, because a display that the environment names need not be there.
+    """
+    if not sys.platform.startswith("linux"):
+        return True
+    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return False
+    probe = [sys.executable, "-c", "import cv2; cv2.namedWindow('probe'); cv2.destroyAllWindows()"]
+    tried = subprocess.run(probe, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    return tried.returncode >= 0  # Less: a signal ended it. What raises can raise again, with its reason.
+
+
+def window_size(width, height):
+    """Returns the size in pixels of the window for a frame of this size."""
+    scale = min(1.0, LARGEST[0] / width, LARGEST[1] / height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def put_notes(frame, lines):

@@ -10,6 +10,7 @@ model trained on it reads these drawings and no person, and its accuracy says no
 """
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -215,7 +216,8 @@ def make_sample(output, faces_per_class, seed):
                 file.write(f"{emotion},{' '.join(map(str, face.ravel().tolist()))},{usage}\n")
         os.replace(temporary, output)
     finally:
-        temporary.unlink(missing_ok=True)  # It is still there only where something stopped the writing.
+        with contextlib.suppress(OSError):
+            temporary.unlink()  # It is still there only where something stopped the writing.
     return len(rows)
 
 

@@ -27,7 +27,7 @@ import distillation
 import utils
 
 DOUBTS_SHOWN = 40
-FOLD_ARRAYS = ("hashes", "probabilities", "val_probabilities", "val_labels")  # Of one file of `train.py --fold`.
+FOLD_ARRAYS = ("hashes", "probabilities", "val_probabilities", "val_labels", "run")  # Of one file of `train.py --fold`.
 
 
 def read_folds(folder):
@@ -38,6 +38,7 @@ def read_folds(folder):
 
     Raises:
         FileNotFoundError: a fold of a network is missing, or there is none at all.
+        ValueError: the folds of a network are of different runs, so that one may have trained on another's faces.
     """
     names = sorted({path.parent.name.rpartition("-")[0] for path in folder.glob("*-7-?/out_of_fold.npz")})
     networks = {}
@@ -51,6 +52,11 @@ def read_folds(folder):
                     f"All {distillation.FOLDS} folds are needed. Missing: {path}. Make it: {command}"
                 )
             networks[name].append(read_fold(path))
+        if len({str(fold["run"]) for fold in networks[name]}) > 1:
+            raise ValueError(
+                f"The folds of a network may differ in --fold and --seed only. Received: {folder / name}-*, which "
+                "differ in data, length or recipe. Train them anew."
+            )
     return networks
 
 

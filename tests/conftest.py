@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 def run_script():
     """Runs a script as a user does, from another folder; returns the finished process."""
 
-    def run(script, *arguments, timeout=170, **options):
+    def run(script, *arguments, timeout=400, **options):
         command = [sys.executable, str(ROOT / script), *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, timeout=timeout, **options)
 

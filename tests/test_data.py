@@ -130,9 +130,13 @@ def test_a_damaged_file_is_named_with_its_row_and_rule(tmp_path, text, words):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["cut.csv.gz", "cut.zip", "icml.csv"])
+@pytest.mark.parametrize("name", ["cut.csv.gz", "cut.zip", "encrypted.zip", "icml.csv", "icml.csv.xz"])
 def test_a_binary_or_cut_file_is_refused(tmp_path, name):
     content = {"cut.csv.gz": gzip.compress(csv_text().encode())[:5000], "cut.zip": b"PK\x03\x04" + bytes(500)}
+    encrypted = bytearray(write_zip(tmp_path).read_bytes())
+    encrypted[6] |= 1  # The flag for it, before the file and in the list at the end.
+    encrypted[encrypted.rfind(b"PK\x01\x02") + 8] |= 1
+    content["encrypted.zip"] = bytes(encrypted)
     path = tmp_path / name
     path.write_bytes(content.get(name, bytes(range(256)) * 40))
     with pytest.raises(ValueError, match=name):
@@ -194,6 +198,16 @@ def test_a_cut_cache_is_written_anew(tmp_path):
     cache.write_bytes(whole[: len(whole) // 2])
     assert np.array_equal(utils.load_fer2013(path, "train", 7)[0][..., 0], FACES[:7])
     assert len(cache.read_bytes()) == len(whole)
+
+
+def test_a_folder_that_cannot_be_written_costs_the_cache_only(tmp_path, monkeypatch):
+    def refuse(*args, **options):
+        raise OSError(30, "Read-only file system")
+
+    path = write_plain(tmp_path)
+    monkeypatch.setattr(np, "savez", refuse)
+    monkeypatch.setattr(type(path), "unlink", refuse)
+    assert len(utils.load_fer2013(path, "train", 7)[0]) == 7
 
 
 @pytest.mark.skipif(not utils.DEFAULT_DATA.exists(), reason="needs the real data/fer2013.csv")

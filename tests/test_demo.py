@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+import results
 import sources
 import utils
 
@@ -120,10 +121,44 @@ def test_a_folder_of_videos_gives_one_log_and_a_video_for_each(headless, clip, t
 def test_a_damaged_file_in_a_folder_is_named_and_the_others_are_done(headless, portrait, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes(os.urandom(2000))
-    cv2.imwrite(str(tmp_path / "photos" / "b.jpg"), portrait)
+    (tmp_path / "photos" / "c.jpg").write_bytes(b"")
+    (tmp_path / "photos" / "folder.jpg").mkdir()
+    cv2.imwrite(str(tmp_path / "photos" / "d.jpg"), portrait)
     finished = headless("--source", "photos", "--no-display", "--log", "log.csv")
-    assert finished.returncode == 2 and "a.jpg cannot be read" in finished.stderr
-    assert [row["file"] for row in read_csv(tmp_path / "log.csv")] == ["b.jpg"]
+    assert finished.returncode == 2 and finished.stderr.count("\n") == 1
+    assert "a.jpg cannot be read" in finished.stderr and "1 more" in finished.stderr
+    assert [row["file"] for row in read_csv(tmp_path / "log.csv")] == ["d.jpg"]
+
+
+def test_an_image_may_have_a_file_address_and_what_cannot_be_written_is_told(headless, portrait_path, tmp_path):
+    finished = headless("--source", portrait_path.as_uri(), "--no-display", "--output", "a.png")
+    assert finished.returncode == 0 and (tmp_path / "a.png").exists()
+    cv2.imwrite(str(tmp_path / "wide.png"), np.zeros((100, 17000, 3), np.uint8))  # WebP ends at 16383.
+    finished = headless("--source", "wide.png", "--no-display", "--output", "wide.webp")
+    assert finished.returncode == 2 and finished.stderr.count("\n") == 1 and "wide.webp" in finished.stderr
+    assert "Wrote" not in finished.stdout
+
+
+def test_a_written_video_holds_each_frame_until_the_next_one(tmp_path):
+    """Ten frames a second; gray levels at 0, 0.1, 0.5 and, after a jump of the clock, 1000.5 seconds."""
+    writer = results.VideoWriter(tmp_path / "out.avi", 10, (64, 48), 0.0)
+    for time_s, level in ((0.0, 50), (0.1, 100), (0.5, 150), (1000.5, 200)):
+        writer.write(np.full((48, 64, 3), level, np.uint8), time_s)
+    writer.close()
+    capture, levels = cv2.VideoCapture(str(tmp_path / "out.avi")), []
+    while (read := capture.read())[0]:
+        levels.append(round(float(read[1].mean()) / 50) * 50)
+    assert levels[:6] == [50, 100, 100, 100, 100, 150]
+    assert levels[6:] == [150] * (10 * int(results.LONGEST_GAP) - 1) + [200]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows lets no other process hold the size of a file")
+def test_a_full_disk_is_told(trained, clip, tmp_path):
+    command = f"ulimit -f 8; {sys.executable} {ROOT / 'webcam_demo.py'} --model {trained[0]} --source {clip}"
+    finished = subprocess.run(
+        ["bash", "-c", f"{command} --no-display --output out.mp4"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert finished.returncode == 2 and "out.mp4 could not be completed" in finished.stderr
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux can do without a display")
@@ -174,6 +209,7 @@ def test_importing_a_script_does_nothing(tmp_path):
     [
         ("97", ["Camera 97", "--source"]),
         ("missing.mp4", ["missing.mp4", "There is no"]),
+        ("", ["There is no", "camera index"]),
         ("garbage.mp4", ["garbage.mp4", "cannot be read"]),
         ("garbage.jpg", ["garbage.jpg", "cannot be read"]),
         ("empty", ["empty", "holds none"]),
@@ -212,8 +248,16 @@ def test_a_bad_argument_is_one_line_and_status_2(headless, clip, tmp_path, argum
 def test_the_source_is_never_overwritten(headless, clip):
     before = clip.read_bytes()
     finished = headless("--source", clip, "--no-display", "--output", clip)
-    assert finished.returncode == 2 and "source itself" in finished.stderr
+    assert finished.returncode == 2 and "different files" in finished.stderr
     assert clip.read_bytes() == before
+
+
+def test_the_picture_of_a_log_overwrites_nothing(headless, portrait_path, tmp_path):
+    photograph = tmp_path / "seen-timeline.png"
+    photograph.write_bytes(portrait_path.read_bytes())
+    finished = headless("--source", photograph, "--no-display", "--log", tmp_path / "seen.csv")
+    assert finished.returncode == 2 and "different files" in finished.stderr
+    assert photograph.read_bytes() == portrait_path.read_bytes() and not (tmp_path / "seen.csv").exists()
 
 
 def test_a_video_that_ends_in_garbage_keeps_what_was_read(headless, portrait, tmp_path):
@@ -232,7 +276,7 @@ def test_a_video_that_ends_in_garbage_keeps_what_was_read(headless, portrait, tm
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send to another process")
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_ctrl_c_and_kill_leave_playable_files(trained, tmp_path, portrait, sent):
     writer = cv2.VideoWriter(str(tmp_path / "long.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, portrait.shape[1::-1])
     for _ in range(800):
@@ -244,7 +288,7 @@ def test_ctrl_c_and_kill_leave_playable_files(trained, tmp_path, portrait, sent)
     log, deadline = tmp_path / "log.csv", time.monotonic() + 30
     while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") > 10):
         time.sleep(0.02)
-    process.send_signal(sent)
+    process.send_signal(getattr(signal, sent))
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130 and "Traceback" not in stderr
     frames, _, _ = count_frames(tmp_path / "out.mp4")
@@ -278,6 +322,16 @@ def stream(portrait):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/video.mjpg"
     server.shutdown()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux can do without a display")
+@pytest.mark.parametrize("display", [{"DISPLAY": ":77"}, {"WAYLAND_DISPLAY": "wayland-77"}])
+def test_a_display_that_is_not_there_is_none(run_script, trained, portrait_path, tmp_path, display):
+    environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    command = ("webcam_demo.py", "--model", trained[0], "--source", portrait_path)
+    finished = run_script(*command, cwd=tmp_path, env=environment | display)
+    assert finished.returncode == 0 and "No display found" in finished.stdout, finished.stderr
+    assert len(list((tmp_path / "output").glob("*.png"))) == 1
 
 
 def test_a_live_stream_is_labelled_and_its_end_is_a_sentence(headless, stream, tmp_path):

@@ -79,6 +79,14 @@ def test_damaged_soft_labels_are_one_line_and_status_2(sample_csv, tmp_path, mon
     assert error.count("\n") == 1 and "--no-soft-labels" in error
 
 
+def test_soft_labels_of_other_faces_are_not_said_to_be_used(faces, tmp_path):
+    path = tmp_path / "soft.npz"
+    distillation.save_soft_labels(path, distillation.hash_faces(faces[:1]), np.eye(7)[[3]])
+    assert train.fitting_soft_labels(path, faces[:2]) == path
+    assert train.fitting_soft_labels(path, 255 - faces) is None
+    assert train.fitting_soft_labels(None, faces) is None
+
+
 def test_a_fold_run_writes_what_it_reads_in_its_fold_only(sample_csv, tmp_path):
     folder = tmp_path / "small-7-1"
     arguments = ["--data", str(sample_csv), "--classes", "7", "--epochs", "1", "--limit", "70", "--batch-size", "16"]
@@ -101,7 +109,7 @@ def write_folds(folder, sample_csv, name, certainty):
     folds = distillation.assign_folds(faces, labels)
     for fold in range(distillation.FOLDS):
         rows = folds == fold
-        arrays = {"hashes": distillation.hash_faces(faces[rows]), "val_labels": val_labels}
+        arrays = {"hashes": distillation.hash_faces(faces[rows]), "val_labels": val_labels, "run": "a run"}
         for key, of in (("probabilities", labels[rows]), ("val_probabilities", val_labels)):
             arrays[key] = np.full((len(of), 7), (1 - certainty) / 6)
             arrays[key][np.arange(len(of)), of] = certainty
@@ -124,6 +132,16 @@ def test_soft_labels_are_the_average_over_networks_and_reported(sample_csv, run_
         "resnet-7": [1.0] * 5, "vgg-7": [1.0] * 5, "average": 1.0,
     }  # fmt: skip
     assert cv2.imread(str(figures / "soft_labels.png")).std() > 20
+
+
+def test_folds_of_different_runs_are_not_averaged(sample_csv, run_script, tmp_path):
+    write_folds(tmp_path, sample_csv, "vgg", 0.9)
+    path = tmp_path / "vgg-7-2" / "out_of_fold.npz"
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    np.savez(path, **arrays | {"run": "a shorter run"})
+    finished = run_script("data/make_soft_labels.py", "--data", sample_csv, "--folds", tmp_path)
+    assert finished.returncode == 2 and finished.stderr.count("\n") == 1 and "vgg-7" in finished.stderr
 
 
 def test_a_missing_fold_is_one_line_with_its_command(sample_csv, run_script, tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import evaluate
+import utils
 
 PICTURES = ("confusion_matrix", "roc", "accuracy", "loss", "calibration", "mistakes", "architecture")
 
@@ -45,6 +46,15 @@ def test_measures_of_five_faces_worked_by_hand():
 def test_the_wilson_interval_of_eight_in_ten():
     """Newcombe (1998) gives 0.490 to 0.943 for 8 of 10."""
     assert evaluate.wilson_interval(0.8, 10) == pytest.approx([0.490, 0.943], abs=5e-4)
+
+
+def test_copies_of_training_faces_are_left_out_of_the_unseen_accuracy(sample_csv):
+    """Of four faces two are copies: the other two are one right and one wrong."""
+    faces, _ = utils.load_fer2013(sample_csv, "train", limit=2)
+    copies = evaluate.find_copies(sample_csv, np.concatenate([faces, 255 - faces]), 5)
+    assert copies.tolist() == [True, True, False, False]
+    result = evaluate.measure_unseen(np.array([0, 0, 0, 0]), np.eye(5)[[0, 0, 0, 1]], copies)
+    assert result == {"rows_also_in_training": 2, "accuracy_unseen": 0.5}
 
 
 def test_a_class_without_faces_has_no_auc_and_spoils_no_mean():

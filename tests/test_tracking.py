@@ -66,10 +66,25 @@ def test_two_people_who_cross_keep_their_numbers(detector, head):
 
 
 def test_a_new_scene_takes_its_faces_with_it(detector, head):
-    bright = np.full((360, 640), 230, np.uint8)
-    results = follow(tracking.FaceTracker(detector), [scene((head, 200, 80))] * 5 + [bright] * 3)
+    window = scene()
+    window[:, 320:] = 230
+    results = follow(tracking.FaceTracker(detector), [scene((head, 200, 80))] * 5 + [window] * 3)
     assert [numbers for numbers, _ in results] == [[1]] * 5 + [[]] * 3
     assert all(boxes.shape == (0, 4) for _, boxes in results[5:])
+
+
+def test_a_lamp_is_no_new_scene(detector, head):
+    frames = [scene((head, 200, 80)) // 2, scene((head, 200, 80)) // 2 + 60]
+    results = follow(tracking.FaceTracker(detector), [frames[0]] * 5 + [frames[1]] * 5)
+    assert [numbers for numbers, _ in results] == [[1]] * 10
+
+
+def test_mirroring_takes_the_faces_along(detector, head):
+    tracker, frame = tracking.FaceTracker(detector), scene((head, 60, 80))
+    follow(tracker, [frame] * 5)
+    tracker.mirror(640)
+    boxes = tracker.find(np.ascontiguousarray(frame[:, ::-1]), 0.2)
+    assert tracker.numbers() == [1] and abs(boxes[0, 0] + boxes[0, 2] / 2 - (640 - 135)) < 20  # The head is 150 wide.
 
 
 def test_pictures_that_have_nothing_to_do_with_each_other_share_no_face(detector, head):

@@ -108,6 +108,29 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
     assert run.folder.exists()
 
 
+def test_a_new_run_keeps_the_unfinished_one_that_it_displaces(tmp_path, capsys):
+    run = checkpoints.open_run(tmp_path / "model", {"seed": 0}, [48], resume=False)
+    (run.folder / "history.csv").write_text("epoch\n1\n")
+    checkpoints.open_run(tmp_path / "model", {"seed": 1}, [48], resume=False)
+    assert "model.partial.old" in capsys.readouterr().out
+    assert (tmp_path / "model.partial.old" / "history.csv").exists()
+    assert json.loads((run.folder / "settings.json").read_text()) == {"seed": 1}
+
+
+def test_a_run_ends_where_another_one_has_taken_its_folder(tmp_path):
+    first = checkpoints.open_run(tmp_path / "model", {"seed": 0}, [48], resume=False)
+    checkpoints.open_run(tmp_path / "model", {"seed": 0}, [48], resume=True)
+    with pytest.raises(ValueError, match="Another training has begun"):
+        first.on_epoch_end(0, {"val_accuracy": 0.5})
+
+
+def test_a_run_says_which_machine_began_it_and_goes_on_elsewhere(tmp_path):
+    here = {"seed": 0, "data": "/a/fer2013.csv", "precision": "bfloat16", "versions": {"jax": "1"}}
+    checkpoints.open_run(tmp_path / "model", here, [48], resume=False)
+    there = {"seed": 0, "data": "/b/fer2013.csv", "precision": "float32", "versions": {"tensorflow": "2"}}
+    assert checkpoints.open_run(tmp_path / "model", there, [48], resume=True).settings == here
+
+
 def test_resuming_a_finished_training_changes_nothing(smoke, sample_csv, capsys):
     before = {path.name: path.read_bytes() for path in smoke.iterdir()}
     assert train.main(["--data", str(sample_csv), *SMOKE, "--output-dir", str(smoke), "--resume"]) == 0
@@ -155,7 +178,7 @@ def test_missing_data_is_one_line_and_status_2(run_script, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("steps", [10, 1000])
+@pytest.mark.parametrize("steps", [20, 1000])
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero(steps):
     model = networks.build_model(5)
     train.compile_model(model, steps)
