@@ -198,8 +198,7 @@ def plot_roc(labels, probabilities, result, classes, title, path):
 
 def plot_history(history, quantity, path):
     """Draws a quantity of training and validation over the epochs, and where the crops grew."""
-    # Where neither curve is: the legend in a corner, the sizes at the other edge.
-    corner, height = {"accuracy": ("lower right", 0.94), "loss": ("upper right", 0.02)}[quantity]
+    corner = {"accuracy": "lower right", "loss": "upper right"}[quantity]  # Where neither curve is.
     fig, ax = plt.subplots(figsize=(7, 4))
     ax.plot(history["epoch"], history[quantity], color=INK, label="Training (augmented faces)")
     ax.plot(history["epoch"], history[f"val_{quantity}"], color="#d55e00", label="Validation (PublicTest)")
@@ -207,7 +206,7 @@ def plot_history(history, quantity, path):
     ax.plot(best["epoch"], best[f"val_{quantity}"], "o", color="#d55e00", label=f"Kept: epoch {best['epoch']:.0f}")
     for row in np.flatnonzero(history["size"].diff().fillna(0)):
         ax.axvline(history["epoch"][row], color="lightgray", zorder=0)
-        place = {"xy": (history["epoch"][row], height), "xycoords": ("data", "axes fraction")}
+        place = {"xy": (history["epoch"][row], 0.5), "xycoords": ("data", "axes fraction")}
         ax.annotate(f" {history['size'][row]:.0f} px", **place, color="gray")
     ax.set(xlabel="Epoch", ylabel=quantity.capitalize(), title=f"{quantity.capitalize()} per epoch")
     ax.grid(alpha=0.3)
