@@ -46,7 +46,7 @@ class Run(keras.callbacks.Callback):
             model.load_weights(self.source / "state.weights.h5")  # The optimizer's state is part of it.
             done = int(model.optimizer.iterations) // steps_per_epoch
             # The history is written before the state: after a kill between the two it is one row ahead.
-            history = pd.read_csv(self.source / "history.csv", float_precision="round_trip")
+            history = pd.read_csv(self.source / "history.csv")
             self.rows = history.to_dict("records")[:done]
             self.tell(f"Going on after epoch {done} of {len(self.sizes)}.")
 

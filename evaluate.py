@@ -24,6 +24,7 @@ import pandas as pd
 import seaborn as sns
 from sklearn import metrics
 
+import distillation
 import utils
 
 SPLIT_NAMES = {split: utils.SPLITS[split] for split in ("test", "val")} | {"both": "PublicTest and PrivateTest"}
@@ -101,9 +102,8 @@ def find_copies(data, faces, num_classes):
     try:
         trained_on, _ = utils.load_fer2013(data, "train", num_classes)
     except ValueError:  # A data set may hold nothing but what is to be scored.
-        trained_on = []
-    known = {face.tobytes() for face in trained_on}
-    return np.array([face.tobytes() in known for face in faces])
+        return np.zeros(len(faces), bool)
+    return np.isin(distillation.hash_faces(faces), distillation.hash_faces(trained_on))
 
 
 def measure_unseen(labels, probabilities, copies):

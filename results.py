@@ -23,7 +23,7 @@ class EmotionLog:
         # Line buffering: what was seen is on disk at once, whatever happens to the program.
         self.path = path
         self.file = open(path, "w", newline="", encoding="utf-8", buffering=1)  # noqa: SIM115
-        self.json_lines, self.classes, self.written = path.suffix == ".jsonl", classes, True
+        self.json_lines, self.classes = path.suffix == ".jsonl", classes
         self.columns = ["frame", "time_s", "track", "x", "y", "width", "height", "label", "confidence", *classes]
         self.columns = ["file"] * self.file_column + self.columns + ["utc"] * self.utc_column
         self.writer = csv.writer(self.file)
@@ -119,7 +119,7 @@ class VideoWriter:
         self.start += max(0.0, time_s - self.time - LONGEST_GAP)
         self.time, slot = time_s, round((time_s - self.start) * self.fps)
         while self.written < slot:
-            self.put(self.frame if self.frame is not None else frame)
+            self.put(self.frame)
         if self.written == slot:
             self.put(frame)
         self.frame = frame

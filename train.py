@@ -147,23 +147,23 @@ def compile_model(model, steps):
     )
 
 
-def make_targets(faces, labels, num_classes, soft_labels):
-    """Mixes the smoothed labels with soft ones where there are any.
+def make_targets(labels, num_classes, smoothing, soft_labels=None):
+    """Smooths the labels, and mixes them with soft ones where there are any.
 
     Args:
-        faces: uint8 (N, 48, 48, 1).
         labels: int (N,).
         num_classes: 5 or 7.
-        soft_labels: path of the file, or None to do without.
+        smoothing: share of each label that all classes get alike.
+        soft_labels: what `distillation.load_soft_labels` returns for the same faces, or None.
 
     Returns:
         targets: float32 (N, num_classes), rows sum to 1.
     """
     one_hot = np.eye(num_classes, dtype=np.float32)[labels]
-    hard = one_hot + recipe.LABEL_SMOOTHING * (1 / num_classes - one_hot)
+    hard = one_hot + smoothing * (1 / num_classes - one_hot)
     if soft_labels is None:
         return hard
-    probabilities, share = distillation.load_soft_labels(soft_labels, faces, num_classes)
+    probabilities, share = soft_labels
     weight = recipe.SOFT_WEIGHT * share[:, np.newaxis]
     return (1 - weight) * hard + weight * probabilities
 
@@ -185,7 +185,7 @@ def train(
         resume: go on with the run whose state is there; where there is none, begin one.
         network: a name in `NETWORKS`.
         fold: 0..4 to train without that fold of Training and to write what the network reads in it, instead of a model.
-        soft_labels: path of the soft labels to learn from beside the labels, or None.
+        soft_labels: path of the soft labels to learn from beside the labels, or None; not for folds.
 
     Returns:
         description: dict, the content of `model.json`; empty in a process that only helps another one.
@@ -195,11 +195,15 @@ def train(
         KeyboardInterrupt: after Ctrl-C, with the best epoch so far written, unless `output_dir` has a better model.
     """
     train_split, val_split = (utils.load_fer2013(data, split, num_classes, limit) for split in ("train", "val"))
-    soft_labels = fitting_soft_labels(soft_labels, train_split[0])
+    soft = read_soft_labels(soft_labels if fold is None else None, train_split[0], num_classes)
     settings = {"classes": num_classes, "epochs": epochs, "batch_size": batch_size, "seed": seed, "limit": limit}
-    settings |= {"network": network, "fold": fold, "soft_labels": soft_labels and file_hash(soft_labels)}
+    settings |= {"network": network, "fold": fold, "soft_labels": file_hash(soft_labels) if soft else None}
     settings = describe_settings(data, train_split, settings)
-    train_split, held_out = (train_split, None) if fold is None else leave_out(fold, *train_split)
+    if fold is None:
+        targets, held_out = make_targets(train_split[1], num_classes, recipe.LABEL_SMOOTHING, soft), None
+    else:
+        train_split, held_out = leave_out(fold, *train_split)
+        targets = make_targets(train_split[1], num_classes, recipe.TEACHER_LABEL_SMOOTHING)
     output_dir, run = Path(output_dir).resolve(), None
     previous = checkpoints.read_description(output_dir)
     if resume and not checkpoints.is_unfinished(output_dir):
@@ -207,7 +211,6 @@ def train(
             print("This training is finished.")
             return previous
         print("There is no unfinished training to go on with; starting anew.")
-    targets = make_targets(*train_split, num_classes, soft_labels)
     try:
         with every_device() as (process, processes, devices):
             settings |= describe_machine()
@@ -234,13 +237,13 @@ def keep_best_so_far(output_dir, run, train_split, val_split, previous):
         print(f"The model in {output_dir} is better than the best epoch so far, so it stays.")
 
 
-def fitting_soft_labels(path, faces):
-    """Returns the path of the soft labels if they are of some of the faces, else None."""
+def read_soft_labels(path, faces, num_classes):
+    """Returns what `distillation.load_soft_labels` does, None without a path or if they are of none of the faces."""
     if path is None:
         return None
-    _, share = distillation.load_soft_labels(path, faces, len(utils.EMOTIONS))
+    probabilities, share = distillation.load_soft_labels(path, faces, num_classes)
     print(f"{np.count_nonzero(share):,} of {len(faces):,} faces have a soft label.")
-    return path if share.any() else None
+    return (probabilities, share) if share.any() else None
 
 
 def leave_out(fold, faces, labels):

@@ -135,20 +135,20 @@ def run(source, detector, model, log, output, window, benchmark, min_confidence)
         benchmark: `Benchmark`, which counts and times.
         min_confidence: a face below it is labelled as uncertain.
     """
-    file = mirrored = None
+    file = None
     for frame, time_s, name in benchmark.time_reading(progress_bar(source)):
         if frame is None:  # A stream that stalls.
             if window:
                 window.stall(source.name)
         else:
+            mirror = bool(window and window.mirrored)
             if name != file:
-                file, tracker = name, FaceTracker(detector, still=is_still(source, name))
-                mirrored = window and window.mirrored
-            if window and window.mirrored:
-                frame = cv2.flip(frame, 1)
-            if window and window.mirrored != mirrored:
-                mirrored = window.mirrored
+                file, tracker, mirrored = name, FaceTracker(detector, still=is_still(source, name)), mirror
+            if mirror != mirrored:
+                mirrored = mirror
                 tracker.mirror(frame.shape[1])
+            if mirror:
+                frame = cv2.flip(frame, 1)
             boxes, probabilities = find_emotions(frame, time_s, tracker, model, benchmark)
             labels = utils.choose_labels(probabilities, model.classes, min_confidence)
             with benchmark.stage("draw"):
@@ -268,9 +268,10 @@ def demo(args):
             status = 130
     report = benchmark.report()  # Before the timeline is drawn, whose memory is not the loop's.
     print(f"{benchmark.frames} frames, {benchmark.faces} faces, {benchmark.fps():.1f} frames a second.")
-    for part in filter(None, (output, log)):
-        if part.written:
-            print(f"Wrote {part.path}.")
+    if output and output.written:
+        print(f"Wrote {output.path}.")
+    if log:
+        print(f"Wrote {log.path}.")
     if log and log.path.is_file():
         try:
             print(timeline.report(log.path))
@@ -286,8 +287,9 @@ def demo(args):
 def main(argv=None):
     args = parse_args(argv)
     for name in ("SIGTERM", "SIGHUP"):  # A kill, or a terminal that is closed, completes the files as Ctrl-C does.
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.default_int_handler)
+        number = getattr(signal, name, None)  # Windows has no SIGHUP; under nohup it is ignored, and stays so.
+        if number and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # A file's name may have letters that the terminal has not.
     try:

@@ -60,14 +60,15 @@ def test_five_classes_share_what_the_others_leave(faces, tmp_path):
 
 def test_targets_mix_labels_and_soft_labels_by_hand(faces, tmp_path, monkeypatch):
     """Label 0 of 5 smoothed by 0.1: 0.92, 0.02, ...; half of it and half of a soft label that is sure of class 1."""
-    monkeypatch.setattr(recipe, "LABEL_SMOOTHING", 0.1)
     monkeypatch.setattr(recipe, "SOFT_WEIGHT", 0.5)
     path = tmp_path / "soft.npz"
     distillation.save_soft_labels(path, distillation.hash_faces(faces[:1]), np.eye(7)[[3]])  # Happy, 1 of the five.
-    targets = train.make_targets(faces[:2], np.array([0, 0]), 5, path)
+    soft_labels = distillation.load_soft_labels(path, faces[:2], 5)
+    targets = train.make_targets(np.array([0, 0]), 5, 0.1, soft_labels)
     assert np.allclose(targets[0], [0.46, 0.51, 0.01, 0.01, 0.01])
     assert np.allclose(targets[1], [0.92, 0.02, 0.02, 0.02, 0.02])
-    assert np.allclose(train.make_targets(faces[:1], np.array([0]), 5, None), targets[1])
+    assert np.allclose(train.make_targets(np.array([0]), 5, 0.1), targets[1])
+    assert np.array_equal(train.make_targets(np.array([1]), 5, 0.0), [[0, 1, 0, 0, 0]])
 
 
 def test_damaged_soft_labels_are_one_line_and_status_2(sample_csv, tmp_path, monkeypatch, capsys):
@@ -82,9 +83,10 @@ def test_damaged_soft_labels_are_one_line_and_status_2(sample_csv, tmp_path, mon
 def test_soft_labels_of_other_faces_are_not_said_to_be_used(faces, tmp_path):
     path = tmp_path / "soft.npz"
     distillation.save_soft_labels(path, distillation.hash_faces(faces[:1]), np.eye(7)[[3]])
-    assert train.fitting_soft_labels(path, faces[:2]) == path
-    assert train.fitting_soft_labels(path, 255 - faces) is None
-    assert train.fitting_soft_labels(None, faces) is None
+    probabilities, share = train.read_soft_labels(path, faces[:2], 5)
+    assert np.array_equal(probabilities[0], [0, 1, 0, 0, 0]) and np.array_equal(share, [1, 0])
+    assert train.read_soft_labels(path, 255 - faces, 5) is None
+    assert train.read_soft_labels(None, faces, 5) is None
 
 
 def test_a_fold_run_writes_what_it_reads_in_its_fold_only(sample_csv, tmp_path):

@@ -26,7 +26,7 @@ SMOKE = ("--limit", "64", "--batch-size", "32", "--epochs", "3")
 
 
 def history_of(folder):
-    return pd.read_csv(folder / "history.csv", float_precision="round_trip").drop(columns="seconds")
+    return pd.read_csv(folder / "history.csv").drop(columns="seconds")
 
 
 @pytest.fixture(scope="module")
