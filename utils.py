@@ -271,7 +271,7 @@ def detect_faces(gray, detector, min_size=48):
     return boxes[np.argsort(-boxes[:, 2], kind="stable")]
 
 
-FACE_MARGIN = 0.1  # Of the cascade's box: what FER2013 shows more of a face. Measured: figures/crop.png.
+FACE_MARGIN = 0.1  # Of the cascade's box: FER2013 shows more of a face. Its effect: figures/crop.png.
 
 
 def frame_boxes(boxes):
