@@ -112,10 +112,9 @@ def open_run(output_dir, settings, sizes, resume, follows=False):
     stored, owner = folder / "settings.json", uuid.uuid4().hex
     if resume and stored.exists():
         began = json.loads(stored.read_text(encoding="utf-8"))
-        for name in differences(began, settings):
-            raise ValueError(
-                f"--resume needs `{name}` as the run began: {began[name]}. Received: {settings.get(name)}."
-            )
+        for name, (was, received) in differences(began, settings).items():
+            remedy = " To do without: --no-soft-labels." if name == "soft_labels" else ""
+            raise ValueError(f"--resume needs `{name}` as the run began: {was}. Received: {received}.{remedy}")
         settings = began  # With the machine it began on.
     else:
         set_aside(folder)
@@ -126,19 +125,30 @@ def open_run(output_dir, settings, sizes, resume, follows=False):
 
 
 def differences(began, settings):
-    """Returns the names of the settings that make two runs different ones: not where, on what and from where."""
-    same_run = ("data", "precision", "versions")
-    return [name for name, value in began.items() if name not in same_run and settings.get(name) != value]
+    """Returns the settings that make two runs different ones, a dict from name to the value of each.
+
+    Those that do not: where, on what and from where.
+    """
+    began, settings = ({**values, **values.get("recipe", {})} for values in (began, settings))
+    same_run = ("data", "precision", "versions", "recipe")
+    pairs = {name: (value, settings.get(name)) for name, value in began.items() if name not in same_run}
+    return {name: (was, received) for name, (was, received) in pairs.items() if was != received}
 
 
 def set_aside(folder):
     """Makes place for a new run's state; one with finished epochs is kept, because they may be hours of work."""
-    if (folder / "history.csv").exists():
-        old = folder.with_name(f"{folder.name}.old")
+    old = folder.with_name(f"{folder.name}.old")
+    if count_epochs(folder) > 0 and count_epochs(folder) >= count_epochs(old):
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
         print(f"Starting anew. The unfinished training that was here is now {old}.")
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def count_epochs(folder):
+    """Returns how many epochs the run whose state is in a folder has behind it, 0 where there is none."""
+    history = folder / "history.csv"
+    return len(history.read_text(encoding="utf-8").splitlines()) - 1 if history.exists() else 0
 
 
 def is_finished(description, settings):

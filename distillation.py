@@ -1,4 +1,4 @@
-"""Soft labels: what networks that have not seen a Training face think of it; used by train.py, hashes by evaluate.py.
+"""Soft labels: what networks that have not seen a Training face think of it; used by train.py and evaluate.py.
 
 Each network of a set is trained without one fold of Training (`train.py --fold`) and then reads the faces of that fold;
 data/make_soft_labels.py averages what they read into data/soft_labels-7.npz, which later trainings learn from beside

@@ -9,8 +9,10 @@ Scores model.tflite, the file that the demo runs, and writes metrics.json, class
 """
 
 import argparse
+import contextlib
 import json
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -365,17 +367,37 @@ def evaluate(data, model_dir, split, tta, output_dir):
     report = format_report(labels, probabilities, result, classes)
 
     title = f"{SPLIT_NAMES[split]}, {len(labels):,} faces" + (", averaged with the mirror image" if tta else "")
-    output_dir.mkdir(parents=True, exist_ok=True)
-    plot_confusion_matrix(result["confusion_matrix"], classes, title, output_dir / "confusion_matrix.png")
-    plot_roc(labels, probabilities, result, classes, title, output_dir / "roc.png")
-    plot_calibration(labels, probabilities, uncalibrated, title, output_dir / "calibration.png")
-    plot_mistakes(faces, labels, probabilities, classes, title, output_dir / "mistakes.png")
-    plot_history(history, "accuracy", output_dir / "accuracy.png")
-    plot_history(history, "loss", output_dir / "loss.png")
-    plot_architecture(layers, model.description, output_dir / "architecture.png")
-    (output_dir / "classification_report.txt").write_text(report, encoding="utf-8")
-    (output_dir / "metrics.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
+    with replaced_files(output_dir) as folder:
+        plot_results(folder, faces, labels, probabilities, uncalibrated, classes, result, title)
+        plot_training(folder, history, layers, model.description)
+        (folder / "classification_report.txt").write_text(report, encoding="utf-8")
+        (folder / "metrics.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
     return report
+
+
+@contextlib.contextmanager
+def replaced_files(folder):
+    """Gives a folder to write into, whose files replace those of `folder` when all are written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as new:
+        yield Path(new)
+        for file in Path(new).iterdir():
+            file.replace(folder / file.name)
+
+
+def plot_results(folder, faces, labels, probabilities, uncalibrated, classes, result, title):
+    """Draws what a model makes of faces; `result` is the content of `metrics.json`, `uncalibrated` see `predict`."""
+    plot_confusion_matrix(result["confusion_matrix"], classes, title, folder / "confusion_matrix.png")
+    plot_roc(labels, probabilities, result, classes, title, folder / "roc.png")
+    plot_calibration(labels, probabilities, uncalibrated, title, folder / "calibration.png")
+    plot_mistakes(faces, labels, probabilities, classes, title, folder / "mistakes.png")
+
+
+def plot_training(folder, history, layers, description):
+    """Draws how a model was trained, and its layers."""
+    plot_history(history, "accuracy", folder / "accuracy.png")
+    plot_history(history, "loss", folder / "loss.png")
+    plot_architecture(layers, description, folder / "architecture.png")
 
 
 def format_report(labels, probabilities, result, classes):

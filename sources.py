@@ -141,9 +141,9 @@ class LiveCapture:
             pause = next(pauses, None)
             if pause is None:
                 return
-            self.stopped.wait(pause)
             self.capture.release()
-            self.capture = open_capture(self.name)
+            if not self.stopped.wait(pause):
+                self.capture = open_capture(self.name)
 
     def frames(self):
         while not self.stopped.is_set() or self.newest:

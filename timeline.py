@@ -35,7 +35,7 @@ def read_log(path):
             rows = [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
         except (ValueError, AttributeError, csv.Error) as error:
             raise ValueError(f"{path} must be a log that webcam_demo.py wrote. Received: {error}.") from error
-    if rows and not {"frame", "time_s", "track", "label"} <= rows[0].keys():
+    if rows and not ({"frame", "time_s", "track", "label"} <= rows[0].keys() and set(utils.EMOTIONS) & rows[0].keys()):
         raise ValueError(f"{path} must be a log that webcam_demo.py wrote. Received: other columns.")
     return rows
 
@@ -103,9 +103,10 @@ def plot_timeline(rows, path):
     count = max(1, len(found))
     fig, axes = plt.subplots(count, figsize=(10, 1 + 1.6 * count), sharex=True, squeeze=False, layout="constrained")
     for ax, ((file, track), seen) in zip(axes[:, 0], found, strict=False):
-        columns = [[float(row[name]) for row in seen] for name in classes]
-        colors = [utils.rgb(name) for name in classes]
-        ax.stackplot([float(row["time_s"]) for row in seen], columns, labels=classes, colors=colors)
+        times = [float(row["time_s"]) for row in seen]
+        times.append(times[-1] + seen[-1]["duration"])  # What was seen last stays until the next frame.
+        columns = [[float(row[name]) for row in [*seen, seen[-1]]] for name in classes]
+        ax.stackplot(times, columns, labels=classes, colors=[utils.rgb(name) for name in classes])
         name = f"{file}, ".replace("$", r"\$") if file else ""  # Between two dollars Matplotlib reads mathematics.
         ax.set(ylim=(0, 1), ylabel=f"{name}face {track}", yticks=(0, 0.5, 1))
     if found:
@@ -133,6 +134,8 @@ def report(log):
         return f"{log} has no rows."
     try:
         summary = summarize(rows)
+        if not any(row["duration"] for row in rows):  # Images have no time to draw.
+            return summary
         plot_timeline(rows, picture)
     except (ValueError, KeyError) as error:
         raise ValueError(f"{log} must be a log that webcam_demo.py wrote. Received: {error}.") from error

@@ -196,14 +196,13 @@ def train(
     """
     train_split, val_split = (utils.load_fer2013(data, split, num_classes, limit) for split in ("train", "val"))
     soft = read_soft_labels(soft_labels if fold is None else None, train_split[0], num_classes)
-    settings = {"classes": num_classes, "epochs": epochs, "batch_size": batch_size, "seed": seed, "limit": limit}
-    settings |= {"network": network, "fold": fold, "soft_labels": file_hash(soft_labels) if soft else None}
+    settings = {
+        "classes": num_classes, "epochs": epochs, "batch_size": batch_size, "seed": seed, "limit": limit,
+        "network": network, "fold": fold, "soft_labels": file_hash(soft_labels) if soft else None,
+    }  # fmt: skip
     settings = describe_settings(data, train_split, settings)
-    if fold is None:
-        targets, held_out = make_targets(train_split[1], num_classes, recipe.LABEL_SMOOTHING, soft), None
-    else:
-        train_split, held_out = leave_out(fold, *train_split)
-        targets = make_targets(train_split[1], num_classes, recipe.TEACHER_LABEL_SMOOTHING)
+    train_split, held_out = (train_split, None) if fold is None else leave_out(fold, *train_split)
+    targets = make_targets(train_split[1], num_classes, settings["recipe"]["LABEL_SMOOTHING"], soft)
     output_dir, run = Path(output_dir).resolve(), None
     previous = checkpoints.read_description(output_dir)
     if resume and not checkpoints.is_unfinished(output_dir):
@@ -264,13 +263,16 @@ def file_hash(path):
 
 
 def describe_settings(data, train_split, settings):
-    """Returns all that decides how a run goes: the settings, where the data is and its hash, and the recipe."""
+    """Returns all that decides how a run goes: the settings, where the data is and its hash, and its recipe."""
     path, (faces, labels) = Path(data).resolve(), train_split
     # Below the repository the place there, because `model.json` is for others to read.
     path = path.relative_to(utils.ROOT) if path.is_relative_to(utils.ROOT) else path
     sha256 = hashlib.sha256(faces.tobytes() + labels.astype("<i8").tobytes()).hexdigest()
-    numbers = {name: value for name, value in vars(recipe).items() if name.isupper() and name != "NETWORKS"}
-    numbers["STAGES"] = recipe.NETWORKS[settings["network"]]
+    numbers = {name: value for name, value in vars(recipe).items() if name.isupper()}
+    numbers["STAGES"] = numbers.pop("NETWORKS")[settings["network"]]
+    teacher_smoothing = numbers.pop("TEACHER_SMOOTHING")
+    if settings["fold"] is not None:
+        numbers |= {"LABEL_SMOOTHING": teacher_smoothing, "SOFT_WEIGHT": 0.0}
     settings = {"data": path.as_posix(), "data_sha256": sha256, **settings, "recipe": numbers}
     return json.loads(json.dumps(settings))  # Tuples become lists, as they will when they are read back.
 
@@ -399,7 +401,7 @@ def predict_views(network, faces):
     views = []
     for x, y in ((edge, edge), (0, edge), (2 * edge, edge), (edge, 0), (edge, 2 * edge)):
         view = padded[:, y : y + utils.IMAGE_SIZE, x : x + utils.IMAGE_SIZE]
-        views += [network.predict(faces, batch_size=256, verbose=0) for faces in (view, view[:, :, ::-1])]
+        views += [network.predict(images, batch_size=256, verbose=0) for images in (view, view[:, :, ::-1])]
     return np.mean(views, axis=0)
 
 

@@ -271,11 +271,11 @@ def detect_faces(gray, detector, min_size=48):
     return boxes[np.argsort(-boxes[:, 2], kind="stable")]
 
 
-FACE_MARGIN = 0.1  # Of the cascade's box: FER2013 shows more of a face. Its effect: figures/crop.png.
+FACE_MARGIN = 0.1  # Of the cascade's box. Its effect: figures/crop.png.
 
 
 def frame_boxes(boxes):
-    """Grows the cascade's boxes, int (F, 4), so that they frame faces as FER2013 does; returns int (F, 4)."""
+    """Grows the cascade's boxes, int (F, 4), to what the network gets to see; returns int (F, 4)."""
     margin = np.rint(boxes[:, 2:] * FACE_MARGIN / 2).astype(int)
     return np.hstack([boxes[:, :2] - margin, boxes[:, 2:] + 2 * margin])
 

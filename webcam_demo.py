@@ -50,13 +50,16 @@ class Benchmark:
     def __init__(self):
         self.seconds = {stage: array.array("d") for stage in self.STAGES}  # 8 bytes each: an hour of video is 3 MB.
         self.frames = self.faces = 0
+        self.startup = None  # Seconds from the start of the process to the first frame with a labelled face.
+        self.start()
+
+    def start(self):
         self.started = time.perf_counter()
         self.recent = collections.deque([self.started], maxlen=30)  # When the last frames were done.
-        self.startup = None  # Seconds from the start of the process to the first frame with a labelled face.
 
     def time_reading(self, frames):
         """Yields from `frames` and times how long each takes to come."""
-        self.started = time.perf_counter()
+        self.start()
         while True:
             with self.stage("read"):
                 item = next(frames, None)
@@ -228,6 +231,7 @@ def open_output(args, source, window):
     if not path and not window and not args.no_display:
         suffix = "" if source.many else ".png" if is_still(source, source.name) else ".mp4"
         path = OUTPUT_DIR / f"labelled-{Path(str(source.name)).stem}{suffix}"
+        print(f"Writing {path} instead{'; Ctrl-C ends it' if source.live else ''}.")
     check_paths(args, source, path)
     if path is None:
         return None
@@ -238,7 +242,7 @@ def open_output(args, source, window):
 
 
 def check_paths(args, source, output):
-    """Refuses a file that would have two uses, before anything is opened.
+    """Refuses a file that would have two uses, before anything is written.
 
     Raises:
         ValueError: one of them would overwrite another one.

@@ -101,7 +101,7 @@ def report(networks, labels, probabilities):
     return {
         "rows": len(labels),
         "agreement": float(agree.mean()),
-        "agreement_per_class": {name: float(agree[labels == i].mean()) for i, name in enumerate(utils.EMOTIONS)},
+        "agreement_per_class": {utils.EMOTIONS[i]: float(agree[labels == i].mean()) for i in np.unique(labels)},
         "publictest_accuracy": {
             **{name: [score(fold, val_labels) for fold in folds] for name, folds in per_network.items()},
             "average": score(everything, val_labels),
@@ -118,19 +118,20 @@ def draw(faces, labels, probabilities, result, path):
     fig = plt.figure(figsize=(12, 12.5), layout="constrained")
     upper, lower = fig.subfigures(2, height_ratios=(1, 4.2))
     ax = upper.subplots()
-    shares = list(result["agreement_per_class"].values())
-    bars = ax.bar(utils.EMOTIONS, shares, color=[utils.rgb(name) for name in utils.EMOTIONS])
-    ax.bar_label(bars, [f"{share:.0%}" for share in shares])
+    shares = result["agreement_per_class"]
+    bars = ax.bar(shares.keys(), shares.values(), color=[utils.rgb(name) for name in shares])
+    ax.bar_label(bars, [f"{share:.0%}" for share in shares.values()])
     ax.set(ylim=(0, 1.1), ylabel="Share of faces", title="Faces whose soft label agrees with their label")
     doubted = np.argsort(probabilities[np.arange(len(labels)), labels], kind="stable")[:DOUBTS_SHOWN]
     axes = lower.subplots(DOUBTS_SHOWN // 8, 8)
+    for ax in axes.flat:
+        ax.axis("off")
     for ax, i in zip(axes.flat, doubted, strict=False):
         ax.imshow(faces[i, ..., 0], cmap="gray", vmin=0, vmax=255)
         read = probabilities[i].argmax()
         ax.set_title(
             f"{utils.EMOTIONS[labels[i]]}; read as\n{utils.EMOTIONS[read]} {probabilities[i, read]:.0%}", fontsize=9
         )
-        ax.axis("off")
     lower.suptitle("The labels that are doubted most")
     fig.savefig(path, dpi=120)
     plt.close(fig)
@@ -144,6 +145,9 @@ def make_soft_labels(data, folder, output, figures):
     distillation.save_soft_labels(new, *average(networks))
     probabilities, share = distillation.load_soft_labels(new, faces, 7)
     known = share > 0
+    if not known.any():
+        new.unlink()
+        raise ValueError(f"The folds must be of the faces of {data}. Received: {folder}, which hold none of them.")
     result = report(networks, labels[known], probabilities[known])
     new.replace(output)
     figures.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ from conftest import ROOT
 import results
 import sources
 import utils
+import webcam_demo
 
 
 @pytest.fixture
@@ -183,6 +184,14 @@ def test_the_benchmark_ends_with_one_json_object(headless, clip):
     assert 0 < result["startup_s"] < 60
     assert all(0 < times["median"] <= times["p95"] for times in result["stages_ms"].values())
     assert set(result["stages_ms"]) == {"read", "detect", "classify", "draw"}
+
+
+def test_the_frame_rate_leaves_out_the_time_before_the_first_frame():
+    benchmark = webcam_demo.Benchmark()
+    time.sleep(0.5)
+    for _ in benchmark.time_reading(iter([("frame", 0.0, "clip")] * 5)):
+        benchmark.count(0)
+    assert benchmark.pace() > 20 and benchmark.fps() > 20
 
 
 def test_the_demo_imports_neither_keras_nor_pandas_nor_matplotlib(clip, trained):

@@ -146,6 +146,17 @@ def test_folds_of_different_runs_are_not_averaged(sample_csv, run_script, tmp_pa
     assert finished.returncode == 2 and finished.stderr.count("\n") == 1 and "vgg-7" in finished.stderr
 
 
+def test_folds_of_other_faces_leave_the_soft_labels_as_they_are(sample_csv, run_script, tmp_path):
+    write_folds(tmp_path, sample_csv, "vgg", 0.9)
+    other, output = tmp_path / "other.csv", tmp_path / "soft.npz"
+    pixels = " ".join(["7"] * 2304)
+    other.write_text(f"emotion,pixels,Usage\n0,{pixels},Training\n")
+    output.write_bytes(b"as it was")
+    finished = run_script("data/make_soft_labels.py", "--data", other, "--folds", tmp_path, "--output", output)
+    assert finished.returncode == 2 and finished.stderr.count("\n") == 1 and "none of them" in finished.stderr
+    assert output.read_bytes() == b"as it was" and not list(tmp_path.glob("new-*"))
+
+
 def test_a_missing_fold_is_one_line_with_its_command(sample_csv, run_script, tmp_path):
     write_folds(tmp_path, sample_csv, "vgg", 0.9)
     (tmp_path / "vgg-7-3" / "out_of_fold.npz").unlink()

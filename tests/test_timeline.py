@@ -48,6 +48,25 @@ def test_the_picture_lies_beside_the_log(log, capsys):
     assert "log-timeline.png" in capsys.readouterr().out
 
 
+def test_a_face_of_one_frame_is_drawn_for_as_long_as_the_frame_stood(log, monkeypatch):
+    """Face 2 was seen in one frame of half a second, nine tenths of it sad."""
+    rows = timeline.read_log(log)
+    timeline.summarize(rows)
+    drawn = []
+    monkeypatch.setattr(
+        "matplotlib.axes.Axes.stackplot", lambda axes, times, columns, **_: drawn.append((times, columns))
+    )
+    timeline.plot_timeline(rows, log.with_name("picture.png"))
+    assert drawn[1] == ([0.5, 1.0], [[0.1, 0.1], [0.9, 0.9]])
+
+
+def test_images_have_no_time_to_draw(tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_text("file,frame,time_s,track,label,Happy,Sad\na.png,0,0.0,1,Happy,0.8,0.2\nb.png,1,0.0,1,Sad,0.3,0.7\n")
+    assert "2 faces in 2 frames" in timeline.report(log)
+    assert not timeline.picture_path(log).exists()
+
+
 def test_without_matplotlib_there_is_a_sentence_instead(log, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert "pip install matplotlib" in timeline.report(log)
@@ -55,7 +74,13 @@ def test_without_matplotlib_there_is_a_sentence_instead(log, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("other.csv", "a,b\n1,2\n"), ("other.jsonl", "{'frame'"), ("other.jsonl", "[1, 2]")]
+    ("name", "content"),
+    [
+        ("other.csv", "a,b\n1,2\n"),
+        ("other.csv", "frame,time_s,track,label\n0,0.0,1,Happy\n"),
+        ("other.jsonl", "{'frame'"),
+        ("other.jsonl", "[1, 2]"),
+    ],
 )
 def test_a_file_that_is_no_log_is_one_line_and_status_2(tmp_path, capsys, name, content):
     (tmp_path / name).write_text(content)

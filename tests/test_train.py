@@ -108,13 +108,31 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
     assert run.folder.exists()
 
 
-def test_a_new_run_keeps_the_unfinished_one_that_it_displaces(tmp_path, capsys):
-    run = checkpoints.open_run(tmp_path / "model", {"seed": 0}, [48], resume=False)
-    (run.folder / "history.csv").write_text("epoch\n1\n")
-    checkpoints.open_run(tmp_path / "model", {"seed": 1}, [48], resume=False)
-    assert "model.partial.old" in capsys.readouterr().out
-    assert (tmp_path / "model.partial.old" / "history.csv").exists()
-    assert json.loads((run.folder / "settings.json").read_text()) == {"seed": 1}
+def test_another_number_in_the_recipe_is_refused_by_its_name(tmp_path):
+    checkpoints.open_run(tmp_path / "model", {"seed": 0, "recipe": {"MOMENTUM": 0.9, "A": 1}}, [48], resume=False)
+    with pytest.raises(ValueError, match="`MOMENTUM` as the run began: 0.9. Received: 0.8.$"):
+        checkpoints.open_run(tmp_path / "model", {"seed": 0, "recipe": {"MOMENTUM": 0.8, "A": 1}}, [48], resume=True)
+
+
+def test_settings_hold_the_numbers_that_act(monkeypatch):
+    monkeypatch.setattr(recipe, "LABEL_SMOOTHING", 0.1)
+    monkeypatch.setattr(recipe, "TEACHER_SMOOTHING", 0.02)
+    split = np.zeros((1, 48, 48, 1), np.uint8), np.array([0])
+    for fold, smoothing in ((None, 0.1), (0, 0.02)):
+        numbers = train.describe_settings("data.csv", split, {"network": "small", "fold": fold})["recipe"]
+        assert numbers["LABEL_SMOOTHING"] == smoothing and "TEACHER_SMOOTHING" not in numbers
+        assert numbers["STAGES"] == [list(stage) for stage in recipe.NETWORKS["small"]]
+
+
+def test_of_the_runs_that_new_ones_displace_the_longest_is_kept(tmp_path, capsys):
+    for seed, epochs in enumerate((2, 1, 0)):
+        run = checkpoints.open_run(tmp_path / "model", {"seed": seed}, [48], resume=False)
+        if epochs:
+            (run.folder / "history.csv").write_text("epoch\n" + "1\n" * epochs)
+    checkpoints.open_run(tmp_path / "model", {"seed": 3}, [48], resume=False)
+    assert capsys.readouterr().out.count("model.partial.old") == 1
+    assert json.loads((tmp_path / "model.partial.old" / "settings.json").read_text()) == {"seed": 0}
+    assert json.loads((run.folder / "settings.json").read_text()) == {"seed": 3}
 
 
 def test_a_run_ends_where_another_one_has_taken_its_folder(tmp_path):
