@@ -101,6 +101,7 @@ def report(networks, labels, probabilities):
     return {
         "rows": len(labels),
         "agreement": float(agree.mean()),
+        "confidence": float(probabilities.max(axis=1).mean()),  # Calibrated where it is what the agreement is.
         "agreement_per_class": {utils.EMOTIONS[i]: float(agree[labels == i].mean()) for i in np.unique(labels)},
         "publictest_accuracy": {
             **{name: [score(fold, val_labels) for fold in folds] for name, folds in per_network.items()},

@@ -130,6 +130,7 @@ def test_soft_labels_are_the_average_over_networks_and_reported(sample_csv, run_
     probabilities, share = distillation.load_soft_labels(output, faces, 7)
     assert (share == 1).all() and np.allclose(probabilities[np.arange(len(labels)), labels], 0.8, atol=0.02)
     report = json.loads((figures / "soft_labels.json").read_text())
+    assert report["confidence"] == pytest.approx(0.8, abs=0.01)
     assert report["agreement"] == 1 and report["publictest_accuracy"] == {
         "resnet-7": [1.0] * 5, "vgg-7": [1.0] * 5, "average": 1.0,
     }  # fmt: skip
