@@ -138,7 +138,7 @@ def differences(began, settings):
 def set_aside(folder):
     """Makes place for a new run's state; one with finished epochs is kept, because they may be hours of work."""
     old = folder.with_name(f"{folder.name}.old")
-    if count_epochs(folder) > 0 and count_epochs(folder) >= count_epochs(old):
+    if count_epochs(folder) >= max(1, count_epochs(old)):
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
         print(f"Starting anew. The unfinished training that was here is now {old}.")

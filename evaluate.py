@@ -31,7 +31,7 @@ import utils
 
 SPLIT_NAMES = {split: utils.SPLITS[split] for split in ("test", "val")} | {"both": "PublicTest and PrivateTest"}
 CALIBRATION_BINS = 15  # Equal in width, as in Guo et al., 2017.
-MISTAKES_SHOWN = 40
+FACES_SHOWN = 40  # Of a figure of faces.
 INK = "#333333"
 LAYER_COLORS = {
     "Conv2D": "#56b4e9",
@@ -239,15 +239,22 @@ def plot_mistakes(faces, labels, probabilities, classes, title, path):
     """Draws the faces whose wrong label the model was surest of."""
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
-    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES_SHOWN]
-    fig, axes = plt.subplots(MISTAKES_SHOWN // 8, 8, figsize=(12, 9.5), layout="constrained")
-    for ax in axes.flat:
-        ax.axis("off")
-    for ax, i in zip(axes.flat, wrong, strict=False):
-        ax.imshow(faces[i, ..., 0], cmap="gray", vmin=0, vmax=255)
-        ax.set_title(f"{classes[labels[i]]}, read as\n{classes[predicted[i]]} {confidence[i]:.0%}", fontsize=9)
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:FACES_SHOWN]
+    titles = [f"{classes[labels[i]]}, read as\n{classes[predicted[i]]} {confidence[i]:.0%}" for i in wrong]
+    fig = plt.figure(figsize=(12, 9.5), layout="constrained")
+    draw_faces(fig, faces[wrong], titles)
     fig.suptitle(title)
     save(fig, path)
+
+
+def draw_faces(figure, faces, titles):
+    """Draws at most `FACES_SHOWN` faces in rows of eight, each under its title."""
+    axes = figure.subplots(FACES_SHOWN // 8, 8)
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, face, title in zip(axes.flat, faces, titles, strict=False):
+        ax.imshow(face[..., 0], cmap="gray", vmin=0, vmax=255)
+        ax.set_title(title, fontsize=9)
 
 
 def read_layers(model_file):

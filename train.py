@@ -196,6 +196,7 @@ def train(
         KeyboardInterrupt: after Ctrl-C, with the best epoch so far written, unless `output_dir` has a better model.
     """
     train_split, val_split = (utils.load_fer2013(data, split, num_classes, limit) for split in ("train", "val"))
+    # A network that teaches must not have learned from others that have seen its fold.
     soft = read_soft_labels(soft_labels if fold is None else None, train_split[0], num_classes)
     settings = {
         "classes": num_classes, "epochs": epochs, "batch_size": batch_size, "seed": seed, "limit": limit,
@@ -203,7 +204,6 @@ def train(
     }  # fmt: skip
     settings = describe_settings(data, train_split, settings)
     train_split, held_out = (train_split, None) if fold is None else leave_out(fold, *train_split)
-    targets = make_targets(train_split[1], num_classes, settings["recipe"]["LABEL_SMOOTHING"], soft)
     output_dir, run = Path(output_dir).resolve(), None
     previous = checkpoints.read_description(output_dir)
     if resume and not checkpoints.is_unfinished(output_dir):
@@ -211,6 +211,7 @@ def train(
             print("This training is finished.")
             return previous
         print("There is no unfinished training to go on with; starting anew.")
+    targets = make_targets(train_split[1], num_classes, settings["recipe"]["LABEL_SMOOTHING"], soft)
     try:
         with every_device() as (process, processes, devices):
             settings |= describe_machine()
@@ -495,8 +496,7 @@ def parse_args(argv=None):
         parser.error(f"--network {args.network} needs --fold: it only teaches.")
     name = f"emotions-{args.classes}" if args.fold is None else f"folds/{args.network}-{args.classes}-{args.fold}"
     args.output_dir = args.output_dir or utils.ROOT / "models" / name
-    # A network that teaches must not have learned from others that have seen its fold.
-    with_soft_labels = distillation.DEFAULT_PATH.exists() and not args.no_soft_labels and args.fold is None
+    with_soft_labels = distillation.DEFAULT_PATH.exists() and not args.no_soft_labels
     args.soft_labels = distillation.DEFAULT_PATH if with_soft_labels else None
     return args
 

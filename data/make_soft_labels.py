@@ -24,9 +24,9 @@ import numpy as np
 import pandas as pd
 
 import distillation
+import evaluate
 import utils
 
-DOUBTS_SHOWN = 40
 FOLD_ARRAYS = ("hashes", "probabilities", "val_probabilities", "val_labels", "run")  # Of one file of `train.py --fold`.
 
 
@@ -123,16 +123,12 @@ def draw(faces, labels, probabilities, result, path):
     bars = ax.bar(shares.keys(), shares.values(), color=[utils.rgb(name) for name in shares])
     ax.bar_label(bars, [f"{share:.0%}" for share in shares.values()])
     ax.set(ylim=(0, 1.1), ylabel="Share of faces", title="Faces whose soft label agrees with their label")
-    doubted = np.argsort(probabilities[np.arange(len(labels)), labels], kind="stable")[:DOUBTS_SHOWN]
-    axes = lower.subplots(DOUBTS_SHOWN // 8, 8)
-    for ax in axes.flat:
-        ax.axis("off")
-    for ax, i in zip(axes.flat, doubted, strict=False):
-        ax.imshow(faces[i, ..., 0], cmap="gray", vmin=0, vmax=255)
-        read = probabilities[i].argmax()
-        ax.set_title(
-            f"{utils.EMOTIONS[labels[i]]}; read as\n{utils.EMOTIONS[read]} {probabilities[i, read]:.0%}", fontsize=9
-        )
+    doubted = np.argsort(probabilities[np.arange(len(labels)), labels], kind="stable")[: evaluate.FACES_SHOWN]
+    read, certainty = probabilities[doubted].argmax(axis=1), probabilities[doubted].max(axis=1)
+    names = np.array(utils.EMOTIONS)
+    titles = zip(names[labels[doubted]], names[read], certainty, strict=True)
+    titles = [f"{label}, read as\n{other} {share:.0%}" for label, other, share in titles]
+    evaluate.draw_faces(lower, faces[doubted], titles)
     lower.suptitle("The labels that are doubted most")
     fig.savefig(path, dpi=120)
     plt.close(fig)
