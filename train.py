@@ -248,7 +248,7 @@ def read_soft_labels(path, faces, num_classes):
 
 
 def leave_out(fold, faces, labels):
-    """Splits Training into faces and labels to train on, and the faces of one fold, which are not.
+    """Splits Training into faces and labels to train on, and those of one fold.
 
     Raises:
         ValueError: one of the two is empty.
@@ -256,7 +256,7 @@ def leave_out(fold, faces, labels):
     folds = distillation.assign_folds(faces, labels)
     if not 0 < np.count_nonzero(folds == fold) < len(folds):
         raise ValueError(f"Fold {fold} and the rest must hold faces each. Received: {len(folds)} faces in all.")
-    return (faces[folds != fold], labels[folds != fold]), faces[folds == fold]
+    return (faces[folds != fold], labels[folds != fold]), (faces[folds == fold], labels[folds == fold])
 
 
 def file_hash(path):
@@ -320,7 +320,8 @@ def write_output(output_dir, run, train_split, val_split, held_out):
     """Writes what a run is for into `output_dir`, which changes at once and only when all is complete.
 
     Args:
-        held_out: faces that the run was not trained on, whose readings are then written; None to write a model.
+        held_out: faces and labels that the run was not trained on, whose readings are then written; None to write a
+            model.
 
     Returns:
         description: dict, the content of `model.json`.
@@ -338,7 +339,7 @@ def write_output(output_dir, run, train_split, val_split, held_out):
         if held_out is None:
             write_model(folder, network, description, *val_split)
         else:
-            write_readings(folder, network, description, *val_split, held_out)
+            write_readings(folder, network, description, val_split, held_out)
         write_description(folder, description)
     return description
 
@@ -380,20 +381,24 @@ def softmax(logits):
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
-def write_readings(folder, network, description, faces, labels, held_out):
+def write_readings(folder, network, description, val_split, held_out):
     """Writes what a network reads in a fold left out and in PublicTest, and completes its description."""
-    probabilities, val_probabilities = (predict_views(network, images) for images in (held_out, faces))
+    (faces, labels), (val_faces, val_labels) = held_out, val_split
+    probabilities, val_probabilities = (predict_views(network, images) for images in (faces, val_faces))
     of_one_fold = ("data", "seed", "fold", "precision", "versions", "rows_per_class", "date", "seconds", "best_epoch")
     run = {name: value for name, value in description["training"].items() if name not in of_one_fold}
     np.savez_compressed(
         folder / "out_of_fold.npz",
-        hashes=distillation.hash_faces(held_out),
+        hashes=distillation.hash_faces(faces),
         probabilities=probabilities,
         val_probabilities=val_probabilities,
-        val_labels=labels,
+        val_labels=val_labels,
         run=json.dumps(run),  # The same in all folds that may be averaged.
     )
-    description["training"]["val_accuracy"] = float(np.mean(val_probabilities.argmax(axis=1) == labels))
+    description["training"] |= {
+        "val_accuracy": float(np.mean(val_probabilities.argmax(axis=1) == val_labels)),
+        "fold_accuracy": float(np.mean(probabilities.argmax(axis=1) == labels)),
+    }
 
 
 def predict_views(network, faces):
@@ -527,7 +532,10 @@ def main(argv=None):
             f"Next: python evaluate.py --data {args.data} --model {args.output_dir} --split val"
         )
     else:
-        print(f"What it reads in fold {args.fold} is in {args.output_dir}.\nNext: python data/make_soft_labels.py")
+        print(
+            f"Accuracy in fold {args.fold}, which it has not seen: {training['fold_accuracy']:.4f}. "
+            f"What it reads there is in {args.output_dir}.\nNext: python data/make_soft_labels.py"
+        )
     return 0
 
 

@@ -94,13 +94,16 @@ def test_a_fold_run_writes_what_it_reads_in_its_fold_only(sample_csv, tmp_path):
     arguments = ["--data", str(sample_csv), "--classes", "7", "--epochs", "1", "--limit", "70", "--batch-size", "16"]
     assert train.main([*arguments, "--fold", "1", "--output-dir", str(folder)]) == 0
     faces, labels = utils.load_fer2013(sample_csv, "train", 7, limit=70)
-    held_out = faces[distillation.assign_folds(faces, labels) == 1]
+    fold = distillation.assign_folds(faces, labels) == 1
+    held_out = faces[fold]
     with np.load(folder / "out_of_fold.npz") as written:
         assert np.array_equal(written["hashes"], distillation.hash_faces(held_out))
         assert written["probabilities"].shape == (len(held_out), 7)
         assert np.allclose(written["probabilities"].sum(axis=1), 1, atol=1e-4)
+        accuracy = np.mean(written["probabilities"].argmax(axis=1) == labels[fold])
     training = json.loads((folder / "model.json").read_text())["training"]
-    assert training["fold"] == 1 and sum(training["rows_per_class"].values()) == 70 - len(held_out)
+    assert training["fold"] == 1 and training["fold_accuracy"] == accuracy
+    assert sum(training["rows_per_class"].values()) == 70 - len(held_out)
     assert not (folder / "model.tflite").exists()
 
 
