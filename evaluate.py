@@ -240,21 +240,20 @@ def plot_mistakes(faces, labels, probabilities, classes, title, path):
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:FACES_SHOWN]
-    titles = [f"{classes[labels[i]]}, read as\n{classes[predicted[i]]} {confidence[i]:.0%}" for i in wrong]
     fig = plt.figure(figsize=(12, 9.5), layout="constrained")
-    draw_faces(fig, faces[wrong], titles)
+    draw_faces(fig, faces[wrong], labels[wrong], probabilities[wrong], classes)
     fig.suptitle(title)
     save(fig, path)
 
 
-def draw_faces(figure, faces, titles):
-    """Draws at most `FACES_SHOWN` faces in rows of eight, each under its title."""
+def draw_faces(figure, faces, labels, probabilities, classes):
+    """Draws at most `FACES_SHOWN` faces in rows of eight, each with its label and what it is read as."""
     axes = figure.subplots(FACES_SHOWN // 8, 8)
     for ax in axes.flat:
         ax.axis("off")
-    for ax, face, title in zip(axes.flat, faces, titles, strict=False):
+    for ax, face, label, row in zip(axes.flat, faces, labels, probabilities, strict=False):
         ax.imshow(face[..., 0], cmap="gray", vmin=0, vmax=255)
-        ax.set_title(title, fontsize=9)
+        ax.set_title(f"{classes[label]}, read as\n{classes[row.argmax()]} {row.max():.0%}", fontsize=9)
 
 
 def read_layers(model_file):

@@ -124,11 +124,7 @@ def draw(faces, labels, probabilities, result, path):
     ax.bar_label(bars, [f"{share:.0%}" for share in shares.values()])
     ax.set(ylim=(0, 1.1), ylabel="Share of faces", title="Faces whose soft label agrees with their label")
     doubted = np.argsort(probabilities[np.arange(len(labels)), labels], kind="stable")[: evaluate.FACES_SHOWN]
-    read, certainty = probabilities[doubted].argmax(axis=1), probabilities[doubted].max(axis=1)
-    names = np.array(utils.EMOTIONS)
-    titles = zip(names[labels[doubted]], names[read], certainty, strict=True)
-    titles = [f"{label}, read as\n{other} {share:.0%}" for label, other, share in titles]
-    evaluate.draw_faces(lower, faces[doubted], titles)
+    evaluate.draw_faces(lower, faces[doubted], labels[doubted], probabilities[doubted], utils.EMOTIONS)
     lower.suptitle("The labels that are doubted most")
     fig.savefig(path, dpi=120)
     plt.close(fig)
