@@ -241,7 +241,7 @@ def load_face_detector():
         detector: `cv2.CascadeClassifier`.
 
     Raises:
-        ValueError: this OpenCV has no cascades (those of 5.x have none).
+        ValueError: this OpenCV has no cascades (those of 5.x have none), or a damaged one.
     """
     path = Path(getattr(cv2, "data", cv2).__path__[0]) / "haarcascade_frontalface_default.xml"
     if not hasattr(cv2, "CascadeClassifier") or not path.exists():
@@ -249,7 +249,11 @@ def load_face_detector():
             f"OpenCV must bring its Haar cascades. Received: OpenCV {cv2.__version__} without them. "
             'Install one that does: pip install "opencv-python>=4.10,<5"'
         )
-    detector = cv2.CascadeClassifier(str(path))
+    detector, storage = cv2.CascadeClassifier(), cv2.FileStorage()
+    with contextlib.suppress(cv2.error):
+        # From memory, because OpenCV cannot open a path with letters beyond ASCII on Windows.
+        storage.open(path.read_text(encoding="utf-8"), cv2.FILE_STORAGE_READ | cv2.FILE_STORAGE_MEMORY)
+        detector.read(storage.getFirstTopLevelNode())
     if detector.empty():
         raise ValueError(f"The face cascade must be readable. Received: a damaged {path}. Reinstall opencv-python.")
     return detector

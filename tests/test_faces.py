@@ -3,6 +3,8 @@
 python -m pytest tests/test_faces.py
 """
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -62,6 +64,16 @@ def test_no_face_is_an_empty_array_of_boxes_that_goes_all_the_way(trained):
 def test_an_opencv_without_cascades_names_the_pin(monkeypatch):
     monkeypatch.delattr(cv2, "CascadeClassifier")
     with pytest.raises(ValueError, match=r"opencv-python>=4.10,<5"):
+        utils.load_face_detector()
+
+
+@pytest.mark.parametrize("part", [0, 0.5])
+def test_a_damaged_cascade_is_named(monkeypatch, tmp_path, part):
+    content = (Path(cv2.data.haarcascades) / "haarcascade_frontalface_default.xml").read_text()
+    cascade = tmp_path / "haarcascade_frontalface_default.xml"
+    cascade.write_text(content[: int(part * len(content))])
+    monkeypatch.setattr(cv2.data, "__path__", [str(tmp_path)])
+    with pytest.raises(ValueError, match="damaged .*haarcascade"):
         utils.load_face_detector()
 
 
