@@ -109,7 +109,7 @@ class VideoWriter:
         self.path, self.fps, self.size, self.written = path, fps, size, 0
         self.start, self.time, self.frame = start, start, None  # The times are seconds; the frame is the last one.
         codec = cv2.VideoWriter.fourcc(*("MJPG" if path.suffix.lower() == ".avi" else "mp4v"))
-        self.writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, codec, fps, size)
+        self.writer = cv2.VideoWriter(str(path.resolve()), cv2.CAP_FFMPEG, codec, fps, size)
         if not self.writer.isOpened():
             raise ValueError(f"--output must be a video file that can be written. Received: {path}.")
 
@@ -130,5 +130,11 @@ class VideoWriter:
 
     def close(self):
         self.writer.release()
-        if not open_capture(self.path).isOpened():  # OpenCV itself tells nobody that the disk was full.
+        # OpenCV itself tells nobody that the disk was full: then the last frame cannot be reached.
+        capture = open_capture(self.path)
+        capture.set(cv2.CAP_PROP_POS_FRAMES, self.written - 1)
+        capture.read()
+        reached = capture.get(cv2.CAP_PROP_POS_FRAMES)
+        capture.release()
+        if reached < self.written:
             raise ValueError(f"{self.path} could not be completed. Is the disk full?")

@@ -8,6 +8,7 @@ Every source has
     fps        frames per second, of the file that the last frame was from
     total      number of frames, None where nobody knows
     name       camera index, path or address
+    paths      of the files, none of a camera or stream
     problem    afterwards: the sentence that says why it ended early, or None
     latency()  seconds since the last frame was taken, None for files
     close()
@@ -108,7 +109,7 @@ class LiveCapture:
     A frame of None says that there is no news, so that the window stays alive while the stream stalls.
     """
 
-    live, many, total = True, False, None
+    live, many, total, paths = True, False, None, ()
 
     def __init__(self, capture, name):
         self.capture, self.name, self.problem = capture, name, None
@@ -175,6 +176,8 @@ def open_capture(target):
         return cv2.VideoCapture(target)
     milliseconds = int(STREAM_TIMEOUT * 1000)
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds, cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds]
+    if isinstance(target, Path):
+        target = target.resolve()  # FFmpeg takes a relative name such as 12:30.mp4 for an address.
     return cv2.VideoCapture(str(target), cv2.CAP_FFMPEG, limits)
 
 

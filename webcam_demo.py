@@ -121,7 +121,7 @@ def peak_memory_mb():
     try:
         status = Path("/proc/self/status").read_text()
         return round(int(status.partition("VmHWM:")[2].split()[0]) / 1024, 1)
-    except OSError:
+    except (OSError, IndexError):
         return None
 
 
@@ -242,16 +242,18 @@ def open_output(args, source, window):
 
 
 def check_paths(args, source, output):
-    """Refuses a file that would have two uses, before anything is written.
+    """Refuses to write a file that has another use, before anything is written.
 
     Raises:
         ValueError: one of them would overwrite another one.
     """
-    paths = {"--source": Path(str(source.name)), "--output": output, "--log": args.log}
-    paths["the picture of the log"] = args.log and timeline.picture_path(args.log)
-    paths = {use: path.resolve() for use, path in paths.items() if path}
-    for (use, path), (other, same) in itertools.combinations(paths.items(), 2):
-        if path == same or (path.exists() and same.exists() and path.samefile(same)):
+    written = {"--output": output, "--log": args.log}
+    written["the picture of the log"] = args.log and timeline.picture_path(args.log)
+    written = [(use, path) for use, path in written.items() if path]
+    read = [("--source", Path(str(path))) for path in (source.name, *source.paths)]
+    pairs = itertools.chain(itertools.combinations(written, 2), itertools.product(written, read))
+    for (use, path), (other, same) in pairs:
+        if path.resolve() == same.resolve() or (path.exists() and same.exists() and path.samefile(same)):
             raise ValueError(f"{use} and {other} must be different files. Received: {path} for both.")
 
 

@@ -7,6 +7,7 @@ import csv
 import http.server
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,12 +155,13 @@ def test_a_written_video_holds_each_frame_until_the_next_one(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows lets no other process hold the size of a file")
-def test_a_full_disk_is_told(trained, clip, tmp_path):
+@pytest.mark.parametrize("name", ["out.mp4", "out.avi", "out.mkv"])
+def test_a_full_disk_is_told(trained, clip, tmp_path, name):
     command = f"ulimit -f 8; {sys.executable} {ROOT / 'webcam_demo.py'} --model {trained[0]} --source {clip}"
     finished = subprocess.run(
-        ["bash", "-c", f"{command} --no-display --output out.mp4"], cwd=tmp_path, capture_output=True, text=True
+        ["bash", "-c", f"{command} --no-display --output {name}"], cwd=tmp_path, capture_output=True, text=True
     )
-    assert finished.returncode == 2 and "out.mp4 could not be completed" in finished.stderr
+    assert finished.returncode == 2 and f"{name} could not be completed" in finished.stderr
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux can do without a display")
@@ -239,16 +241,16 @@ def test_a_source_that_cannot_be_read_is_one_line_and_status_2(headless, tmp_pat
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("--output", "file/out.mp4"),
+        ("--output", "occupied/out.mp4"),
         ("--output", "out.xyz"),
-        ("--log", "file/log.csv"),
+        ("--log", "occupied/log.csv"),
         ("--model", "nowhere"),
         ("--min-confidence", "1.5"),
         ("--speed", "2"),
     ],
 )
 def test_a_bad_argument_is_one_line_and_status_2(headless, clip, tmp_path, arguments):
-    (tmp_path / "file").write_text("a file where a folder would have to be")
+    (tmp_path / "occupied").write_text("a file where a folder would have to be")
     finished = headless("--source", clip, "--no-display", *arguments)
     assert finished.returncode == 2
     assert finished.stderr.count("\n") == 1 and arguments[-1].split("/")[0] in finished.stderr
@@ -259,6 +261,26 @@ def test_the_source_is_never_overwritten(headless, clip):
     finished = headless("--source", clip, "--no-display", "--output", clip)
     assert finished.returncode == 2 and "different files" in finished.stderr
     assert clip.read_bytes() == before
+
+
+def test_a_file_of_a_folder_is_never_overwritten(headless, portrait_path, tmp_path):
+    """A slip, --log for --output, and a photograph that has the name of the log's picture."""
+    photographs = [tmp_path / "a.jpg", tmp_path / "seen-timeline.png"]
+    for photograph in photographs:
+        photograph.write_bytes(portrait_path.read_bytes())
+    for log in ("a.jpg", "seen.csv"):
+        finished = headless("--source", tmp_path, "--no-display", "--log", tmp_path / log)
+        assert finished.returncode == 2 and "different files" in finished.stderr
+    assert all(photograph.read_bytes() == portrait_path.read_bytes() for photograph in photographs)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows allows no colon in a file's name")
+def test_a_name_with_a_colon_is_no_address(headless, clip, tmp_path):
+    shutil.copy(clip, tmp_path / "12:30.mp4")
+    finished = headless("--source", "12:30.mp4", "--no-display", "--output", "12:31.mp4")
+    assert finished.returncode == 0, finished.stderr
+    assert count_frames(tmp_path / "12:31.mp4")[0] == 30
 
 
 def test_the_picture_of_a_log_overwrites_nothing(headless, portrait_path, tmp_path):
