@@ -76,9 +76,6 @@ def test_a_missing_part_is_named_with_the_command_that_makes_it(trained, tmp_pat
         ("model.json", b""),
         ("model.json", b"[]"),
         ("model.json", b'{"classes": ["Happy"]}'),
-        ("model.json", b'{"classes": ["Happy", "Joy"], "image_size": 48}'),
-        ("model.json", b'{"classes": ["Happy", "Sad"], "image_size": 48}'),
-        ("model.json", b'{"classes": ["Angry", "Happy", "Sad", "Surprise", "Neutral"], "image_size": 64}'),
     ],
 )
 def test_a_damaged_part_is_named_with_the_command_that_makes_it(trained, tmp_path, part, content):
@@ -87,6 +84,25 @@ def test_a_damaged_part_is_named_with_the_command_that_makes_it(trained, tmp_pat
     with pytest.raises(ValueError, match=r"model\.(tflite|json).*python train.py") as caught:
         utils.load_emotion_model(tmp_path / "model")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("classes", ["Angry", "Joy", "Sad", "Surprise", "Neutral"]),
+        ("classes", ["Happy", "Sad"]),
+        ("fer2013_ids", [0, 1, 2, 3, 4]),
+        ("image_size", 64),
+        ("macs", "many"),
+        ("temperature", None),
+    ],
+)
+def test_a_wrong_value_in_the_description_is_named(trained, tmp_path, key, value):
+    shutil.copytree(trained[0], tmp_path / "model")
+    description = json.loads((trained[0] / "model.json").read_text()) | {key: value}
+    (tmp_path / "model" / "model.json").write_text(json.dumps(description))
+    with pytest.raises(ValueError, match=f"model.json.*{key}.*python train.py"):
+        utils.load_emotion_model(tmp_path / "model")
 
 
 def test_a_cut_network_is_refused(trained, tmp_path):
