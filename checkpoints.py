@@ -5,6 +5,7 @@ by way of the hidden folders `.<name>.new` and `.<name>.old`.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -106,14 +107,12 @@ def open_run(output_dir, settings, sizes, resume, follows=False):
     folder = state_folder(output_dir)
     if follows:  # It saves as the others do, because reading variables takes all processes, but where nobody looks.
         return Run(Path(tempfile.mkdtemp()), settings, sizes, folder if resume else None, follows)
-    allowed = {*utils.MODEL_PARTS, "out_of_fold.npz"}
-    if output_dir.exists() and not (output_dir.is_dir() and set(os.listdir(output_dir)) <= allowed):
-        raise ValueError(f"--output-dir is replaced as a whole: it must be new or a model's. Received: {output_dir}.")
+    check_replaceable(output_dir)
     stored, owner = folder / "settings.json", uuid.uuid4().hex
     if resume and stored.exists():
         began = json.loads(stored.read_text(encoding="utf-8"))
         for name, (was, received) in differences(began, settings).items():
-            remedy = " To do without: --no-soft-labels." if name == "soft_labels" else ""
+            remedy = " To do without: --no-soft-labels." if name == "soft_labels" and was is None else ""
             raise ValueError(f"--resume needs `{name}` as the run began: {was}. Received: {received}.{remedy}")
         settings = began  # With the machine it began on.
     else:
@@ -122,6 +121,22 @@ def open_run(output_dir, settings, sizes, resume, follows=False):
         replace(stored, lambda path: path.write_text(json.dumps(settings), encoding="utf-8"))
     (folder / "owner").write_text(owner, encoding="utf-8")
     return Run(folder, settings, sizes, folder if resume else None, owner=owner)
+
+
+def check_replaceable(output_dir):
+    """Refuses a folder that holds more than a model, because it is replaced as a whole.
+
+    Raises:
+        ValueError: it does, or it is a file.
+    """
+    allowed = {*utils.MODEL_PARTS, "out_of_fold.npz", ".DS_Store", "desktop.ini", "Thumbs.db"}  # What desktops leave.
+    if output_dir.exists():
+        others = set(os.listdir(output_dir)) - allowed if output_dir.is_dir() else {output_dir.name}
+        if others:
+            raise ValueError(
+                f"--output-dir is replaced as a whole: it must be new or a model's. Received: {output_dir} with "
+                f"{min(others)}."
+            )
 
 
 def differences(began, settings):
@@ -137,9 +152,9 @@ def differences(began, settings):
 
 def set_aside(folder):
     """Makes place for a new run's state; one with finished epochs is kept, because they may be hours of work."""
-    old = folder.with_name(f"{folder.name}.old")
-    if count_epochs(folder) >= max(1, count_epochs(old)):
-        shutil.rmtree(old, ignore_errors=True)
+    if count_epochs(folder):
+        names = (folder.with_name(f"{folder.name}.old{number}") for number in itertools.count(1))
+        old = next(name for name in names if not name.exists())
         folder.rename(old)
         print(f"Starting anew. The unfinished training that was here is now {old}.")
     shutil.rmtree(folder, ignore_errors=True)
@@ -178,7 +193,7 @@ def read_description(folder):
         description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return description if isinstance(description, dict) else {}
+    return description if isinstance(description, dict) and isinstance(description.get("training", {}), dict) else {}
 
 
 @contextlib.contextmanager

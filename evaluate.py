@@ -268,7 +268,7 @@ def read_layers(model_file):
     try:
         with zipfile.ZipFile(model_file) as archive:
             return describe_layers(json.loads(archive.read("config.json"))["config"]["layers"])
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+    except (*utils.UNREADABLE, AttributeError) as error:
         raise ValueError(f"{model_file} must be a model that train.py saved. Received: {error!r}.") from error
 
 

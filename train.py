@@ -193,7 +193,8 @@ def train(
 
     Raises:
         FileNotFoundError, ValueError: the data cannot be used, or the state belongs to another run.
-        KeyboardInterrupt: after Ctrl-C, with the best epoch so far written, unless `output_dir` has a better model.
+        KeyboardInterrupt: after Ctrl-C, with the best epoch so far written, unless `output_dir` has a better model or
+            one of other faces.
     """
     train_split, val_split = (utils.load_fer2013(data, split, num_classes, limit) for split in ("train", "val"))
     # A network that teaches must not have learned from others that have seen its fold.
@@ -228,10 +229,13 @@ def train(
 
 
 def keep_best_so_far(output_dir, run, train_split, val_split, previous):
-    """Writes the model of an interrupted run, unless there is a better one or none to write."""
+    """Writes the model of an interrupted run, unless there is a better one, one of other faces, or none to write."""
     if not run.rows or keras.backend.backend() != "tensorflow":
         return
-    if run.best_row()["val_accuracy"] > previous.get("training", {}).get("val_accuracy", 0.0):
+    there = previous.get("training", {})
+    if there.get("data_sha256", run.settings["data_sha256"]) != run.settings["data_sha256"]:
+        print(f"The model in {output_dir} has learned from other faces, so it stays.")
+    elif run.best_row()["val_accuracy"] > there.get("val_accuracy", 0.0):
         write_output(output_dir, run, train_split, val_split, None)
         print(f"The best epoch so far is in {output_dir}.")
     else:

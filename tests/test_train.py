@@ -101,6 +101,15 @@ def test_ctrl_c_keeps_the_best_epoch_so_far_and_the_state(sample_csv, tmp_path):
     assert (tmp_path / "model.partial" / "settings.json").exists()
 
 
+@pytest.mark.parametrize(("learned_from", "accuracy"), [("other faces", 0.2), ("these", 0.9)])
+def test_ctrl_c_leaves_a_better_model_and_one_of_other_faces(tmp_path, capsys, learned_from, accuracy):
+    run = checkpoints.open_run(tmp_path / "model", {"data_sha256": "these"}, [48], resume=False)
+    run.rows = [{"epoch": 1, "val_accuracy": 0.5}]
+    there = {"training": {"data_sha256": learned_from, "val_accuracy": accuracy}}
+    train.keep_best_so_far(tmp_path / "model", run, None, None, there)
+    assert "stays" in capsys.readouterr().out and not (tmp_path / "model").exists()
+
+
 def test_resuming_with_other_settings_is_refused(tmp_path):
     run = checkpoints.open_run(tmp_path / "model", {"epochs": 5, "seed": 0}, [48] * 5, resume=False)
     with pytest.raises(ValueError, match="`epochs` as the run began: 5. Received: 6"):
@@ -124,15 +133,15 @@ def test_settings_hold_the_numbers_that_act(monkeypatch):
         assert numbers["STAGES"] == [list(stage) for stage in recipe.NETWORKS["small"]]
 
 
-def test_of_the_runs_that_new_ones_displace_the_longest_is_kept(tmp_path, capsys):
-    for seed, epochs in enumerate((2, 1, 0)):
+def test_runs_that_new_ones_displace_are_kept_unless_they_are_empty(tmp_path, capsys):
+    for seed, epochs in enumerate((2, 0, 1)):
         run = checkpoints.open_run(tmp_path / "model", {"seed": seed}, [48], resume=False)
         if epochs:
             (run.folder / "history.csv").write_text("epoch\n" + "1\n" * epochs)
     checkpoints.open_run(tmp_path / "model", {"seed": 3}, [48], resume=False)
-    assert capsys.readouterr().out.count("model.partial.old") == 1
-    assert json.loads((tmp_path / "model.partial.old" / "settings.json").read_text()) == {"seed": 0}
-    assert json.loads((run.folder / "settings.json").read_text()) == {"seed": 3}
+    assert capsys.readouterr().out.count("model.partial.old") == 2
+    seeds = {path.parent.name: json.loads(path.read_text())["seed"] for path in tmp_path.glob("*/settings.json")}
+    assert seeds == {"model.partial.old1": 0, "model.partial.old2": 2, "model.partial": 3}
 
 
 def test_a_run_ends_where_another_one_has_taken_its_folder(tmp_path):
@@ -166,7 +175,8 @@ def test_a_kill_between_the_last_two_renames_loses_no_model(tmp_path):
 def test_a_folder_that_is_no_model_is_not_replaced(sample_csv, tmp_path, capsys):
     (tmp_path / "precious.txt").write_text("mine")
     assert train.main(["--data", str(sample_csv), *SMOKE, "--output-dir", str(tmp_path)]) == 2
-    assert "--output-dir" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "--output-dir" in error and "precious.txt" in error
     assert os.listdir(tmp_path) == ["precious.txt"]
 
 
