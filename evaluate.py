@@ -228,7 +228,7 @@ def plot_calibration(labels, probabilities, uncalibrated, title, path):
         error = expected_calibration_error(labels, values)
         ax.plot(confidence, accuracy, "o-", color=color, label=f"{name} the temperature: error {error:.3f}")
     ax.set(ylabel="Accuracy", title=f"{title}\nExpected calibration error")
-    ax.legend()
+    ax.legend(loc="lower right", fontsize="small")
     edges = np.arange(CALIBRATION_BINS) / CALIBRATION_BINS
     histogram.bar(edges, count, width=1 / CALIBRATION_BINS, align="edge", color="#56b4e9", edgecolor="white")
     histogram.set(xlabel="Confidence", ylabel="Faces", xlim=(0, 1))
