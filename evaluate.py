@@ -45,16 +45,15 @@ LAYER_COLORS = {
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def predict(model, faces, tta=False):
-    """Returns the probabilities, float32 (N, C), and as they would be without the model's temperature.
+def predict_with_mirror(model, faces):
+    """Returns the probabilities of the faces and of their mirror images, float32 (2, N, C)."""
+    return np.stack([model.predict(faces), model.predict(faces[:, :, ::-1])])
 
-    With `tta` both are means over each face and its mirror image.
-    """
-    views = [model.predict(view) for view in ((faces, faces[:, :, ::-1]) if tta else (faces,))]
-    # The temperature divided the logits, so the probabilities to its power, made to sum to 1, are those before.
-    powers = [view.astype(float) ** model.description["temperature"] for view in views]
-    before = [power / power.sum(axis=1, keepdims=True) for power in powers]
-    return np.mean(views, axis=0), np.mean(before, axis=0)
+
+def undo_temperature(probabilities, temperature):
+    """Returns the probabilities, float (..., C), as they would be if the temperature had not divided the logits."""
+    powers = probabilities.astype(float) ** temperature
+    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def measure(labels, probabilities, classes):
@@ -367,9 +366,12 @@ def evaluate(data, model_dir, split, tta, output_dir):
         utils.load_fer2013(data, part, len(classes)) for part in (("val", "test") if split == "both" else (split,))
     ]
     faces, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    probabilities, uncalibrated = predict(model, faces, tta)
+    views = predict_with_mirror(model, faces)
+    uncalibrated_views = undo_temperature(views, model.description["temperature"])
+    probabilities, uncalibrated = (each.mean(axis=0) if tta else each[0] for each in (views, uncalibrated_views))
     result = {"split": split, "rows": len(labels), "tta": tta} | measure(labels, probabilities, classes)
     result |= measure_unseen(labels, probabilities, find_copies(data, faces, len(classes)))
+    result["accuracy_tta"] = float(np.mean(views.mean(axis=0).argmax(axis=1) == labels))
     report = format_report(labels, probabilities, result, classes)
 
     title = f"{SPLIT_NAMES[split]}, {len(labels):,} faces" + (", averaged with the mirror image" if tta else "")
@@ -392,7 +394,7 @@ def replaced_files(folder):
 
 
 def plot_results(folder, faces, labels, probabilities, uncalibrated, classes, result, title):
-    """Draws what a model makes of faces; `result` is the content of `metrics.json`, `uncalibrated` see `predict`."""
+    """Draws what a model makes of faces, with `result`, the content of `metrics.json`, and without its temperature."""
     plot_confusion_matrix(result["confusion_matrix"], classes, title, folder / "confusion_matrix.png")
     plot_roc(labels, probabilities, result, classes, title, folder / "roc.png")
     plot_calibration(labels, probabilities, uncalibrated, title, folder / "calibration.png")
@@ -422,7 +424,8 @@ def format_report(labels, probabilities, result, classes):
     return (
         f"{SPLIT_NAMES[result['split']]}, {result['rows']:,} faces: accuracy {result['accuracy']:.4f} "
         f"(95 % interval {low:.4f} to {high:.4f}; the most frequent class: {result['majority_baseline']:.4f})\n"
-        f"{unseen}\n"
+        f"{unseen}"
+        f"Averaged with the mirror image: {result['accuracy_tta']:.4f}\n\n"
         f"{table}"
     )
 

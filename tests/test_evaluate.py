@@ -64,31 +64,21 @@ def test_a_class_without_faces_has_no_auc_and_spoils_no_mean():
     assert result["auc_macro"] == 1 and result["balanced_accuracy"] == 1
 
 
-def test_mirror_averaging_gives_a_face_and_its_mirror_image_the_same_answer():
+def test_the_mirror_image_of_a_mirror_image_is_the_face():
     class Model:
-        description = {"temperature": 2.0}
-
         def predict(self, faces):
             left = faces[:, :, :24].mean(axis=(1, 2, 3)) / 255
             return np.column_stack([left, 1 - left])
 
     faces = np.random.default_rng(0).integers(0, 256, (4, 48, 48, 1), dtype=np.uint8)
-    averaged, uncalibrated = evaluate.predict(Model(), faces, tta=True)
-    assert np.allclose(averaged, evaluate.predict(Model(), faces[:, :, ::-1], tta=True)[0])
-    assert not np.allclose(averaged, Model().predict(faces))
-    assert np.allclose(uncalibrated.sum(axis=1), 1) and not np.allclose(uncalibrated, averaged)
+    views = evaluate.predict_with_mirror(Model(), faces)
+    assert np.array_equal(views[0], Model().predict(faces)) and not np.allclose(views[0], views[1])
+    assert np.array_equal(views[::-1], evaluate.predict_with_mirror(Model(), faces[:, :, ::-1]))
 
 
 def test_the_temperature_is_undone_by_hand():
     """Logits 2 ln 3 and 0 divided by 2: probabilities 3/4 and 1/4. To the power of 2, 9/16 and 1/16: 0.9 and 0.1."""
-
-    class Model:
-        description = {"temperature": 2.0}
-
-        def predict(self, faces):
-            return np.array([[0.75, 0.25]], np.float32)
-
-    assert np.allclose(evaluate.predict(Model(), None)[1], [[0.9, 0.1]])
+    assert np.allclose(evaluate.undo_temperature(np.array([[0.75, 0.25]], np.float32), 2.0), [[0.9, 0.1]])
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +102,7 @@ def test_the_script_writes_and_prints_everything(evaluated):
     assert metrics["split"] == "both" and metrics["tta"] is True
     assert metrics["rows"] == np.sum(metrics["confusion_matrix"])
     assert metrics["accuracy"] == pytest.approx(np.trace(metrics["confusion_matrix"]) / metrics["rows"])
+    assert metrics["accuracy_tta"] == metrics["accuracy"]  # It was run with --tta.
     low, high = metrics["accuracy_ci95"]
     assert low < metrics["accuracy"] < high
     assert list(metrics["per_class"]) == ["Angry", "Happy", "Sad", "Surprise", "Neutral"]
