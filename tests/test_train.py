@@ -180,6 +180,13 @@ def test_a_folder_that_is_no_model_is_not_replaced(sample_csv, tmp_path, capsys)
     assert os.listdir(tmp_path) == ["precious.txt"]
 
 
+def test_what_a_desktop_leaves_in_a_folder_hinders_no_training(tmp_path):
+    (tmp_path / "model").mkdir()
+    for name in (".DS_Store", "model.json"):
+        (tmp_path / "model" / name).write_text("")
+    checkpoints.open_run(tmp_path / "model", {"seed": 0}, [48], resume=False)
+
+
 @pytest.mark.parametrize(
     "flags",
     [
