@@ -263,7 +263,7 @@ def main(argv=None):
     path = path.relative_to(utils.ROOT) if path.is_relative_to(utils.ROOT) else path
     print(
         f"Wrote {rows} drawn faces of {len(utils.EMOTIONS)} emotions to {path}.\n"
-        f"Next: python train.py --data {path} --output-dir models/sample --epochs 10 --batch-size 32"
+        f"Next: python train.py --data {path} --output-dir models/sample --epochs 7 --batch-size 32"
     )
     return 0
 

@@ -37,7 +37,7 @@ def sample_csv(tmp_path_factory, run_script):
 def trained(tmp_path_factory, run_script, sample_csv):
     """A model folder trained on the drawn faces, and what the training printed."""
     folder = tmp_path_factory.mktemp("models") / "drawn"
-    arguments = ("--data", sample_csv, "--epochs", 10, "--batch-size", 32, "--output-dir", folder)
+    arguments = ("--data", sample_csv, "--epochs", 7, "--batch-size", 32, "--output-dir", folder)
     finished = run_script("train.py", *arguments)
     assert finished.returncode == 0, finished.stderr
     return folder, finished.stdout
