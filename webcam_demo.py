@@ -249,11 +249,11 @@ def check_paths(args, source, output):
     """
     written = {"--output": output, "--log": args.log}
     written["the picture of the log"] = args.log and timeline.picture_path(args.log)
-    written = [(use, path) for use, path in written.items() if path]
-    read = [("--source", Path(str(path))) for path in (source.name, *source.paths)]
+    written = [(use, path.resolve()) for use, path in written.items() if path]
+    read = [("--source", Path(str(path)).resolve()) for path in (source.name, *source.paths)]
     pairs = itertools.chain(itertools.combinations(written, 2), itertools.product(written, read))
     for (use, path), (other, same) in pairs:
-        if path.resolve() == same.resolve() or (path.exists() and same.exists() and path.samefile(same)):
+        if path == same or (path.exists() and same.exists() and path.samefile(same)):
             raise ValueError(f"{use} and {other} must be different files. Received: {path} for both.")
 
 
