@@ -367,8 +367,9 @@ def evaluate(data, model_dir, split, tta, output_dir):
     ]
     faces, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     views = predict_with_mirror(model, faces)
-    uncalibrated_views = undo_temperature(views, model.description["temperature"])
-    probabilities, uncalibrated = (each.mean(axis=0) if tta else each[0] for each in (views, uncalibrated_views))
+    scored = views if tta else views[:1]
+    probabilities = scored.mean(axis=0)
+    uncalibrated = undo_temperature(scored, model.description["temperature"]).mean(axis=0)
     result = {"split": split, "rows": len(labels), "tta": tta} | measure(labels, probabilities, classes)
     result |= measure_unseen(labels, probabilities, find_copies(data, faces, len(classes)))
     result["accuracy_tta"] = float(np.mean(views.mean(axis=0).argmax(axis=1) == labels))
