@@ -130,13 +130,14 @@ def check_replaceable(output_dir):
         ValueError: it does, or it is a file.
     """
     allowed = {*utils.MODEL_PARTS, "out_of_fold.npz", ".DS_Store", "desktop.ini", "Thumbs.db"}  # What desktops leave.
-    if output_dir.exists():
-        others = set(os.listdir(output_dir)) - allowed if output_dir.is_dir() else {output_dir.name}
-        if others:
-            raise ValueError(
-                f"--output-dir is replaced as a whole: it must be new or a model's. Received: {output_dir} with "
-                f"{min(others)}."
-            )
+    if not output_dir.exists():
+        return
+    others = set(os.listdir(output_dir)) - allowed if output_dir.is_dir() else {output_dir.name}
+    if others:
+        raise ValueError(
+            f"--output-dir is replaced as a whole: it must be new or a model's. Received: {output_dir} with "
+            f"{min(others)}."
+        )
 
 
 def differences(began, settings):
