@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import tempfile
 import time
 import uuid
@@ -39,6 +40,7 @@ class Run(keras.callbacks.Callback):
         super().__init__()
         self.folder, self.settings, self.sizes, self.rows = folder, settings, sizes, []
         self.source, self.follows, self.owner = source, follows, owner
+        self.interrupted = False
 
     def restore(self, model, steps_per_epoch):
         """Puts the model where the last finished epoch left it."""
@@ -54,6 +56,30 @@ class Run(keras.callbacks.Callback):
     def tell(self, text):
         if not self.follows:
             print(text, flush=True)
+
+    @contextlib.contextmanager
+    def stops_between_batches(self):
+        """Makes Ctrl-C wait for the next batch.
+
+        Raised anywhere, it can crash the process: TensorFlow's compiled code asks Python for shapes when an epoch
+        begins, and writes past its memory if an exception comes back.
+        """
+
+        def interrupt(signal_number, frame):
+            self.interrupted = True
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # A second one does not wait.
+
+        handler = signal.getsignal(signal.SIGINT)
+        if handler is signal.default_int_handler:  # A shell's background job ignores Ctrl-C.
+            signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, handler)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.interrupted:
+            raise KeyboardInterrupt
 
     def on_epoch_begin(self, epoch, logs=None):
         self.started = time.perf_counter()

@@ -217,7 +217,8 @@ def train(
         with every_device() as (process, processes, devices):
             settings |= describe_machine()
             run = checkpoints.open_run(output_dir, settings, epoch_sizes(epochs), resume, process > 0)
-            fit(run, train_split, targets, val_split, process, processes, devices)
+            with run.stops_between_batches():
+                fit(run, train_split, targets, val_split, process, processes, devices)
     except KeyboardInterrupt:
         if run and held_out is None:
             keep_best_so_far(output_dir, run, train_split, val_split, previous)

@@ -96,9 +96,22 @@ def test_ctrl_c_keeps_the_best_epoch_so_far_and_the_state(sample_csv, tmp_path):
     process = start_and_wait_for_an_epoch(sample_csv, folder, "--epochs", "500")
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=90)
-    assert process.returncode == 130 and "--resume" in stderr and "Traceback" not in stderr
+    assert process.returncode == 130, stderr
+    assert "--resume" in stderr and "Traceback" not in stderr
     assert utils.load_emotion_model(folder).classes == ("Angry", "Happy", "Sad", "Surprise", "Neutral")
     assert (tmp_path / "model.partial" / "settings.json").exists()
+
+
+def test_ctrl_c_waits_for_the_next_batch_and_a_second_one_does_not(tmp_path):
+    run = checkpoints.open_run(tmp_path / "model", {}, [48], resume=False)
+    with run.stops_between_batches():
+        run.on_train_batch_begin(0)
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            run.on_train_batch_begin(1)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize(("learned_from", "accuracy"), [("other faces", 0.2), ("these", 0.9)])
