@@ -69,13 +69,14 @@ class Run(keras.callbacks.Callback):
             self.interrupted = True
             signal.signal(signal.SIGINT, signal.default_int_handler)  # A second one does not wait.
 
-        handler = signal.getsignal(signal.SIGINT)
-        if handler is signal.default_int_handler:  # A shell's background job ignores Ctrl-C.
-            signal.signal(signal.SIGINT, interrupt)
+        if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # A shell's background job ignores it.
+            yield
+            return
+        signal.signal(signal.SIGINT, interrupt)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, handler)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_train_batch_begin(self, batch, logs=None):
         if self.interrupted:
