@@ -18,7 +18,7 @@ MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-3  # Keras multiplies it by the rate, outside the momentum: the usual 5e-4 over 1 - 0.9.
 LABEL_SMOOTHING = 0.1
 TEACHER_SMOOTHING = 0.0  # Of folds: smoothing hides which emotions a face is between (Müller et al., 2019).
-SOFT_WEIGHT = 0.5  # Of a soft label beside the label, where there is one.
+SOFT_WEIGHT = 0.25  # Of a soft label beside the label, where there is one.
 
 # Crops: (width in pixels, share of the run at which it ends). A crop at the face's own scale teaches as much as the
 # whole face, at two thirds of the cost.
