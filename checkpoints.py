@@ -1,7 +1,8 @@
 """The state of a training on disk: a kill at any moment costs the epoch it falls into, and no model; used by train.py.
 
 The state lies beside the model folder, in `<name>.partial`; the model folder itself is replaced as a whole, at the end,
-by way of the hidden folders `.<name>.new` and `.<name>.old`.
+by way of the hidden folders `.<name>.new` and `.<name>.old`. What may be missed, an unfinished run or a better model,
+is set aside as `<folder>.old1` and so on.
 """
 
 import contextlib
@@ -143,7 +144,7 @@ def open_run(output_dir, settings, sizes, resume, follows=False):
             raise ValueError(f"--resume needs `{name}` as the run began: {was}. Received: {received}.{remedy}")
         settings = began  # With the machine it began on.
     else:
-        set_aside(folder)
+        clear(folder)
         folder.mkdir(parents=True)
         replace(stored, lambda path: path.write_text(json.dumps(settings), encoding="utf-8"))
     (folder / "owner").write_text(owner, encoding="utf-8")
@@ -178,14 +179,17 @@ def differences(began, settings):
     return {name: (was, received) for name, (was, received) in pairs.items() if was != received}
 
 
-def set_aside(folder):
+def clear(folder):
     """Makes place for a new run's state; one with finished epochs is kept, because they may be hours of work."""
     if count_epochs(folder):
-        names = (folder.with_name(f"{folder.name}.old{number}") for number in itertools.count(1))
-        old = next(name for name in names if not name.exists())
-        folder.rename(old)
-        print(f"Starting anew. The unfinished training that was here is now {old}.")
+        print(f"Starting anew. The unfinished training that was here is now {set_aside(folder)}.")
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def set_aside(folder):
+    """Renames a folder to make place, and returns its new path."""
+    names = (folder.with_name(f"{folder.name}.old{number}") for number in itertools.count(1))
+    return folder.rename(next(name for name in names if not name.exists()))
 
 
 def count_epochs(folder):
@@ -209,7 +213,7 @@ def close_run(run):
     """Removes the state of a run whose model is written."""
     # First the settings, so that a kill during the next line leaves no state to go on with.
     (run.folder / "settings.json").unlink(missing_ok=True)
-    shutil.rmtree(run.folder)
+    shutil.rmtree(run.folder, ignore_errors=True)  # Windows keeps what another program has open.
 
 
 def read_description(folder):
@@ -224,6 +228,18 @@ def read_description(folder):
     return description if isinstance(description, dict) and isinstance(description.get("training", {}), dict) else {}
 
 
+def why_keep(folder, training):
+    """Returns why a model folder is no worse than a training that would replace it, or None.
+
+    Args:
+        training: dict with the `data_sha256` and `val_accuracy` of the new one.
+    """
+    there = read_description(folder).get("training", {})
+    if there.get("data_sha256", training["data_sha256"]) != training["data_sha256"]:
+        return "has learned from other faces"
+    return "is better" if there.get("val_accuracy", 0.0) > training["val_accuracy"] else None
+
+
 @contextlib.contextmanager
 def replaced_folder(folder):
     """Gives a new folder to write into, which takes the place of `folder` when everything is in it."""
@@ -232,6 +248,7 @@ def replaced_folder(folder):
         shutil.rmtree(leftover, ignore_errors=True)
     new.mkdir()
     yield new
+    check_replaceable(folder)  # Once more: hours may have passed.
     if folder.exists():
         folder.rename(old)
     new.rename(folder)

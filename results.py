@@ -106,6 +106,7 @@ class VideoWriter:
     """
 
     def __init__(self, path, fps, size, start):
+        fps = fps if fps < 65 else round(fps, 2)  # MPEG-4 divides a second into at most 65,535 parts.
         self.path, self.fps, self.size, self.written = path, fps, size, 0
         self.start, self.time, self.frame = start, start, None  # The times are seconds; the frame is the last one.
         codec = cv2.VideoWriter.fourcc(*("MJPG" if path.suffix.lower() == ".avi" else "mp4v"))

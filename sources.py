@@ -14,6 +14,7 @@ Every source has
     close()
 """
 
+import contextlib
 import threading
 import time
 import urllib.parse
@@ -132,7 +133,9 @@ class LiveCapture:
     def _read_and_retry(self):
         pauses = iter(RETRY_PAUSES)
         while not self.stopped.is_set():
-            ok, frame = self.capture.read()
+            ok = False
+            with contextlib.suppress(cv2.error):  # Some drivers raise instead of giving no frame.
+                ok, frame = self.capture.read()
             if ok:
                 pauses = iter(RETRY_PAUSES)
                 with self.news:
@@ -228,7 +231,8 @@ def open_source(source):
         check_name(path)
         return Files([path], path, many=False)
     paths = [file for file in path.iterdir() if is_image(file) or file.suffix.lower() in VIDEO_SUFFIXES]
-    paths = sorted(file for file in paths if file.is_file())
+    # A Mac leaves a ._photo.jpg that is no picture beside each photo.jpg on other systems' disks.
+    paths = sorted(file for file in paths if file.is_file() and not file.name.startswith("."))
     if not paths:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
         raise ValueError(f"A folder must hold images or videos ({suffixes}). Received: {path}, which holds none.")

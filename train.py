@@ -177,25 +177,21 @@ def train(
 
     Args:
         data: path of the data set, in any form that `utils.load_fer2013` reads.
-        num_classes: 5 or 7.
         output_dir: the model folder, replaced as a whole at the end; the state lies beside it, in `<name>.partial`.
         epochs: length of the run; the learning rate's schedule and the crops' sizes scale with it.
-        batch_size: faces per step.
         seed: fixes the initial weights, the order, the augmentation and the dropout.
-        limit: use only the first `limit` faces of each split.
-        resume: go on with the run whose state is there; where there is none, begin one.
-        network: a name in `NETWORKS`.
-        fold: 0..4 to train without that fold of Training and to write what the network reads in it, instead of a model.
+        fold: 0..4 to write, instead of a model, what one trained without that fold of Training reads in it.
         soft_labels: path of the soft labels to learn from beside the labels, or None; not for folds.
+        num_classes, batch_size, limit, resume, network: the options of these names.
 
     Returns:
         description: dict, the content of `model.json`; empty in a process that only helps another one.
 
     Raises:
         FileNotFoundError, ValueError: the data cannot be used, or the state belongs to another run.
-        KeyboardInterrupt: after Ctrl-C, with the best epoch so far written, unless `output_dir` has a better model or
-            one of other faces.
+        KeyboardInterrupt: after Ctrl-C, with the best epoch so far written, if it may be (`keep_best_so_far`).
     """
+    output_dir = Path(output_dir).resolve()
     train_split, val_split = (utils.load_fer2013(data, split, num_classes, limit) for split in ("train", "val"))
     # A network that teaches must not have learned from others that have seen its fold.
     soft = read_soft_labels(soft_labels if fold is None else None, train_split[0], num_classes)
@@ -205,23 +201,28 @@ def train(
     }  # fmt: skip
     settings = describe_settings(data, train_split, settings)
     train_split, held_out = (train_split, None) if fold is None else leave_out(fold, *train_split)
-    output_dir, run = Path(output_dir).resolve(), None
-    previous = checkpoints.read_description(output_dir)
     if resume and not checkpoints.is_unfinished(output_dir):
+        previous = checkpoints.read_description(output_dir)
         if checkpoints.is_finished(previous, settings):
             print("This training is finished.")
             return previous
         print("There is no unfinished training to go on with; starting anew.")
     targets = make_targets(train_split[1], num_classes, settings["recipe"]["LABEL_SMOOTHING"], soft)
+    return fit_and_write(output_dir, settings, resume, train_split, targets, val_split, held_out)
+
+
+def fit_and_write(output_dir, settings, resume, train_split, targets, val_split, held_out):
+    """Runs a training to its end, or to Ctrl-C, and returns its description."""
+    run = None
     try:
         with every_device() as (process, processes, devices):
             settings |= describe_machine()
-            run = checkpoints.open_run(output_dir, settings, epoch_sizes(epochs), resume, process > 0)
+            run = checkpoints.open_run(output_dir, settings, epoch_sizes(settings["epochs"]), resume, process > 0)
             with run.stops_between_batches():
                 fit(run, train_split, targets, val_split, process, processes, devices)
     except KeyboardInterrupt:
         if run and held_out is None:
-            keep_best_so_far(output_dir, run, train_split, val_split, previous)
+            keep_best_so_far(output_dir, run, train_split, val_split)
         raise
     # The first process writes; the others only help it.
     description = {} if run.follows else write_output(output_dir, run, train_split, val_split, held_out)
@@ -229,18 +230,16 @@ def train(
     return description
 
 
-def keep_best_so_far(output_dir, run, train_split, val_split, previous):
-    """Writes the model of an interrupted run, unless there is a better one, one of other faces, or none to write."""
+def keep_best_so_far(output_dir, run, train_split, val_split):
+    """Writes the model of an interrupted run, unless there is one worth keeping, or none to write."""
     if not run.rows or keras.backend.backend() != "tensorflow":
         return
-    there = previous.get("training", {})
-    if there.get("data_sha256", run.settings["data_sha256"]) != run.settings["data_sha256"]:
-        print(f"The model in {output_dir} has learned from other faces, so it stays.")
-    elif run.best_row()["val_accuracy"] > there.get("val_accuracy", 0.0):
+    reason = checkpoints.why_keep(output_dir, {**run.settings, **run.best_row()})
+    if reason:
+        print(f"The model in {output_dir} {reason}, so it stays.")
+    else:
         write_output(output_dir, run, train_split, val_split, None)
         print(f"The best epoch so far is in {output_dir}.")
-    else:
-        print(f"The model in {output_dir} is better than the best epoch so far, so it stays.")
 
 
 def read_soft_labels(path, faces, num_classes):
@@ -346,6 +345,9 @@ def write_output(output_dir, run, train_split, val_split, held_out):
         else:
             write_readings(folder, network, description, val_split, held_out)
         write_description(folder, description)
+        reason = checkpoints.why_keep(output_dir, description["training"])
+        if reason:
+            print(f"The model that was here {reason}, so it is kept: {checkpoints.set_aside(output_dir)}.")
     return description
 
 
@@ -513,6 +515,8 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # A path may have letters that the terminal has not.
     try:
         description = train(
             args.data, args.classes, args.output_dir, args.epochs, args.batch_size, args.seed, args.limit, args.resume,

@@ -208,7 +208,7 @@ def read_image(path, mode=cv2.IMREAD_COLOR):
 
 def _read_folder(path):
     """Reads the folder form, in the order of the numbers in the file names, whatever class a file is in."""
-    files = [file for file in path.glob("t*/*/*") if file.suffix.lower() in (".jpg", ".jpeg", ".png")]
+    files = [file for file in path.glob("t*/*/[!.]*") if file.suffix.lower() in (".jpg", ".jpeg", ".png")]
     if not files:
         raise ValueError(f"{path} must hold train/<emotion>/*.jpg and test/<emotion>/*.jpg. Received: no such file.")
     files.sort(key=lambda file: (int("0" + "".join(filter(str.isdigit, file.stem))), file.name))
@@ -344,7 +344,7 @@ def load_emotion_model(folder):
         ValueError: a part is damaged, or the parts do not belong together.
     """
     folder = Path(folder)
-    remedy = f"Make it with: python train.py --output-dir {folder}"
+    remedy = f"Make it with: python train.py --output-dir {folder} (seven classes: --classes 7)"
     for part in MODEL_PARTS:
         if not (folder / part).is_file():
             raise FileNotFoundError(
@@ -405,10 +405,8 @@ def choose_labels(probabilities, classes, min_confidence=0.0):
     Returns:
         list of (label, confidence), F of them.
     """
-    best = probabilities.argmax(axis=1)
-    confidences = [float(row[i]) for row, i in zip(probabilities, best, strict=True)]
-    pairs = zip(best, confidences, strict=True)
-    return [(classes[i] if confidence >= min_confidence else UNCERTAIN, confidence) for i, confidence in pairs]
+    best = zip(probabilities.argmax(axis=1), probabilities.max(axis=1).tolist(), strict=True)
+    return [(classes[i] if confidence >= min_confidence else UNCERTAIN, confidence) for i, confidence in best]
 
 
 def annotate_frame(frame, boxes, labels):

@@ -130,11 +130,8 @@ def run(source, detector, model, log, output, window, benchmark, min_confidence)
 
     Args:
         source: from `sources.open_source`.
-        detector: from `utils.load_face_detector`.
-        model: `utils.EmotionModel`.
-        log: `EmotionLog` or None.
-        output: `AnnotatedFiles` or None.
-        window: `Window` or None.
+        detector, model: from `utils.load_face_detector` and `utils.load_emotion_model`.
+        log, output, window: `EmotionLog`, `AnnotatedFiles` and `Window`, or None each.
         benchmark: `Benchmark`, which counts and times.
         min_confidence: a face below it is labelled as uncertain.
     """

@@ -99,6 +99,7 @@ def test_a_folder_gives_a_folder_and_names_its_files_in_the_log(headless, portra
     cv2.imwrite(str(tmp_path / "photos" / "b.jpg"), portrait)
     cv2.imwrite(str(tmp_path / "photos" / "a.png"), np.full((200, 300, 3), 80, np.uint8))
     (tmp_path / "photos" / "notes.txt").write_text("no image")
+    (tmp_path / "photos" / "._b.jpg").write_bytes(b"what a Mac leaves")
     finished = headless("--source", "photos", "--no-display", "--output", "labelled", "--log", "log.csv")
     assert finished.returncode == 0, finished.stderr
     rows = read_csv(tmp_path / "log.csv")
@@ -152,6 +153,16 @@ def test_a_written_video_holds_each_frame_until_the_next_one(tmp_path):
         levels.append(round(float(read[1].mean()) / 50) * 50)
     assert levels[:6] == [50, 100, 100, 100, 100, 150]
     assert levels[6:] == [150] * (10 * int(results.LONGEST_GAP) - 1) + [200]
+
+
+@pytest.mark.parametrize("fps", [29.8372, 66.667, 119.88012, 211.222])
+def test_a_video_of_any_rate_can_be_written(tmp_path, fps):
+    """Four frames, at the times that the rate announces."""
+    writer = results.VideoWriter(tmp_path / "out.mp4", fps, (64, 48), 0.0)
+    for number in range(4):
+        writer.write(np.zeros((48, 64, 3), np.uint8), number / fps)
+    writer.close()
+    assert count_frames(tmp_path / "out.mp4")[:2] == (4, pytest.approx(fps, rel=1e-3))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows lets no other process hold the size of a file")
@@ -380,7 +391,7 @@ def test_a_live_stream_is_labelled_and_its_end_is_a_sentence(headless, stream, t
 class Camera:
     """Counts upwards, a hundred frames a second; `script` says what else happens before the frame of a number.
 
-    A number of seconds is a stall, False a read that fails.
+    A number of seconds is a stall, False a read that fails, an exception one that raises it.
     """
 
     def __init__(self, script=()):
@@ -388,6 +399,8 @@ class Camera:
 
     def read(self):
         event = self.script.pop(self.number + 1, 0.01)
+        if isinstance(event, Exception):
+            raise event
         time.sleep(event)
         if event is False:
             return False, None
@@ -429,12 +442,13 @@ def test_a_stalled_stream_says_so_at_once_and_goes_on(monkeypatch):
     assert after and after[0] == 3 and source.problem is None
 
 
-def test_a_camera_that_was_unplugged_is_opened_again(monkeypatch):
+@pytest.mark.parametrize("failure", [False, cv2.error("the driver")])
+def test_a_camera_that_was_unplugged_is_opened_again(monkeypatch, failure):
     """Its reads fail after three frames; the second try to open it finds it again, which counts from 1."""
     opened = [Camera({1: False}), Camera()]
     monkeypatch.setattr(sources, "open_capture", lambda name: opened.pop(0))
     monkeypatch.setattr(sources, "RETRY_PAUSES", (0.05, 0.1, 0.2))
-    source = sources.LiveCapture(Camera({4: False}), 0)
+    source = sources.LiveCapture(Camera({4: failure}), 0)
     seen = [number for number in numbers(source, 10) if number]
     source.close()
     assert opened == [] and seen[0] <= 3 and 1 in seen[1:]

@@ -5,6 +5,7 @@ python -m pytest tests/test_train.py
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -118,9 +119,12 @@ def test_ctrl_c_waits_for_the_next_batch_and_a_second_one_does_not(tmp_path):
 def test_ctrl_c_leaves_a_better_model_and_one_of_other_faces(tmp_path, capsys, learned_from, accuracy):
     run = checkpoints.open_run(tmp_path / "model", {"data_sha256": "these"}, [48], resume=False)
     run.rows = [{"epoch": 1, "val_accuracy": 0.5}]
-    there = {"training": {"data_sha256": learned_from, "val_accuracy": accuracy}}
-    train.keep_best_so_far(tmp_path / "model", run, None, None, there)
-    assert "stays" in capsys.readouterr().out and not (tmp_path / "model").exists()
+    content = json.dumps({"training": {"data_sha256": learned_from, "val_accuracy": accuracy}})
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.json").write_text(content)
+    train.keep_best_so_far(tmp_path / "model", run, None, None)
+    assert "stays" in capsys.readouterr().out
+    assert (tmp_path / "model" / "model.json").read_text() == content
 
 
 def test_resuming_with_other_settings_is_refused(tmp_path):
@@ -191,6 +195,29 @@ def test_a_folder_that_is_no_model_is_not_replaced(sample_csv, tmp_path, capsys)
     error = capsys.readouterr().err
     assert "--output-dir" in error and "precious.txt" in error
     assert os.listdir(tmp_path) == ["precious.txt"]
+
+
+def test_a_better_model_is_set_aside_and_a_worse_one_replaced(smoke, sample_csv, tmp_path, capsys):
+    model, kept = tmp_path / "model", tmp_path / "model.old2"
+    for folder in (model, tmp_path / "model.old1"):
+        shutil.copytree(smoke, folder)
+    description = json.loads((smoke / "model.json").read_text())
+    description["training"]["val_accuracy"] = 1.1
+    (model / "model.json").write_text(json.dumps(description))
+    assert train.main(["--data", str(sample_csv), *SMOKE, "--epochs", "1", "--output-dir", str(model)]) == 0
+    assert f"is better, so it is kept: {kept}." in capsys.readouterr().out
+    assert json.loads((kept / "model.json").read_text()) == description
+    assert utils.load_emotion_model(model).classes == utils.load_emotion_model(kept).classes
+    better = {**description["training"], "val_accuracy": 1.2}
+    assert checkpoints.why_keep(kept, better) is None
+    assert "other faces" in checkpoints.why_keep(kept, {**better, "data_sha256": "of others"})
+
+
+def test_files_that_came_into_the_folder_while_training_are_not_replaced(tmp_path):
+    with pytest.raises(ValueError, match="notes.txt"), checkpoints.replaced_folder(tmp_path / "model"):
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "notes.txt").write_text("mine")
+    assert (tmp_path / "model" / "notes.txt").read_text() == "mine"
 
 
 def test_what_a_desktop_leaves_in_a_folder_hinders_no_training(tmp_path):
