@@ -449,8 +449,7 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # A path may have letters that the terminal has not.
+    utils.make_any_name_printable()
     try:
         report = evaluate(args.data, args.model, args.split, args.tta, args.output_dir)
     except (OSError, ValueError) as error:

@@ -150,8 +150,7 @@ def main(argv=None):
     )
     parser.add_argument("log", type=Path, help="log of webcam_demo.py, .csv or .jsonl")
     args = parser.parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # A path may have letters that the terminal has not.
+    utils.make_any_name_printable()
     try:
         print(report(args.log))
     except (OSError, ValueError) as error:

@@ -515,8 +515,7 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # A path may have letters that the terminal has not.
+    utils.make_any_name_printable()
     try:
         description = train(
             args.data, args.classes, args.output_dir, args.epochs, args.batch_size, args.seed, args.limit, args.resume,

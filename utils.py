@@ -1,6 +1,7 @@
 """The path from a pixel to a labelled pixel, shared by train.py, evaluate.py and webcam_demo.py.
 
-A function belongs here only if it is a step on that path and the scripts would disagree if one changed it alone.
+A function belongs here only if it is a step on that path and the scripts would disagree if one changed it alone; only
+the last, about what they print, is none.
 Importing this module costs OpenCV and NumPy; pandas is imported where a CSV is read, TensorFlow and Keras never.
 
 The data that flows, one name each in every file:
@@ -19,6 +20,7 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -446,3 +448,15 @@ def put_text(frame, text, corner, scale, color):
     origin = (x + pad, bottom - baseline - pad)
     cv2.putText(frame, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.8 * scale, ink, thickness, cv2.LINE_AA)
     return bottom
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 6. The terminal
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def make_any_name_printable():
+    """Lets a path be printed that has letters which the terminal's encoding lacks, with escapes in their place."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # A notebook's streams take every letter as they are.
+            stream.reconfigure(errors="backslashreplace")

@@ -293,8 +293,7 @@ def main(argv=None):
         number = getattr(signal, name, None)  # Windows has no SIGHUP; under nohup it is ignored, and stays so.
         if number and signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # A file's name may have letters that the terminal has not.
+    utils.make_any_name_printable()
     try:
         return demo(args)
     except (OSError, ValueError, cv2.error) as error:

@@ -3,13 +3,17 @@
 python -m pytest tests/test_timeline.py
 """
 
+import io
 import json
+import os
+import subprocess
 import sys
 
 import cv2
 import pytest
 
 import timeline
+import utils
 
 # Face 1 for four frames of half a second, three of them happy; face 2 in one of them; one frame without a face.
 ROWS = [
@@ -92,3 +96,14 @@ def test_a_file_that_is_no_log_is_one_line_and_status_2(tmp_path, capsys, name, 
 def test_a_missing_log_is_one_line_and_status_2(tmp_path, capsys):
     assert timeline.main([str(tmp_path / "none.csv")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_terminal_without_the_letters_of_a_name_and_a_notebook_show_the_sentence(tmp_path, monkeypatch):
+    command = [sys.executable, utils.ROOT / "timeline.py", tmp_path / "kr\u00f3l.csv"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert finished.returncode == 2 and "kr\\xf3l.csv" in finished.stderr
+    assert len(finished.stderr.splitlines()) == 1
+    monkeypatch.setattr(sys, "stderr", io.StringIO())  # Like a notebook's, it has no `reconfigure`.
+    assert timeline.main([str(tmp_path / "kr\u00f3l.csv")]) == 2
+    assert "kr\u00f3l.csv" in sys.stderr.getvalue()
