@@ -216,11 +216,16 @@ def close_run(run):
     shutil.rmtree(run.folder, ignore_errors=True)  # Windows keeps what another program has open.
 
 
+def recover(folder):
+    """Puts a folder back where a kill fell between the two renames of `replaced_folder`."""
+    old = beside(folder, "old")
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+
+
 def read_description(folder):
     """Returns the content of a folder's `model.json`, an empty dict where it is missing or damaged."""
-    old = beside(folder, "old")
-    if old.exists() and not folder.exists():  # A kill fell between the two renames of `replaced_folder`.
-        old.rename(folder)
+    recover(folder)
     try:
         description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -243,6 +248,7 @@ def why_keep(folder, training):
 @contextlib.contextmanager
 def replaced_folder(folder):
     """Gives a new folder to write into, which takes the place of `folder` when everything is in it."""
+    recover(folder)
     new, old = beside(folder, "new"), beside(folder, "old")
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)

@@ -166,12 +166,10 @@ def plot_confusion_matrix(matrix, classes, title, path):
     """Draws the share of each true class that was given each label, and below it the number of faces."""
     counts = np.array(matrix)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    texts = [
-        [f"{share:.0%}\n{count}" for share, count in zip(*row, strict=True)] for row in zip(shares, counts, strict=True)
-    ]
+    texts = [f"{share:.0%}\n{count}" for share, count in zip(shares.flat, counts.flat, strict=True)]
     fig, ax = plt.subplots(figsize=(1.1 * len(classes) + 1.5, 1.0 * len(classes) + 0.8))
     sns.heatmap(
-        shares, annot=np.array(texts), fmt="", cmap="Blues", vmin=0, vmax=1, square=True, cbar=False,
+        shares, annot=np.reshape(texts, counts.shape), fmt="", cmap="Blues", vmin=0, vmax=1, square=True, cbar=False,
         xticklabels=classes, yticklabels=classes, ax=ax,
     )  # fmt: skip
     ax.set(xlabel="Predicted", ylabel="True", title=title)

@@ -1,4 +1,7 @@
-"""The recipe: every number that decides how good a model becomes, with its reason or unit; used by train.py."""
+"""The recipe: every number that decides how good a model becomes, with its reason or unit; used by train.py.
+
+But for the epochs and the batch size, which are its flags.
+"""
 
 # Networks: (filters, convolutions, residual pairs of them) per stage; the picture is halved between stages. The small
 # one is for use; the others, of about 5 million parameters, only teach it (`--fold`).

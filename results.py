@@ -1,8 +1,10 @@
 """What the demo leaves behind: a log of the emotions, and annotated videos and images; used by webcam_demo.py."""
 
+import contextlib
 import csv
 import datetime
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -23,7 +25,7 @@ class EmotionLog:
         # Line buffering: what was seen is on disk at once, whatever happens to the program.
         self.path = path
         self.file = open(path, "w", newline="", encoding="utf-8", buffering=1)  # noqa: SIM115
-        self.json_lines, self.classes = path.suffix == ".jsonl", classes
+        self.json_lines, self.classes = path.suffix.lower() == ".jsonl", classes
         self.columns = ["frame", "time_s", "track", "x", "y", "width", "height", "label", "confidence", *classes]
         self.columns = ["file"] * self.file_column + self.columns + ["utc"] * self.utc_column
         self.writer = csv.writer(self.file)
@@ -54,8 +56,8 @@ class EmotionLog:
 
 
 def plain(number):
-    """Returns a number as Python writes it, fractions with four digits."""
-    return round(number.item() if hasattr(number, "item") else number, 4) if number is not None else None
+    """Returns a number with four digits after the point, None for none."""
+    return None if number is None else round(number, 4)
 
 
 class AnnotatedFiles:
@@ -67,14 +69,13 @@ class AnnotatedFiles:
 
     def write(self, frame, time_s, name):
         self.written += 1
-        path = self.path / name if self.source.many else self.path
+        path = annotated_path(self.path, self.source, name)
         if is_still(self.source, name):
             if not write_image(path, frame):
                 raise ValueError(f"--output must be an image file that can be written. Received: {path}.")
             return
         if name != self.name:
             self.close()
-            path = path if path.suffix.lower() in WRITABLE_SUFFIXES else path.with_name(f"{path.name}.mp4")
             self.name, self.writer = name, VideoWriter(path, self.source.fps, frame.shape[1::-1], time_s)
         self.writer.write(frame, time_s)
 
@@ -84,13 +85,24 @@ class AnnotatedFiles:
             self.writer = None
 
 
+def annotated_path(output, source, name):
+    """Returns where the annotated form of a source's file of that name is written."""
+    path = output / name if source.many else output
+    writable = is_still(source, name) or path.suffix.lower() in WRITABLE_SUFFIXES
+    return path if writable else path.with_name(f"{path.name}.mp4")
+
+
 def write_image(path, frame):
-    """Writes an image file; tells whether that was possible."""
+    """Writes an image file, or leaves what was there; tells whether that was possible."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        encoded, content = cv2.imencode(path.suffix, frame)
+        encoded, content = cv2.imencode(".jpg" if path.suffix.lower() == ".jfif" else path.suffix, frame)
         if encoded:
-            path.write_bytes(content)  # Python opens paths that OpenCV cannot, on Windows.
+            temporary.write_bytes(content)  # Python opens paths that OpenCV cannot, on Windows.
+            temporary.replace(path)
     except (cv2.error, OSError):
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         return False
     return encoded
 

@@ -27,13 +27,13 @@ import numpy as np
 import utils
 
 DEMO_CLIP = utils.ROOT / "data" / "demo.mp4"
-VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-STREAM_TIMEOUT = 5.0  # Seconds without a frame before a camera or stream is opened again.
+VIDEO_SUFFIXES = {".3gp", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
+IMAGE_SUFFIXES = {".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+STREAM_TIMEOUT = 5.0  # Seconds without a frame before a stream is opened again; a camera's driver has its own.
 PATIENCE = 0.5  # Seconds without a frame before a stream counts as stalled; slower cameras are rare.
 RETRY_PAUSES = (0.5, 1, 2, 4)  # Seconds before each try to open it again.
 ASSUMED_FPS = 25.0  # Of cameras and streams that do not tell.
-MAX_FPS = 240.0  # What announces more means ticks of a clock, not frames.
+MAX_FPS = 500.0  # What announces more means ticks of a clock, not frames.
 MAX_CAMERAS = 1000  # A larger number is no camera's index.
 MISSING_FRAMES = 0.02  # Share of a video's announced frames that may be missing without a word.
 EXACT_LENGTHS = {".avi"}  # Videos that announce their frames' number; others announce a guess from the time.
@@ -63,7 +63,7 @@ class Files:
     def frames(self):
         for path, length in zip(self.paths, self.lengths, strict=True):
             count = 0
-            for frame, time_s in self._image(path) if is_image(path) else self._video(path):
+            for frame, time_s in self._image(path) if isinstance(path, Path) and is_image(path) else self._video(path):
                 yield frame, time_s, Path(path).name
                 count += 1
             if count == 0:
@@ -134,7 +134,7 @@ class LiveCapture:
         pauses = iter(RETRY_PAUSES)
         while not self.stopped.is_set():
             ok = False
-            with contextlib.suppress(cv2.error):  # Some drivers raise instead of giving no frame.
+            with contextlib.suppress(cv2.error):  # As in `open_camera`.
                 ok, frame = self.capture.read()
             if ok:
                 pauses = iter(RETRY_PAUSES)
@@ -248,16 +248,19 @@ def check_name(path):
         ValueError: it is such a name.
     """
     try:
-        str(path).encode()
+        str(path.resolve()).encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"A file's name must be UTF-8. Rename {str(path)!a}.") from error
+        raise ValueError(
+            f"The names of a file and its folders must be UTF-8. Rename {str(path.resolve())!a}."
+        ) from error
 
 
 def open_camera(index):
     """Opens a camera; returns None where there is none, or one that gives no picture."""
     capture = open_capture(index)
-    if capture.isOpened() and capture.read()[0]:
-        return capture
+    with contextlib.suppress(cv2.error):  # Some drivers raise instead of giving no frame.
+        if capture.isOpened() and capture.read()[0]:
+            return capture
     capture.release()
     return None
 
@@ -274,7 +277,7 @@ def open_live(target):
             return LiveCapture(camera, target)
         raise ValueError(
             f"Camera {target} cannot be opened. Is it plugged in, not in use by another program, and may this terminal "
-            "use it? For another camera: --source 1. Without one: --source data/demo.mp4."
+            "use it? Each camera has a number, from 0 on. Without one: --source data/demo.mp4."
         )
     capture = open_capture(target)
     if capture.isOpened() and capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:

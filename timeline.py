@@ -9,6 +9,7 @@ import argparse
 import csv
 import json
 import sys
+import warnings
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -26,17 +27,14 @@ def read_log(path):
         list of dict of str, a row each; empty fields are "".
 
     Raises:
-        ValueError: it is no such log.
+        ValueError, AttributeError, csv.Error, RecursionError: it is no such log.
     """
-    path = Path(path)
-    with open(path, newline="", encoding="utf-8") as file:
-        try:
-            rows = [json.loads(line) for line in file] if path.suffix == ".jsonl" else list(csv.DictReader(file))
-            rows = [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
-        except (ValueError, AttributeError, csv.Error) as error:
-            raise ValueError(f"{path} must be a log that webcam_demo.py wrote. Received: {error}.") from error
+    with open(path, newline="", encoding="utf-8-sig") as file:  # Spreadsheets put a mark before the first column.
+        json_lines = path.suffix.lower() == ".jsonl"
+        rows = [json.loads(line) for line in file if line.strip()] if json_lines else list(csv.DictReader(file))
+    rows = [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
     if rows and not ({"frame", "time_s", "track", "label"} <= rows[0].keys() and set(utils.EMOTIONS) & rows[0].keys()):
-        raise ValueError(f"{path} must be a log that webcam_demo.py wrote. Received: other columns.")
+        raise ValueError("other columns")
     return rows
 
 
@@ -47,6 +45,7 @@ def add_durations(rows):
         times.setdefault(row.get("file"), {})[row["frame"]] = float(row["time_s"])
     durations = {}
     for frames in times.values():
+        frames = dict(sorted(frames.items(), key=lambda item: item[1]))  # A spreadsheet may have sorted the rows.
         starts = list(frames.values())
         steps = [min(LONGEST_FRAME, after - before) for before, after in zip(starts, starts[1:], strict=False)]
         durations |= dict(zip(frames, [*steps, *(steps[-1:] or [0.0])], strict=True))
@@ -98,6 +97,7 @@ def plot_timeline(rows, path):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    warnings.filterwarnings("ignore", "Glyph .* missing from font")  # A file's name in letters that the font has not.
     found = sorted(list(people(rows).items())[:MAX_TRACKS], key=lambda item: float(item[1][0]["time_s"]))
     classes = [name for name in utils.EMOTIONS if name in rows[0]]
     count = max(1, len(found))
@@ -129,19 +129,28 @@ def report(log):
     Raises:
         ValueError: it is no log, or a damaged one.
     """
-    rows, picture = read_log(log), picture_path(log)
-    if not rows:
-        return f"{log} has no rows."
     try:
+        rows = read_log(log)
+        if not rows:
+            return f"{log} has no rows."
         summary = summarize(rows)
         if not any(row["duration"] for row in rows):  # Images have no time to draw.
             return summary
-        plot_timeline(rows, picture)
-    except (ValueError, KeyError) as error:
+        return f"{summary}\n{draw_beside(log, rows)}"
+    except (ValueError, KeyError, AttributeError, csv.Error, RecursionError) as error:
         raise ValueError(f"{log} must be a log that webcam_demo.py wrote. Received: {error}.") from error
+
+
+def draw_beside(log, rows):
+    """Draws the picture of a log; returns a sentence that says where it is, or why there is none."""
+    picture = picture_path(log)
+    try:
+        plot_timeline(rows, picture)
     except ImportError:
-        return f"{summary}\nFor a picture of the log: pip install matplotlib, then python timeline.py {log}"
-    return f"{summary}\nDrew {picture}."
+        return f"For a picture of the log: pip install matplotlib, then python timeline.py {log}"
+    except OSError as error:
+        return f"The picture of the log cannot be written: {error}."
+    return f"Drew {picture}."
 
 
 def main(argv=None):

@@ -227,6 +227,8 @@ def fit_and_write(output_dir, settings, resume, train_split, targets, val_split,
     # The first process writes; the others only help it.
     description = {} if run.follows else write_output(output_dir, run, train_split, val_split, held_out)
     checkpoints.close_run(run)
+    if run.interrupted:  # After the last batch, where nothing was left to stop.
+        raise KeyboardInterrupt
     return description
 
 

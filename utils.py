@@ -102,8 +102,10 @@ def load_fer2013(path, split, num_classes=5, limit=None):
     ids = np.array(CLASS_SETS[num_classes])
     rows = np.flatnonzero((usages == list(SPLITS).index(split)) & np.isin(emotions, ids))[:limit]
     if len(rows) == 0:
+        there = ", ".join(name for i, name in enumerate(SPLITS) if i in usages) or "none"
         raise ValueError(
-            f"{path} holds no {SPLITS[split]} rows for these {num_classes} classes, so there is no {split} split."
+            f"{path} holds no {SPLITS[split]} rows for these {num_classes} classes, so there is no {split} split. "
+            f"Splits with rows: {there}."
         )
     return faces[rows], np.searchsorted(ids, emotions[rows])
 
@@ -210,7 +212,8 @@ def read_image(path, mode=cv2.IMREAD_COLOR):
 
 def _read_folder(path):
     """Reads the folder form, in the order of the numbers in the file names, whatever class a file is in."""
-    files = [file for file in path.glob("t*/*/[!.]*") if file.suffix.lower() in (".jpg", ".jpeg", ".png")]
+    files = [file for part in ("train", "test") for file in path.glob(f"{part}/*/[!.]*")]
+    files = [file for file in files if file.suffix.lower() in (".jpg", ".jpeg", ".png")]
     if not files:
         raise ValueError(f"{path} must hold train/<emotion>/*.jpg and test/<emotion>/*.jpg. Received: no such file.")
     files.sort(key=lambda file: (int("0" + "".join(filter(str.isdigit, file.stem))), file.name))
@@ -277,17 +280,10 @@ def detect_faces(gray, detector, min_size=48):
     return boxes[np.argsort(-boxes[:, 2], kind="stable")]
 
 
-FACE_MARGIN = 0.1  # Of the cascade's box. Its effect: figures/crop.png.
-
-
-def frame_boxes(boxes):
-    """Grows the cascade's boxes, int (F, 4), to what the network gets to see; returns int (F, 4)."""
-    margin = np.rint(boxes[:, 2:] * FACE_MARGIN / 2).astype(int)
-    return np.hstack([boxes[:, :2] - margin, boxes[:, 2:] + 2 * margin])
-
-
 def crop_faces(gray, boxes):
     """Cuts faces out of a frame and brings them to FER2013's size.
+
+    The cascade frames a face as FER2013 does: larger boxes and smaller ones read no better (figures/crop.png).
 
     Args:
         gray: uint8 (H, W).

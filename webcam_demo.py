@@ -18,11 +18,11 @@ import argparse
 import array
 import collections
 import contextlib
-import itertools
 import json
 import os
 import signal
 import sys
+import urllib.parse
 from pathlib import Path
 
 # OpenCV and FFmpeg would print their own lines on every camera that is not there; ours say what to do about it.
@@ -36,8 +36,8 @@ import tqdm
 
 import timeline
 import utils
-from results import OUTPUT_DIR, WRITABLE_SUFFIXES, AnnotatedFiles, EmotionLog
-from sources import IMAGE_SUFFIXES, is_still, open_source
+from results import OUTPUT_DIR, WRITABLE_SUFFIXES, AnnotatedFiles, EmotionLog, annotated_path
+from sources import IMAGE_SUFFIXES, check_name, is_still, open_source
 from tracking import FaceTracker
 from window import Window, has_display
 
@@ -61,12 +61,12 @@ class Benchmark:
         """Yields from `frames` and times how long each takes to come."""
         self.start()
         while True:
-            with self.stage("read"):
-                item = next(frames, None)
-            if item is None or item[0] is None:
-                self.seconds["read"].pop()  # It was the end, or no news from a stream.
+            started = time.perf_counter()
+            item = next(frames, None)
             if item is None:
                 return
+            if item[0] is not None:  # Else it is no news from a stream.
+                self.seconds["read"].append(time.perf_counter() - started)
             yield item
 
     @contextlib.contextmanager
@@ -155,7 +155,7 @@ def run(source, detector, model, log, output, window, benchmark, min_confidence)
                 annotated = utils.annotate_frame(frame, boxes, labels)
             benchmark.count(len(boxes))
             if log:
-                faces = list(zip(tracker.numbers(), boxes, labels, probabilities, strict=True))
+                faces = list(zip(tracker.numbers(), boxes.tolist(), labels, probabilities.tolist(), strict=True))
                 log.write(benchmark.frames - 1, time_s, name, faces)
             if output:
                 output.write(annotated, time_s, name)
@@ -172,13 +172,13 @@ def find_emotions(frame, time_s, tracker, model, benchmark):
         gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
         boxes = tracker.find(gray, time_s)
     with benchmark.stage("classify"):
-        probabilities = tracker.average(model.predict(utils.crop_faces(gray, utils.frame_boxes(boxes))), time_s)
+        probabilities = tracker.average(model.predict(utils.crop_faces(gray, boxes)), time_s)
     return boxes, probabilities
 
 
 def progress_bar(source):
     """Yields the frames of a source, with a bar on a terminal where their number is known and more than one."""
-    hidden = True if source.total in (None, 1) else None
+    hidden = True if source.total in (None, 1) or sys.stderr is None else None  # None: where there is a terminal.
     with tqdm.tqdm(source.frames(), total=source.total, unit=" frames", disable=hidden) as bar:
         yield from bar
 
@@ -227,12 +227,16 @@ def open_output(args, source, window):
     path = args.output
     if not path and not window and not args.no_display:
         suffix = "" if source.many else ".png" if is_still(source, source.name) else ".mp4"
-        path = OUTPUT_DIR / f"labelled-{Path(str(source.name)).stem}{suffix}"
+        name = urllib.parse.urlsplit(source.name).path if isinstance(source.name, str) else str(source.name)
+        path = OUTPUT_DIR / f"labelled-{Path(name).stem or 'stream'}{suffix}"
         print(f"Writing {path} instead{'; Ctrl-C ends it' if source.live else ''}.")
     check_paths(args, source, path)
     if path is None:
         return None
+    check_name(path)
     suffixes = IMAGE_SUFFIXES if is_still(source, source.name) else WRITABLE_SUFFIXES
+    if source.many and path.suffix.lower() in IMAGE_SUFFIXES | WRITABLE_SUFFIXES:
+        raise ValueError(f"--output must be a folder, because --source is one. Received: {path}.")
     if not source.many and path.suffix.lower() not in suffixes:
         raise ValueError(f"--output must end in {', '.join(sorted(suffixes))}. Received: {path}.")
     return AnnotatedFiles(path, source)
@@ -244,13 +248,18 @@ def check_paths(args, source, output):
     Raises:
         ValueError: one of them would overwrite another one.
     """
-    written = {"--output": output, "--log": args.log}
-    written["the picture of the log"] = args.log and timeline.picture_path(args.log)
-    written = [(use, path.resolve()) for use, path in written.items() if path]
-    read = [("--source", Path(str(path)).resolve()) for path in (source.name, *source.paths)]
-    pairs = itertools.chain(itertools.combinations(written, 2), itertools.product(written, read))
-    for (use, path), (other, same) in pairs:
-        if path == same or (path.exists() and same.exists() and path.samefile(same)):
+    paths = [("--source", Path(str(path))) for path in (source.name, *source.paths)]
+    if output:
+        files = [annotated_path(output, source, path.name) for path in source.paths] if source.many else []
+        paths += [("--output", path) for path in (output, *files)]
+    if args.log:
+        paths += [("--log", args.log), ("the picture of the log", timeline.picture_path(args.log))]
+    uses = {}
+    for use, path in paths:
+        # Of an existing file its number, which links share.
+        identity = os.stat(path)[1:3] if path.exists() else path.resolve()
+        other = uses.setdefault(identity, use)
+        if other != use:
             raise ValueError(f"{use} and {other} must be different files. Received: {path} for both.")
 
 

@@ -207,7 +207,7 @@ def make_sample(output, faces_per_class, seed):
     rng = np.random.default_rng(seed)
     rows = plan_rows(faces_per_class, rng)
     output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f"new-{output.name}")
+    temporary = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         with open(temporary, "w", encoding="utf-8", newline="\n") as file:
             file.write(",".join(utils.COLUMNS) + "\n")
@@ -252,6 +252,7 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
+    utils.make_any_name_printable()
     try:
         rows = make_sample(args.output, args.faces_per_class, args.seed)
     except OSError as error:

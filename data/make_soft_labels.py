@@ -9,6 +9,7 @@ label they doubt most.
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -134,7 +135,7 @@ def make_soft_labels(data, folder, output, figures):
     """Writes the soft labels and their report; returns the report."""
     faces, labels = utils.load_fer2013(data, "train", 7)
     networks = read_folds(folder)
-    new = output.with_name(f"new-{output.stem}.npz")
+    new = output.with_name(f".{output.stem}.{os.getpid()}.npz")
     distillation.save_soft_labels(new, *average(networks))
     probabilities, share = distillation.load_soft_labels(new, faces, 7)
     known = share > 0
@@ -162,6 +163,7 @@ def main(argv=None):
         "--figures", type=Path, default=ROOT / "figures", help="folder of the report (default: figures)"
     )
     args = parser.parse_args(argv)
+    utils.make_any_name_printable()
     try:
         result = make_soft_labels(args.data, args.folds, args.output, args.figures)
     except (OSError, ValueError) as error:

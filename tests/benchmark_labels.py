@@ -39,7 +39,7 @@ def follow(clip, model):
     for frame, time_s, _ in source.frames():
         gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
         gray = np.clip(gray + rng.normal(0, NOISE, gray.shape), 0, 255).astype(np.uint8)
-        alone = model.predict(utils.crop_faces(gray, utils.frame_boxes(tracker.find(gray, time_s))))
+        alone = model.predict(utils.crop_faces(gray, tracker.find(gray, time_s)))
         averaged = tracker.average(alone, time_s)
         rows = zip(tracker.numbers(), alone.argmax(axis=1), averaged.argmax(axis=1), strict=True)
         for number, *pair in rows:

@@ -4,6 +4,7 @@ python -m pytest tests/test_data.py
 """
 
 import gzip
+import shutil
 import zipfile
 
 import cv2
@@ -60,6 +61,7 @@ def write_folders(folder):
         place = folder / "images" / half / utils.EMOTIONS[emotion].lower()
         place.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(place / f"{usage}_{number}.png"), face)
+    shutil.copytree(folder / "images" / "train", folder / "images" / "trash")
     return folder / "images"
 
 

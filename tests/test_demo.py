@@ -4,6 +4,7 @@ python -m pytest tests/test_demo.py
 """
 
 import csv
+import functools
 import http.server
 import json
 import os
@@ -155,7 +156,7 @@ def test_a_written_video_holds_each_frame_until_the_next_one(tmp_path):
     assert levels[6:] == [150] * (10 * int(results.LONGEST_GAP) - 1) + [200]
 
 
-@pytest.mark.parametrize("fps", [29.8372, 66.667, 119.88012, 211.222])
+@pytest.mark.parametrize("fps", [29.8372, 66.667, 119.88012, 240.02])
 def test_a_video_of_any_rate_can_be_written(tmp_path, fps):
     """Four frames, at the times that the rate announces."""
     writer = results.VideoWriter(tmp_path / "out.mp4", fps, (64, 48), 0.0)
@@ -163,6 +164,8 @@ def test_a_video_of_any_rate_can_be_written(tmp_path, fps):
         writer.write(np.zeros((48, 64, 3), np.uint8), number / fps)
     writer.close()
     assert count_frames(tmp_path / "out.mp4")[:2] == (4, pytest.approx(fps, rel=1e-3))
+    source = sources.open_source(str(tmp_path / "out.mp4"))
+    assert len(list(source.frames())) == 4 and source.fps == pytest.approx(fps, rel=1e-3)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows lets no other process hold the size of a file")
@@ -282,8 +285,21 @@ def test_a_file_of_a_folder_is_never_overwritten(headless, portrait_path, tmp_pa
     for log in ("a.jpg", "seen.csv"):
         finished = headless("--source", tmp_path, "--no-display", "--log", tmp_path / log)
         assert finished.returncode == 2 and "different files" in finished.stderr
+    (tmp_path / "chosen").mkdir()
+    os.link(photographs[0], tmp_path / "chosen" / "a.jpg")
+    finished = headless("--source", tmp_path / "chosen", "--no-display", "--output", tmp_path)
+    assert finished.returncode == 2 and "different files" in finished.stderr
     assert all(photograph.read_bytes() == portrait_path.read_bytes() for photograph in photographs)
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_the_output_of_a_folder_is_no_file(headless, portrait_path, tmp_path):
+    (tmp_path / "photos").mkdir()
+    shutil.copy(portrait_path, tmp_path / "photos" / "saved.jfif")
+    finished = headless("--source", "photos", "--no-display", "--output", "out.mp4")
+    assert finished.returncode == 2 and "must be a folder" in finished.stderr
+    finished = headless("--source", "photos", "--no-display", "--output", "out")
+    assert finished.returncode == 0 and cv2.imread(str(tmp_path / "out" / "saved.jfif")).shape == (600, 512, 3)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows allows no colon in a file's name")
@@ -366,6 +382,16 @@ def stream(portrait):
     server.shutdown()
 
 
+def test_the_address_of_a_photograph_gives_one_frame(portrait_path):
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=portrait_path.parent)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    source = sources.open_source(f"http://127.0.0.1:{server.server_port}/{portrait_path.name}")
+    frames = list(source.frames())
+    server.shutdown()
+    assert len(frames) == 1 and frames[0][0].shape == (600, 512, 3) and source.problem is None
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux can do without a display")
 @pytest.mark.parametrize("display", [{"DISPLAY": ":77"}, {"WAYLAND_DISPLAY": "wayland-77"}])
 def test_a_display_that_is_not_there_is_none(run_script, trained, portrait_path, tmp_path, display):
@@ -410,6 +436,9 @@ class Camera:
     def get(self, _):
         return 0.0
 
+    def isOpened(self):
+        return True
+
     def release(self):
         pass
 
@@ -452,6 +481,11 @@ def test_a_camera_that_was_unplugged_is_opened_again(monkeypatch, failure):
     seen = [number for number in numbers(source, 10) if number]
     source.close()
     assert opened == [] and seen[0] <= 3 and 1 in seen[1:]
+
+
+def test_a_camera_that_raises_at_once_is_none(monkeypatch):
+    monkeypatch.setattr(sources, "open_capture", lambda name: Camera({1: cv2.error("the driver")}))
+    assert sources.open_camera(0) is None
 
 
 def test_a_camera_that_stays_away_ends_with_a_sentence(monkeypatch):

@@ -96,9 +96,3 @@ def test_a_drawing_changes_a_copy_and_shows_box_and_label(size, corner):
     assert (drawn.max(axis=-1) < 120).sum() > 20  # Its black letters.
     window.put_notes(frame, ["30 frames/s", "q  quit"])
     assert (frame == 40).all(axis=-1).sum() > 200  # The notes' bars.
-
-
-def test_boxes_are_framed_as_fer2013_frames_faces():
-    """100 wide and a margin of 0.1: five pixels more on each side. No face stays no face."""
-    assert utils.frame_boxes(np.array([[50, 60, 100, 100]])).tolist() == [[45, 55, 110, 110]]
-    assert utils.frame_boxes(np.empty((0, 4), int)).shape == (0, 4)

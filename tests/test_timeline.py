@@ -64,6 +64,21 @@ def test_a_face_of_one_frame_is_drawn_for_as_long_as_the_frame_stood(log, monkey
     assert drawn[1] == ([0.5, 1.0], [[0.1, 0.1], [0.9, 0.9]])
 
 
+def test_what_a_spreadsheet_does_to_a_log_changes_no_summary(tmp_path):
+    """It sorts the rows by label and marks the file as UTF-8."""
+    header, *rows = [list(ROWS[0]), *(["" if value is None else str(value) for value in row.values()] for row in ROWS)]
+    for name, order in (("as_written", rows), ("sorted", sorted(rows, key=lambda row: row[3]))):
+        text = "\n".join(",".join(row) for row in [header, *order])
+        (tmp_path / f"{name}.csv").write_text(text, encoding="utf-8-sig")
+    first, second = (timeline.summarize(timeline.read_log(path)) for path in sorted(tmp_path.iterdir()))
+    assert first == second and "48.0 a minute" in first
+
+
+def test_a_picture_that_cannot_be_written_costs_no_summary(log):
+    timeline.picture_path(log).mkdir()
+    assert "48.0 a minute" in timeline.report(log) and "cannot be written" in timeline.report(log)
+
+
 def test_images_have_no_time_to_draw(tmp_path):
     log = tmp_path / "log.csv"
     log.write_text("file,frame,time_s,track,label,Happy,Sad\na.png,0,0.0,1,Happy,0.8,0.2\nb.png,1,0.0,1,Sad,0.3,0.7\n")

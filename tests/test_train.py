@@ -115,6 +115,15 @@ def test_ctrl_c_waits_for_the_next_batch_and_a_second_one_does_not(tmp_path):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_ctrl_c_after_the_last_batch_writes_the_model_and_ends_the_script(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(train, "fit", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(train, "write_output", lambda folder, *_: written.append(folder))
+    with pytest.raises(KeyboardInterrupt):
+        train.fit_and_write(tmp_path / "model", {"epochs": 1}, False, None, None, None, None)
+    assert written == [tmp_path / "model"] and not (tmp_path / "model.partial").exists()
+
+
 @pytest.mark.parametrize(("learned_from", "accuracy"), [("other faces", 0.2), ("these", 0.9)])
 def test_ctrl_c_leaves_a_better_model_and_one_of_other_faces(tmp_path, capsys, learned_from, accuracy):
     run = checkpoints.open_run(tmp_path / "model", {"data_sha256": "these"}, [48], resume=False)
@@ -185,6 +194,8 @@ def test_resuming_a_finished_training_changes_nothing(smoke, sample_csv, capsys)
 def test_a_kill_between_the_last_two_renames_loses_no_model(tmp_path):
     (tmp_path / ".model.old").mkdir()
     (tmp_path / ".model.old" / "model.json").write_text('{"classes": []}')
+    with pytest.raises(OSError, match="disk"), checkpoints.replaced_folder(tmp_path / "model"):
+        raise OSError("The disk is full.")
     assert checkpoints.read_description(tmp_path / "model") == {"classes": []}
     assert not (tmp_path / ".model.old").exists()
 
