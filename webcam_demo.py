@@ -248,7 +248,7 @@ def check_paths(args, source, output):
     Raises:
         ValueError: one of them would overwrite another one.
     """
-    paths = [("--source", Path(str(path))) for path in (source.name, *source.paths)]
+    paths = [("--source", path) for path in (source.name, *source.paths) if isinstance(path, Path)]  # No addresses.
     if output:
         files = [annotated_path(output, source, path.name) for path in source.paths] if source.many else []
         paths += [("--output", path) for path in (output, *files)]

@@ -392,6 +392,14 @@ def test_the_address_of_a_photograph_gives_one_frame(portrait_path):
     assert len(frames) == 1 and frames[0][0].shape == (600, 512, 3) and source.problem is None
 
 
+def test_what_a_stream_is_written_to_is_named_by_its_address_without_the_password(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    source = sources.LiveCapture(Camera(), f"http://user@127.0.0.1/hall?token={'x' * 300}")
+    args = webcam_demo.parse_args([])
+    assert webcam_demo.open_output(args, source, None).path == results.OUTPUT_DIR / "labelled-hall.mp4"
+    source.close()
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux can do without a display")
 @pytest.mark.parametrize("display", [{"DISPLAY": ":77"}, {"WAYLAND_DISPLAY": "wayland-77"}])
 def test_a_display_that_is_not_there_is_none(run_script, trained, portrait_path, tmp_path, display):
