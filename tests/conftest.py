@@ -1,5 +1,7 @@
 """What several test files share: drawn data, a model trained on it, a photograph and a video of it, and the scripts."""
 
+import contextlib
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+# Begun under nohup or in the background, the tests and all that they start would not hear the signals that they send.
+with contextlib.suppress(AttributeError):  # Windows has no SIGHUP.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
