@@ -247,12 +247,11 @@ def check_name(path):
     Raises:
         ValueError: it is such a name.
     """
+    name = str(path.resolve())
     try:
-        str(path.resolve()).encode()
+        name.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(
-            f"The names of a file and its folders must be UTF-8. Rename {str(path.resolve())!a}."
-        ) from error
+        raise ValueError(f"The names of a file and its folders must be UTF-8. Rename {name!a}.") from error
 
 
 def open_camera(index):

@@ -9,7 +9,6 @@ label they doubt most.
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -135,7 +134,7 @@ def make_soft_labels(data, folder, output, figures):
     """Writes the soft labels and their report; returns the report."""
     faces, labels = utils.load_fer2013(data, "train", 7)
     networks = read_folds(folder)
-    new = output.with_name(f".{output.stem}.{os.getpid()}.npz")
+    new = output.with_name(f"new-{output.stem}.npz")
     distillation.save_soft_labels(new, *average(networks))
     probabilities, share = distillation.load_soft_labels(new, faces, 7)
     known = share > 0

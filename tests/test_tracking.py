@@ -99,7 +99,7 @@ def test_noise_is_no_face(detector):
 
 
 def test_no_face_of_the_bundled_clip_is_lost_for_speed(detector):
-    tracker, scanned = tracking.FaceTracker(detector), 0
+    tracker, found, scanned = tracking.FaceTracker(detector), 0, 0
     source = sources.open_source(str(sources.DEMO_CLIP))
     for number, (frame, time_s, _) in enumerate(source.frames()):
         gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
@@ -107,9 +107,9 @@ def test_no_face_of_the_bundled_clip_is_lost_for_speed(detector):
         if number % 8 == 0:
             faces = utils.detect_faces(gray, detector)
             assert all(tracking.overlaps_any(face, boxes) for face in faces)
-            scanned += len(faces)
+            found, scanned = found + len(boxes), scanned + len(faces)
     source.close()
-    assert scanned > 30
+    assert found >= scanned > 30
 
 
 def visible_track(tracker, time_s):
