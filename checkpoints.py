@@ -95,10 +95,13 @@ class Run(keras.callbacks.Callback):
         best = max((row["val_accuracy"] for row in self.rows), default=-1.0)
         seconds = round(time.perf_counter() - self.started, 1)
         if logs["val_accuracy"] > best:
-            replace(self.folder / "best.weights.h5", self.model.network.save_weights)
+            with utils.replaced_file(self.folder / "best.weights.h5") as new:
+                self.model.network.save_weights(new)
         self.rows.append({"epoch": epoch + 1, "size": self.sizes[epoch], "seconds": seconds, **logs})
-        replace(self.folder / "history.csv", pd.DataFrame(self.rows).to_csv, index=False)
-        replace(self.folder / "state.weights.h5", self.model.save_weights)
+        with utils.replaced_file(self.folder / "history.csv") as new:
+            pd.DataFrame(self.rows).to_csv(new, index=False)
+        with utils.replaced_file(self.folder / "state.weights.h5") as new:
+            self.model.save_weights(new)
         best = self.best_row()
         self.tell(
             f"Epoch {epoch + 1} of {len(self.sizes)}: best validation accuracy {best['val_accuracy']:.4f} "
@@ -117,13 +120,6 @@ class Run(keras.callbacks.Callback):
         """Estimates the time to the end: an epoch costs as much as its crops have pixels."""
         pixels = [size**2 for size in self.sizes]
         return self.seconds() / sum(pixels[: len(self.rows)]) * sum(pixels[len(self.rows) :])
-
-
-def replace(path, write, **options):
-    """Writes a file so that `path` holds the old content or the new at every moment."""
-    temporary = path.with_name(f"new-{path.name}")  # The same ending, by which Keras chooses the format.
-    write(temporary, **options)
-    os.replace(temporary, path)
 
 
 def open_run(output_dir, settings, sizes, resume, follows=False):
@@ -146,7 +142,8 @@ def open_run(output_dir, settings, sizes, resume, follows=False):
     else:
         clear(folder)
         folder.mkdir(parents=True)
-        replace(stored, lambda path: path.write_text(json.dumps(settings), encoding="utf-8"))
+        with utils.replaced_file(stored) as new:
+            new.write_text(json.dumps(settings), encoding="utf-8")
     (folder / "owner").write_text(owner, encoding="utf-8")
     return Run(folder, settings, sizes, folder if resume else None, owner=owner)
 

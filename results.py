@@ -1,14 +1,13 @@
 """What the demo leaves behind: a log of the emotions, and annotated videos and images; used by webcam_demo.py."""
 
-import contextlib
 import csv
 import datetime
 import json
-import os
 from pathlib import Path
 
 import cv2
 
+import utils
 from sources import is_still, open_capture
 
 OUTPUT_DIR = Path("output")  # Of snapshots, and of annotated files that nobody gave a name.
@@ -94,15 +93,12 @@ def annotated_path(output, source, name):
 
 def write_image(path, frame):
     """Writes an image file, or leaves what was there; tells whether that was possible."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         encoded, content = cv2.imencode(".jpg" if path.suffix.lower() == ".jfif" else path.suffix, frame)
         if encoded:
-            temporary.write_bytes(content)  # Python opens paths that OpenCV cannot, on Windows.
-            temporary.replace(path)
+            with utils.replaced_file(path) as new:
+                new.write_bytes(content)  # Python opens paths that OpenCV cannot, on Windows.
     except (cv2.error, OSError):
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         return False
     return encoded
 

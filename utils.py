@@ -1,7 +1,7 @@
 """The path from a pixel to a labelled pixel, shared by train.py, evaluate.py and webcam_demo.py.
 
 A function belongs here only if it is a step on that path and the scripts would disagree if one changed it alone; only
-the last, about what they print, is none.
+the last two, about files and the terminal, are none.
 Importing this module costs OpenCV and NumPy; pandas is imported where a CSV is read, TensorFlow and Keras never.
 
 The data that flows, one name each in every file:
@@ -120,13 +120,9 @@ def _load_parsed(path):
     except UNREADABLE:
         pass  # No cache, or a damaged one: it is written anew.
     faces, emotions, usages = _read_folder(path) if path.is_dir() else _read_csv(path)
-    temporary = cache.with_name(f"{cache.name}.{os.getpid()}.npz")
-    try:
-        np.savez(temporary, signature=signature, faces=faces, emotions=emotions, usages=usages)
-        temporary.replace(cache)
-    except OSError:  # A read-only or full disk costs the next start a few seconds, nothing else.
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    # A read-only or full disk costs the next start a few seconds, nothing else.
+    with contextlib.suppress(OSError), replaced_file(cache) as new:
+        np.savez(new, signature=signature, faces=faces, emotions=emotions, usages=usages)
     return faces, emotions, usages
 
 
@@ -447,8 +443,23 @@ def put_text(frame, text, corner, scale, color):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 6. The terminal
+# 6. Files and the terminal
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def replaced_file(path):
+    """Gives a path to write to, whose file takes the place of `path` when it is complete, or is gone when it is not.
+
+    It has the same ending, by which many libraries choose the format.
+    """
+    new = path.with_name(f".new-{os.getpid()}-{path.name}")
+    try:
+        yield new
+        new.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            new.unlink()  # It is still there only where something stopped the writing.
 
 
 def make_any_name_printable():

@@ -14,7 +14,6 @@ The wall they hang on is computed. The same versions of the packages write the s
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -22,8 +21,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-DEFAULT_OUTPUT = ROOT / "data" / "demo.mp4"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # utils.py is in the folder above.
+import utils
+
+DEFAULT_OUTPUT = utils.ROOT / "data" / "demo.mp4"
 WIDTH, HEIGHT, FRAMES_PER_SECOND = 640, 360, 25
 SEED = 2013
 
@@ -130,12 +131,9 @@ def film(collins, hopper):
 
 def count_faces(path):
     """Returns the number of faces that the demo's detector finds in each frame of a clip."""
-    sys.path.insert(0, str(ROOT))  # This script lies beside the data, one folder below the module.
-    from utils import detect_faces, load_face_detector
-
-    detector, capture, counts = load_face_detector(), cv2.VideoCapture(str(path)), []
+    detector, capture, counts = utils.load_face_detector(), cv2.VideoCapture(str(path)), []
     while (frame := capture.read()[1]) is not None:
-        counts.append(len(detect_faces(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), detector)))
+        counts.append(len(utils.detect_faces(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), detector)))
     capture.release()
     return counts
 
@@ -147,21 +145,17 @@ def make_clip(output):
     if not output.parent.is_dir():
         raise FileNotFoundError(f"`--output` must lie in a folder that exists. Received: {output}.")
     portraits = load_portraits()
-    temporary = output.with_name(f"{output.stem}.{os.getpid()}.mp4")
-    try:
-        temporary.touch()  # Python says why a place cannot be written to; OpenCV does not.
-        writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter_fourcc(*"mp4v"), FRAMES_PER_SECOND, (WIDTH, HEIGHT))
+    with utils.replaced_file(output) as new:
+        new.touch()  # Python says why a place cannot be written to; OpenCV does not.
+        writer = cv2.VideoWriter(str(new), cv2.VideoWriter_fourcc(*"mp4v"), FRAMES_PER_SECOND, (WIDTH, HEIGHT))
         try:
             for frame in film(*portraits):
                 writer.write(frame)
         finally:
             writer.release()  # Windows neither renames nor removes a file that is open.
-        counts, frames = count_faces(temporary), sum(shot.frames for shot in SHOTS)
+        counts, frames = count_faces(new), sum(shot.frames for shot in SHOTS)
         if len(counts) != frames:  # OpenCV does not tell that a disk is full.
             raise OSError(f"The clip must hold {frames} frames. Received: {len(counts)}. Is there space at {output}?")
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
     return counts
 
 

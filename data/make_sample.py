@@ -10,8 +10,6 @@ model trained on it reads these drawings and no person, and its accuracy says no
 """
 
 import argparse
-import contextlib
-import os
 import sys
 from pathlib import Path
 
@@ -207,17 +205,11 @@ def make_sample(output, faces_per_class, seed):
     rng = np.random.default_rng(seed)
     rows = plan_rows(faces_per_class, rng)
     output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.write(",".join(utils.COLUMNS) + "\n")
-            for emotion, usage in rows:
-                face = draw_face(utils.EMOTIONS[emotion], rng)
-                file.write(f"{emotion},{' '.join(map(str, face.ravel().tolist()))},{usage}\n")
-        os.replace(temporary, output)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()  # It is still there only where something stopped the writing.
+    with utils.replaced_file(output) as new, open(new, "w", encoding="utf-8", newline="\n") as file:
+        file.write(",".join(utils.COLUMNS) + "\n")
+        for emotion, usage in rows:
+            face = draw_face(utils.EMOTIONS[emotion], rng)
+            file.write(f"{emotion},{' '.join(map(str, face.ravel().tolist()))},{usage}\n")
     return len(rows)
 
 

@@ -134,15 +134,13 @@ def make_soft_labels(data, folder, output, figures):
     """Writes the soft labels and their report; returns the report."""
     faces, labels = utils.load_fer2013(data, "train", 7)
     networks = read_folds(folder)
-    new = output.with_name(f"new-{output.stem}.npz")
-    distillation.save_soft_labels(new, *average(networks))
-    probabilities, share = distillation.load_soft_labels(new, faces, 7)
-    known = share > 0
-    if not known.any():
-        new.unlink()
-        raise ValueError(f"The folds must be of the faces of {data}. Received: {folder}, which hold none of them.")
-    result = report(networks, labels[known], probabilities[known])
-    new.replace(output)
+    with utils.replaced_file(output) as new:
+        distillation.save_soft_labels(new, *average(networks))
+        probabilities, share = distillation.load_soft_labels(new, faces, 7)
+        known = share > 0
+        if not known.any():
+            raise ValueError(f"The folds must be of the faces of {data}. Received: {folder}, which hold none of them.")
+        result = report(networks, labels[known], probabilities[known])
     figures.mkdir(parents=True, exist_ok=True)
     draw(faces[known], labels[known], probabilities[known], result, figures / "soft_labels.png")
     (figures / "soft_labels.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -158,7 +158,7 @@ def test_folds_of_other_faces_leave_the_soft_labels_as_they_are(sample_csv, run_
     output.write_bytes(b"as it was")
     finished = run_script("data/make_soft_labels.py", "--data", other, "--folds", tmp_path, "--output", output)
     assert finished.returncode == 2 and finished.stderr.count("\n") == 1 and "none of them" in finished.stderr
-    assert output.read_bytes() == b"as it was" and not list(tmp_path.glob("new-*"))
+    assert output.read_bytes() == b"as it was" and not list(tmp_path.glob(".new-*"))
 
 
 def test_a_missing_fold_is_one_line_with_its_command(sample_csv, run_script, tmp_path):
