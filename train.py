@@ -362,6 +362,7 @@ def write_model(folder, network, description, faces, labels):
     description["temperature"] = calibrate(network, faces, labels)
     network.save(folder / "model.keras")
     network.export(folder / "model.tflite", format="litert", verbose=False)
+    description["tflite_sha256"] = file_hash(folder / "model.tflite")
     write_description(folder, description)  # Without it nothing is a model.
     # The figure that counts is that of the exported file, which is what evaluate.py scores and the demo runs.
     predicted = utils.load_emotion_model(folder).predict(faces).argmax(axis=1)

@@ -350,9 +350,16 @@ def load_emotion_model(folder):
         raise ValueError(
             f"{folder / 'model.json'} must describe a model as train.py does. Received: {error!r}. {remedy}"
         ) from error
+    # From memory, because OpenCV cannot open a path with letters beyond ASCII on Windows.
+    content = np.fromfile(folder / "model.tflite", np.uint8)
+    sha256 = hashlib.sha256(content).hexdigest()
+    if description.get("tflite_sha256", sha256) != sha256:  # OpenCV reads some damaged networks, and crashes on others.
+        raise ValueError(
+            f"{folder / 'model.tflite'} must be the network that model.json describes. "
+            f"Received: a damaged one, or another. {remedy}"
+        )
     try:
-        # From memory, because OpenCV cannot open a path with letters beyond ASCII on Windows.
-        network = cv2.dnn.readNetFromTFLite(np.fromfile(folder / "model.tflite", np.uint8))
+        network = cv2.dnn.readNetFromTFLite(content)
         network.setInput(np.zeros((1, 1, IMAGE_SIZE, IMAGE_SIZE), np.float32))
         columns = network.forward().shape[-1]
     except cv2.error as error:

@@ -3,6 +3,7 @@
 python -m pytest tests/test_model.py
 """
 
+import hashlib
 import json
 import shutil
 
@@ -105,9 +106,30 @@ def test_a_wrong_value_in_the_description_is_named(trained, tmp_path, key, value
         utils.load_emotion_model(tmp_path / "model")
 
 
-def test_a_cut_network_is_refused(trained, tmp_path):
+@pytest.mark.parametrize("with_hash", [True, False])
+def test_a_cut_network_is_refused(trained, tmp_path, with_hash):
     shutil.copytree(trained[0], tmp_path / "model")
     network = (trained[0] / "model.tflite").read_bytes()
     (tmp_path / "model" / "model.tflite").write_bytes(network[: len(network) // 2])
+    if not with_hash:  # As of a folder that somebody has made by hand: then OpenCV's own check has to do.
+        description = json.loads((trained[0] / "model.json").read_text())
+        del description["tflite_sha256"]
+        (tmp_path / "model" / "model.json").write_text(json.dumps(description))
     with pytest.raises(ValueError, match="model.tflite.*python train.py"):
         utils.load_emotion_model(tmp_path / "model")
+
+
+def test_a_network_with_damaged_weights_is_refused(trained, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "model")
+    network = bytearray((trained[0] / "model.tflite").read_bytes())
+    network[len(network) // 2 : len(network) // 2 + 100] = bytes(100)
+    (tmp_path / "model" / "model.tflite").write_bytes(network)
+    with pytest.raises(ValueError, match="model.tflite.*python train.py"):
+        utils.load_emotion_model(tmp_path / "model")
+
+
+@pytest.mark.parametrize("classes", utils.CLASS_SETS)
+def test_the_networks_in_the_repository_are_those_that_were_described(classes):
+    folder = utils.ROOT / "models" / f"emotions-{classes}"
+    description = utils.load_emotion_model(folder).description
+    assert description["tflite_sha256"] == hashlib.sha256((folder / "model.tflite").read_bytes()).hexdigest()
