@@ -170,7 +170,7 @@ def make_targets(labels, num_classes, smoothing, soft_labels=None):
 
 
 def train(
-    data, num_classes, output_dir, epochs, batch_size=64, seed=0, limit=None, resume=False,
+    data, num_classes, output_dir, epochs, batch_size=128, seed=0, limit=None, resume=False,
     network="small", fold=None, soft_labels=None,
 ):  # fmt: skip
     """Trains a model and writes its folder.
@@ -490,7 +490,7 @@ def parse_args(argv=None):
     parser.add_argument("--classes", type=int, choices=utils.CLASS_SETS, default=5, help="emotions (default: 5)")
     parser.add_argument("--output-dir", type=Path, help="model folder (default: models/emotions-<classes>)")
     parser.add_argument("--epochs", type=positive_integer, default=80, help="length of the run (default: 80)")
-    parser.add_argument("--batch-size", type=positive_integer, default=64, help="faces per step (default: 64)")
+    parser.add_argument("--batch-size", type=positive_integer, default=128, help="faces per step (default: 128)")
     parser.add_argument("--seed", type=seed_number, default=0, help="of everything random (default: 0)")
     parser.add_argument("--limit", type=positive_integer, help="use only the first LIMIT faces of each split")
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped or killed")
