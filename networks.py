@@ -26,9 +26,10 @@ def build_model(num_classes, network="small", image_size=utils.IMAGE_SIZE):
     Returns:
         model: `keras.Model` from faces (N, size, size, 1), 0..255, to probabilities (N, num_classes).
     """
+    numbers = recipe.NETWORKS[network]
     faces = keras.Input((image_size, image_size, 1), name="faces")
     x = layers.Rescaling(1 / 127.5, offset=-1.0)(faces)
-    for stage, (filters, convolutions, pairs) in enumerate(recipe.NETWORKS[network]):
+    for stage, (filters, convolutions, pairs) in enumerate(numbers["STAGES"]):
         if stage > 0:
             x = layers.MaxPooling2D()(x)  # 48 -> 24 -> 12 -> 6
         for _ in range(convolutions):
@@ -38,18 +39,61 @@ def build_model(num_classes, network="small", image_size=utils.IMAGE_SIZE):
         if stage > 0:
             x = layers.SpatialDropout2D(recipe.STAGE_DROPOUT)(x)
     x = layers.GlobalAveragePooling2D()(x)
-    x = layers.Dropout(recipe.HEAD_DROPOUT)(x)
+    x = layers.Dropout(numbers["HEAD_DROPOUT"])(x)
     # Without a bias, because OpenCV's importer would leave it out. In float32 under mixed precision too, because a
     # softmax in bfloat16 rounds probabilities to two digits.
     dense = layers.Dense(num_classes, activation="softmax", use_bias=False, dtype="float32", name="probabilities")
-    return keras.Model(faces, dense(x), name=f"emotions_{num_classes}")
+    model = keras.Model(faces, dense(x), name=network)
+    if numbers["MIRROR_SYMMETRIC"]:
+        for weight in model.trainable_weights:
+            weight.constraint = mirror_symmetric  # The optimizer applies it after every step.
+        make_mirror_symmetric(model)
+    return model
+
+
+def make_mirror_symmetric(model):
+    for weight in model.weights:
+        weight.assign(mirror_symmetric(weight))
+
+
+def mirror_symmetric(weight):
+    """Returns the nearest weight with which a layer treats a mirror image as it treats the image.
+
+    The second half of a layer's channels is then what the first half would be for the mirror image, from the first
+    layer on, and the dense layer does not tell the halves apart: the same probabilities for both, with half of the
+    numbers to learn and no operation more (a group-equivariant network: Cohen & Welling, 2016).
+
+    Args:
+        weight: (height, width, channels in, channels out) of a convolution, (channels in, classes) of the dense layer,
+            (channels,) of batch normalisation.
+    """
+    mirrored = ops.flip(weight, axis=1) if weight.ndim == 4 else weight
+    for axis in (2, 3) if weight.ndim == 4 else (0,):
+        mirrored = ops.roll(mirrored, weight.shape[axis] // 2, axis=axis)
+    return (weight + mirrored) / 2
+
+
+def join(trained):
+    """Joins trained networks of the same classes under one dense layer: its logits are the mean of theirs."""
+    faces = keras.Input((utils.IMAGE_SIZE, utils.IMAGE_SIZE, 1), name="faces")
+    features = [
+        keras.Model(network.input, network.layers[-1].input, name=f"network_{number}")(faces)
+        for number, network in enumerate(trained, start=1)
+    ]
+    kernels = [network.layers[-1].kernel for network in trained]
+    dense = layers.Dense(kernels[0].shape[1], activation="softmax", use_bias=False, name="probabilities")
+    model = keras.Model(faces, dense(layers.Concatenate()(features)), name="joined")
+    dense.kernel.assign(ops.concatenate(kernels) / len(kernels))
+    return model
 
 
 def count_macs(model):
     """Counts the multiply-adds of one face's forward pass in convolutions and dense layers; the rest is under 2 %."""
     macs = 0
     for layer in model.layers:
-        if isinstance(layer, layers.Conv2D):
+        if isinstance(layer, keras.Model):
+            macs += count_macs(layer)
+        elif isinstance(layer, layers.Conv2D):
             _, height, width, _ = layer.compute_output_shape(layer.input.shape)
             macs += height * width * int(np.prod(layer.kernel.shape))
         elif isinstance(layer, layers.Dense):
@@ -60,13 +104,17 @@ def count_macs(model):
 class Augmentation(layers.Layer):
     """Flips, turns, scales, shifts, changes the contrast and erases a rectangle of each face, where the network trains.
 
+    Args:
+        numbers: one of `NETWORKS`.
+
     Attributes:
         size: width and height in pixels of the crop that is left of each face, around its middle before the shift. In
             inference faces pass as they are.
     """
 
-    def __init__(self):
+    def __init__(self, numbers):
         super().__init__(dtype="float32")  # Under mixed precision too: coordinates need more than 8 bits.
+        self.numbers = numbers
         self.size = utils.IMAGE_SIZE
         self.seed_generator = keras.random.SeedGenerator(0)
 
@@ -80,8 +128,8 @@ class Augmentation(layers.Layer):
         """Takes each pixel of the result from where the inverse of flip, rotation, scale and shift puts it."""
         count = ops.shape(faces)[0]
         flip = ops.sign(self.uniform(-1, 1, count))
-        angle = np.deg2rad(recipe.MAX_ROTATION) * self.uniform(-1, 1, count)
-        scale = 1 / (1 + self.uniform(-recipe.MAX_SCALE, recipe.MAX_SCALE, count))
+        angle = np.deg2rad(self.numbers["MAX_ROTATION"]) * self.uniform(-1, 1, count)
+        scale = 1 / (1 + self.uniform(-self.numbers["MAX_SCALE"], self.numbers["MAX_SCALE"], count))
         cos, sin = scale * ops.cos(angle), scale * ops.sin(angle)
         # The middle of the face lands in the middle of the crop, moved by the shift.
         x, y = (
@@ -108,15 +156,16 @@ class Augmentation(layers.Layer):
         pixel = (ops.arange(self.size, dtype="float32") + 0.5) / self.size
         x, y = ops.reshape(pixel, (1, 1, -1, 1)), ops.reshape(pixel, (1, -1, 1, 1))
         inside = (ops.abs(x - left - width / 2) < width / 2) & (ops.abs(y - top - height / 2) < height / 2)
-        chosen = self.uniform(0, 1, count, 1, 1, 1) < recipe.ERASING_PROBABILITY
+        chosen = self.uniform(0, 1, count, 1, 1, 1) < self.numbers["ERASING_PROBABILITY"]
         return ops.where(inside & chosen, self.uniform(0, 255, *ops.shape(faces)), faces)
 
 
 class AugmentedModel(keras.Model):
-    """The network behind its augmentation: what is trained, while the network alone is kept."""
+    """The network, from `build_model`, behind its augmentation: what is trained, while the network alone is kept."""
 
     def __init__(self, network):
-        faces, augmentation = keras.Input((utils.IMAGE_SIZE, utils.IMAGE_SIZE, 1)), Augmentation()
+        faces = keras.Input((utils.IMAGE_SIZE, utils.IMAGE_SIZE, 1))
+        augmentation = Augmentation(recipe.NETWORKS[network.name])
         super().__init__(faces, network(augmentation(faces)))
         self.augmentation, self.network = augmentation, network
 

@@ -3,15 +3,31 @@
 But for the epochs and the batch size, which are its flags.
 """
 
-# Networks: (filters, convolutions, residual pairs of them) per stage; the picture is halved between stages. The small
-# one is for use; the others, of about 5 million parameters, only teach it (`--fold`).
+# The networks, and what else differs between them: the large one takes four times the operations, and bears more
+# change of the faces.
+#   STAGES: (filters, convolutions, residual pairs of them) of each stage; the picture is halved between stages.
+#   MIRROR_SYMMETRIC: a face and its mirror image get the same probabilities.
+#   HEAD_DROPOUT: before the dense layer.
+#   MAX_ROTATION: in degrees. MAX_SCALE: share of the face's size. ERASING_PROBABILITY: of a face, to lose a rectangle.
 NETWORKS = {
-    "small": ((24, 2, 0), (48, 2, 0), (96, 1, 1), (192, 2, 0)),
-    "vgg": ((64, 2, 0), (128, 2, 0), (256, 2, 0), (512, 2, 0)),
-    "resnet": ((48, 1, 1), (96, 1, 2), (192, 1, 2), (384, 1, 1)),
+    "small": {
+        "STAGES": ((24, 2, 0), (48, 2, 0), (96, 1, 1), (192, 2, 0)),
+        "MIRROR_SYMMETRIC": False,
+        "HEAD_DROPOUT": 0.3,
+        "MAX_ROTATION": 10,
+        "MAX_SCALE": 0.1,
+        "ERASING_PROBABILITY": 0.4,
+    },
+    "large": {
+        "STAGES": ((32, 2, 0), (64, 1, 1), (160, 1, 2), (320, 1, 1)),
+        "MIRROR_SYMMETRIC": True,
+        "HEAD_DROPOUT": 0.4,
+        "MAX_ROTATION": 12,
+        "MAX_SCALE": 0.15,
+        "ERASING_PROBABILITY": 0.5,
+    },
 }
 STAGE_DROPOUT = 0.1  # After every stage but the first, whole channels.
-HEAD_DROPOUT = 0.3  # Before the dense layer.
 BATCH_NORM_MOMENTUM = 0.9  # Keras's 0.99 lags: in a short run its statistics are still those of the first steps.
 
 # Optimisation: stochastic gradient descent, the rate rising for WARMUP of all steps and falling to zero as a cosine.
@@ -27,10 +43,7 @@ SOFT_WEIGHT = 0.25  # Of a soft label beside the label, where there is one.
 # whole face, at two thirds of the cost.
 SIZES = ((40, 0.75), (48, 1.0))
 
-# Augmentation, drawn anew for every face and epoch.
-MAX_ROTATION = 10  # Degrees.
-MAX_SCALE = 0.1  # Share of the face's size.
+# Augmentation, drawn anew for every face and epoch, besides what the networks differ in.
 MAX_SHIFT = 0.1  # Share of the crop's size.
 MAX_CONTRAST = 0.3  # Share of the distance of each pixel from mid-gray.
-ERASING_PROBABILITY = 0.4
 ERASING_SIDE = (0.15, 0.4)  # Share of the face's side.

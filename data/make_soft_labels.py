@@ -1,6 +1,6 @@
 """Averages what the networks of all folds read in the faces they have not seen into data/soft_labels-7.npz.
 
-    python train.py --classes 7 --network vgg --fold 0      first, for every fold from 0 to 4, of one network or more
+    python train.py --classes 7 --fold 0             first, for every fold from 0 to 4, of one network or both
     python data/make_soft_labels.py
 
 Also writes figures/soft_labels.json and .png: how often the soft labels agree with the labels, and the faces whose

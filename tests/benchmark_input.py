@@ -76,15 +76,16 @@ def measure_loading():
 
 
 def keras_layers():
-    """Returns the augmentation of train.py made of Keras's own layers."""
+    """Returns the augmentation of the small network made of Keras's own layers."""
+    numbers = recipe.NETWORKS["small"]
     return keras.Sequential(
         [
             layers.RandomFlip("horizontal"),
-            layers.RandomRotation(recipe.MAX_ROTATION / 360, fill_mode="nearest"),
+            layers.RandomRotation(numbers["MAX_ROTATION"] / 360, fill_mode="nearest"),
             layers.RandomTranslation(recipe.MAX_SHIFT, recipe.MAX_SHIFT, fill_mode="nearest"),
-            layers.RandomZoom(recipe.MAX_SCALE, fill_mode="nearest"),
+            layers.RandomZoom(numbers["MAX_SCALE"], fill_mode="nearest"),
             layers.RandomContrast(recipe.MAX_CONTRAST, value_range=(0, 255)),
-            layers.RandomErasing(recipe.ERASING_PROBABILITY, value_range=(0, 255)),
+            layers.RandomErasing(numbers["ERASING_PROBABILITY"], value_range=(0, 255)),
         ]
     )
 

@@ -123,8 +123,8 @@ def write_folds(folder, sample_csv, name, certainty):
 
 
 def test_soft_labels_are_the_average_over_networks_and_reported(sample_csv, run_script, tmp_path):
-    write_folds(tmp_path / "folds", sample_csv, "vgg", 0.9)
-    write_folds(tmp_path / "folds", sample_csv, "resnet", 0.7)
+    write_folds(tmp_path / "folds", sample_csv, "large", 0.9)
+    write_folds(tmp_path / "folds", sample_csv, "small", 0.7)
     output, figures = tmp_path / "soft.npz", tmp_path / "figures"
     command = ("data/make_soft_labels.py", "--data", sample_csv, "--folds", tmp_path / "folds", "--output", output)
     finished = run_script(*command, "--figures", figures)
@@ -135,23 +135,23 @@ def test_soft_labels_are_the_average_over_networks_and_reported(sample_csv, run_
     report = json.loads((figures / "soft_labels.json").read_text())
     assert report["confidence"] == pytest.approx(0.8, abs=0.01)
     assert report["agreement"] == 1 and report["publictest_accuracy"] == {
-        "resnet-7": [1.0] * 5, "vgg-7": [1.0] * 5, "average": 1.0,
+        "small-7": [1.0] * 5, "large-7": [1.0] * 5, "average": 1.0,
     }  # fmt: skip
     assert cv2.imread(str(figures / "soft_labels.png")).std() > 20
 
 
 def test_folds_of_different_runs_are_not_averaged(sample_csv, run_script, tmp_path):
-    write_folds(tmp_path, sample_csv, "vgg", 0.9)
-    path = tmp_path / "vgg-7-2" / "out_of_fold.npz"
+    write_folds(tmp_path, sample_csv, "large", 0.9)
+    path = tmp_path / "large-7-2" / "out_of_fold.npz"
     with np.load(path) as stored:
         arrays = dict(stored)
     np.savez(path, **arrays | {"run": "a shorter run"})
     finished = run_script("data/make_soft_labels.py", "--data", sample_csv, "--folds", tmp_path)
-    assert finished.returncode == 2 and finished.stderr.count("\n") == 1 and "vgg-7" in finished.stderr
+    assert finished.returncode == 2 and finished.stderr.count("\n") == 1 and "large-7" in finished.stderr
 
 
 def test_folds_of_other_faces_leave_the_soft_labels_as_they_are(sample_csv, run_script, tmp_path):
-    write_folds(tmp_path, sample_csv, "vgg", 0.9)
+    write_folds(tmp_path, sample_csv, "large", 0.9)
     other, output = tmp_path / "other.csv", tmp_path / "soft.npz"
     pixels = " ".join(["7"] * 2304)
     other.write_text(f"emotion,pixels,Usage\n0,{pixels},Training\n")
@@ -162,8 +162,8 @@ def test_folds_of_other_faces_leave_the_soft_labels_as_they_are(sample_csv, run_
 
 
 def test_a_missing_fold_is_one_line_with_its_command(sample_csv, run_script, tmp_path):
-    write_folds(tmp_path, sample_csv, "vgg", 0.9)
-    (tmp_path / "vgg-7-3" / "out_of_fold.npz").unlink()
+    write_folds(tmp_path, sample_csv, "large", 0.9)
+    (tmp_path / "large-7-3" / "out_of_fold.npz").unlink()
     finished = run_script("data/make_soft_labels.py", "--data", sample_csv, "--folds", tmp_path)
     assert finished.returncode == 2 and finished.stderr.count("\n") == 1
-    assert "train.py --classes 7 --network vgg --fold 3" in finished.stderr
+    assert "train.py --classes 7 --network large --fold 3" in finished.stderr

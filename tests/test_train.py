@@ -156,7 +156,7 @@ def test_settings_hold_the_numbers_that_act(monkeypatch):
     for fold, smoothing in ((None, 0.1), (0, 0.02)):
         numbers = train.describe_settings("data.csv", split, {"network": "small", "fold": fold})["recipe"]
         assert numbers["LABEL_SMOOTHING"] == smoothing and "TEACHER_SMOOTHING" not in numbers
-        assert numbers["STAGES"] == [list(stage) for stage in recipe.NETWORKS["small"]]
+        assert {**numbers, **json.loads(json.dumps(recipe.NETWORKS["small"]))} == numbers and "NETWORKS" not in numbers
 
 
 def test_runs_that_new_ones_displace_are_kept_unless_they_are_empty(tmp_path, capsys):
@@ -288,7 +288,41 @@ def test_multiply_adds_are_counted_as_by_hand():
     inputs = Input((8, 8, 1))
     x = layers.MaxPooling2D()(layers.Conv2D(2, 3, padding="same")(inputs))
     x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, padding="same")(x))
-    assert networks.count_macs(Model(inputs, layers.Dense(3)(x))) == 1152 + 1152 + 12
+    model = Model(inputs, layers.Dense(3)(x))
+    assert networks.count_macs(model) == 1152 + 1152 + 12
+    assert networks.count_macs(Model(inputs, layers.Concatenate()([model(inputs)] * 2))) == 1152 + 1152 + 12
+
+
+@pytest.fixture
+def symmetric(monkeypatch):
+    """Makes the small network mirror-symmetric, as the large one is."""
+    monkeypatch.setitem(recipe.NETWORKS, "small", recipe.NETWORKS["small"] | {"MIRROR_SYMMETRIC": True})
+
+
+def test_every_step_of_training_keeps_a_network_mirror_symmetric(symmetric):
+    network = networks.build_model(5)
+    model = networks.AugmentedModel(network)
+    before = [weight.numpy() for weight in network.trainable_weights]
+    train.compile_model(model, 10)
+    model.fit(random_faces(16), np.eye(5)[np.arange(16) % 5], batch_size=4, verbose=0)
+    for weight, old in zip(network.trainable_weights, before, strict=True):
+        assert np.allclose(weight, networks.mirror_symmetric(weight), atol=1e-6)
+        assert not np.allclose(weight, old, atol=1e-6)
+
+
+def test_a_mirror_symmetric_network_reads_a_face_and_its_mirror_image_alike(symmetric, sample_csv, tmp_path):
+    flags = ("--limit", "64", "--batch-size", "8", "--epochs", "1", "--output-dir", str(tmp_path / "model"))
+    assert train.main(["--data", str(sample_csv), *flags]) == 0
+    model, faces = utils.load_emotion_model(tmp_path / "model"), utils.load_fer2013(sample_csv, "val")[0]
+    plain, mirrored, upside_down = map(model.predict, (faces, faces[:, :, ::-1], faces[:, ::-1]))
+    assert np.abs(plain - mirrored).max() < 1e-4 < 1e-3 < np.abs(plain - upside_down).max()
+
+
+def test_the_large_network_is_mirror_symmetric_and_the_shipped_one_too():
+    model, faces = utils.load_emotion_model(ROOT / "models" / "emotions-7"), random_faces(8).astype(np.uint8)
+    assert np.allclose(model.predict(faces), model.predict(faces[:, :, ::-1]), atol=1e-4)
+    for weight in networks.build_model(7, "large").trainable_weights:
+        assert np.allclose(weight, networks.mirror_symmetric(weight)) and weight.constraint
 
 
 def test_an_epoch_has_every_face_once_in_an_order_fixed_by_seed_and_epoch():
@@ -313,8 +347,9 @@ def test_processes_share_each_batch_in_its_order():
 @pytest.fixture
 def unchanged(monkeypatch):
     """Switches every change of the augmentation off but the mirror image."""
-    for name in ("MAX_ROTATION", "MAX_SCALE", "MAX_SHIFT", "MAX_CONTRAST", "ERASING_PROBABILITY"):
+    for name in ("MAX_SHIFT", "MAX_CONTRAST"):
         monkeypatch.setattr(recipe, name, 0)
+    monkeypatch.setitem(recipe.NETWORKS, "small", dict.fromkeys(recipe.NETWORKS["small"], 0))
 
 
 def random_faces(count):
@@ -322,7 +357,7 @@ def random_faces(count):
 
 
 def augment(faces, size=48):
-    augmentation = networks.Augmentation()
+    augmentation = networks.Augmentation(recipe.NETWORKS["small"])
     augmentation.size = size
     return np.array(augmentation(faces, training=True))
 
@@ -351,21 +386,22 @@ def test_each_change_of_the_augmentation_does_what_it_says(unchanged, monkeypatc
         middles = [(axis * f[..., 0]).sum() / f.sum() - 23.5 for f in shifted]
         assert 4 < np.max(np.abs(middles)) <= 4.8 + 0.1  # 0.1 * 48 pixels.
     monkeypatch.setattr(recipe, "MAX_SHIFT", 0)
-    monkeypatch.setattr(recipe, "MAX_SCALE", 0.2)
+    small = recipe.NETWORKS["small"]
+    monkeypatch.setitem(small, "MAX_SCALE", 0.2)
     areas = augment(disc).sum(axis=(1, 2, 3)) / disc[0].sum()
     assert 0.6 < areas.min() < 0.75 and 1.3 < areas.max() < 1.5  # 0.8 and 1.2 squared: 0.64 and 1.44.
-    monkeypatch.setattr(recipe, "MAX_SCALE", 0)
-    monkeypatch.setattr(recipe, "MAX_ROTATION", 20)
+    monkeypatch.setitem(small, "MAX_SCALE", 0)
+    monkeypatch.setitem(small, "MAX_ROTATION", 20)
     bar = np.where(np.abs(x - 23.5) < 2, 200.0, 0)[np.newaxis, ..., np.newaxis].repeat(200, 0).astype(np.float32)
     # A bar through the middle, seen 20 rows above it: 20 * tan(angle) to the side.
     angles = [np.rad2deg(np.arctan2((x[3] * f[3, :, 0]).sum() / f[3].sum() - 23.5, 20.5)) for f in augment(bar)]
     assert 17 < np.max(angles) <= 20.5 and -20.5 <= np.min(angles) < -17
-    monkeypatch.setattr(recipe, "MAX_ROTATION", 0)
+    monkeypatch.setitem(small, "MAX_ROTATION", 0)
     monkeypatch.setattr(recipe, "MAX_CONTRAST", 0.5)
     gains = (augment(np.full((200, 48, 48, 1), 168, np.float32))[:, 24, 24, 0] - 128) / 40
     assert 0.5 <= gains.min() < 0.6 and 1.4 < gains.max() <= 1.5
     monkeypatch.setattr(recipe, "MAX_CONTRAST", 0)
-    monkeypatch.setattr(recipe, "ERASING_PROBABILITY", 0.5)
+    monkeypatch.setitem(small, "ERASING_PROBABILITY", 0.5)
     erased = (augment(np.zeros((200, 48, 48, 1), np.float32)) > 0).mean(axis=(1, 2, 3))
     low, high = recipe.ERASING_SIDE
     assert 0.35 < (erased > 0).mean() < 0.65 and low**2 / 2 < erased[erased > 0].min() and erased.max() < 1.2 * high**2
@@ -373,7 +409,7 @@ def test_each_change_of_the_augmentation_does_what_it_says(unchanged, monkeypatc
 
 def test_faces_pass_the_augmentation_as_they_are_where_nothing_is_learned():
     faces = random_faces(3)
-    assert np.array_equal(networks.Augmentation()(faces, training=False), faces)
+    assert np.array_equal(networks.Augmentation(recipe.NETWORKS["small"])(faces, training=False), faces)
 
 
 def test_calibration_changes_confidences_and_no_label():
