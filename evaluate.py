@@ -32,7 +32,7 @@ import utils
 SPLIT_NAMES = {split: utils.SPLITS[split] for split in ("test", "val")} | {"both": "PublicTest and PrivateTest"}
 CALIBRATION_BINS = 15  # Equal in width, as in Guo et al., 2017.
 FACES_SHOWN = 40  # Of a figure of faces.
-INK = "#333333"
+INK, ORANGE = "#333333", "#d55e00"
 LAYER_COLORS = {
     "Conv2D": "#56b4e9",
     "MaxPooling2D": "#e69f00",
@@ -198,18 +198,25 @@ def plot_roc(labels, probabilities, result, classes, title, path):
 def plot_history(history, quantity, path):
     """Draws a quantity of training and validation over the epochs, and where the crops grew."""
     corner = {"accuracy": "lower right", "loss": "upper right"}[quantity]  # Where neither curve is.
+    val = f"val_{quantity}"
     fig, ax = plt.subplots(figsize=(7, 4))
-    ax.plot(history["epoch"], history[quantity], color=INK, label="Training (augmented faces)")
-    ax.plot(history["epoch"], history[f"val_{quantity}"], color="#d55e00", label="Validation (PublicTest)")
-    best = history.loc[history["val_accuracy"].idxmax()]
-    ax.plot(best["epoch"], best[f"val_{quantity}"], "o", color="#d55e00", label=f"Kept: epoch {best['epoch']:.0f}")
-    for row in np.flatnonzero(history["size"].diff().fillna(0)):
-        ax.axvline(history["epoch"][row], color="lightgray", zorder=0)
-        place = {"xy": (history["epoch"][row], 0.5), "xycoords": ("data", "axes fraction")}
-        ax.annotate(f" {history['size'][row]:.0f} px", **place, color="gray")
+    joined = "network" in history.columns  # One after another in the file.
+    for number, epochs in history.groupby("network" if joined else np.zeros(len(history))):
+        which, line = (f", network {number:.0f}", "-" if number == 1 else "--") if joined else ("", "-")
+        for key, color, name in (
+            (quantity, INK, "Training (augmented faces)"),
+            (val, ORANGE, "Validation (PublicTest)"),
+        ):
+            ax.plot(epochs["epoch"], epochs[key], line, color=color, label=f"{name}{which}")
+        best = epochs.loc[epochs["val_accuracy"].idxmax()]
+        ax.plot(best["epoch"], best[val], "o", color=ORANGE, label=f"Kept: epoch {best['epoch']:.0f}{which}")
+        for _, epoch in epochs[epochs["size"].diff().fillna(0) != 0].iterrows():
+            ax.axvline(epoch["epoch"], linestyle=line, color="lightgray", zorder=0)
+            place = {"xy": (epoch["epoch"], 0.5), "xycoords": ("data", "axes fraction")}
+            ax.annotate(f" {epoch['size']:.0f} px", **place, color="gray")
     ax.set(xlabel="Epoch", ylabel=quantity.capitalize(), title=f"{quantity.capitalize()} per epoch")
     ax.grid(alpha=0.3)
-    ax.legend(loc=corner)
+    ax.legend(loc=corner, fontsize="small" if joined else "medium")
     save(fig, path)
 
 
@@ -257,7 +264,8 @@ def read_layers(model_file):
     """Reads the network of a `.keras` file, which is a zip archive, in its order and without importing Keras.
 
     Returns:
-        list of dict with `name`, `kind`, `text`, `shape` (of the output, without the batch) and `sources` (names).
+        list of dict with `name`, `kind`, `text`, `shape` (of the output, without the batch), `sources` (names) and
+        `network` (of joined networks the number of the one that the layer is of, else 0).
 
     Raises:
         ValueError: it is damaged.
@@ -271,18 +279,26 @@ def read_layers(model_file):
 
 def describe_layers(config):
     """Returns what `read_layers` does, of the list in Keras's own form."""
-    found, shapes = [], {}
+    found, shapes, joined = [], {}, []
     for layer in config:
         options, kind = layer["config"], layer["class_name"]
         tensors = [tensor["config"] for node in layer["inbound_nodes"] for tensor in flatten(node["args"])]
         shapes |= {tensor["keras_history"][0]: tensor["shape"][1:] for tensor in tensors}
+        if kind == "Functional":
+            joined.append(options)
+            continue
         text = f"{kind} {options['kernel_size'][0]}×{options['kernel_size'][1]}" if "kernel_size" in options else kind
         text += f" {options['rate']:.0%}" if "rate" in options else ""
         sources = [tensor["keras_history"][0] for tensor in tensors]
         found.append(
             {"name": options["name"], "kind": kind, "text": text, "sources": sources, "units": options.get("units")}
         )
-    return [layer | {"shape": shapes.get(layer["name"], [layer["units"]])} for layer in found]
+    found = [layer | {"shape": shapes.get(layer["name"], [layer["units"]]), "network": 0} for layer in found]
+    inner = []
+    for number, network in enumerate(joined, start=1):
+        inner += [layer | {"network": number} for layer in describe_layers(network["layers"])]
+        inner[-1]["shape"] = shapes[network["name"]]  # It is used outside only.
+    return inner + found[1:] if joined else found  # Every network has an input of its own.
 
 
 def flatten(nested):
@@ -292,12 +308,18 @@ def flatten(nested):
 
 
 def plot_architecture(layers, description, path):
-    """Draws the layers with their output shapes: a column per picture size, residual connections at its side."""
-    fig, ax = plt.subplots(figsize=(13, 7))
-    places, column, size = {}, -1, None
+    """Draws the layers with their output shapes: a column per picture size, residual connections at its side.
+
+    Joined networks are one above the other, what joins them at the right.
+    """
+    fig, ax = plt.subplots()
+    places, column, size, network, top, bottom, right = {}, -1, None, layers[0]["network"], 0, 0, 0
     for layer in layers:
+        if layer["network"] != network:
+            network, size = layer["network"], None
+            column, top = (-1, bottom + 2) if network else (right, 0)
         if layer["shape"][:-1] != size:  # A new picture size opens a new column.
-            size, column, row = layer["shape"][:-1], column + 1, 0
+            size, column, row = layer["shape"][:-1], column + 1, top
         places[layer["name"]] = (column, row)
         color = LAYER_COLORS.get(layer["kind"], "#e8e8e8")
         ax.add_patch(plt.Rectangle((column - 0.42, row - 0.4), 0.84, 0.8, facecolor=color, edgecolor="white"))
@@ -308,9 +330,10 @@ def plot_architecture(layers, description, path):
             ax.plot(
                 [column - 0.42, column - 0.47, column - 0.47, column - 0.42], [start, start, row, row], color="#cc79a7"
             )
+        right, bottom = max(right, column), max(bottom, row)
         row += 1
-    bottom = max(row for _, row in places.values())
-    ax.set(xlim=(-0.6, column + 0.6), ylim=(bottom + 0.6, -0.6))
+    fig.set_size_inches(2.6 * (right + 1), 0.55 * (bottom + 1))
+    ax.set(xlim=(-0.6, right + 0.6), ylim=(bottom + 0.6, -0.6))
     counts = f"{description['parameters']:,} parameters, {description['macs'] / 1e6:.1f} million multiply-adds a face"
     ax.set_title(f"{counts}; each column goes on in the next")
     ax.axis("off")
