@@ -1,6 +1,6 @@
-"""Times the demo beside the loop of most tutorials, on the same clips in one run.
+"""Times the demo, with its own model and the small one, beside the loop of most tutorials, on the same clips.
 
-    python tests/benchmark_demo.py                   about seven minutes on two cores, with nothing else running
+    python tests/benchmark_demo.py                   about eight minutes on two cores, with nothing else running
 
 The tutorial's loop scans every frame in full and calls `model.predict` for every face. Each runs three times, in turn;
 the table has the run with the median frame rate. Then the demo alone plays the bundled clip 80 times over, for the
@@ -87,13 +87,14 @@ def run(*command):
 
 def measure(clip):
     """Returns the median run of each loop on a clip."""
-    ours, theirs = [], []
-    for _ in range(RUNS):
-        ours.append(run(ROOT / "webcam_demo.py", "--source", clip, "--no-display", "--benchmark"))
-        theirs.append(run(__file__, "--baseline", clip))
-    return {
-        name: sorted(runs, key=lambda r: r["fps"])[RUNS // 2] for name, runs in (("demo", ours), ("tutorial", theirs))
+    demo = (ROOT / "webcam_demo.py", "--source", clip, "--no-display", "--benchmark", "--model")
+    loops = {
+        "demo": (*demo, utils.DEFAULT_MODEL),
+        "demo, small-5": (*demo, ROOT / "models" / "small-5"),
+        "tutorial": (__file__, "--baseline", clip),
     }
+    runs = [{name: run(*command) for name, command in loops.items()} for _ in range(RUNS)]
+    return {name: sorted((of_all[name] for of_all in runs), key=lambda r: r["fps"])[RUNS // 2] for name in loops}
 
 
 def measure_memory(clip, folder):
