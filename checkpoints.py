@@ -198,7 +198,11 @@ def count_epochs(folder):
 def is_finished(description, settings):
     """Tells whether a model's description is that of a run with these settings that came to its end."""
     training = description.get("training", {})
-    return bool(training) and not differences({**settings, "epochs_done": settings["epochs"]}, training)
+    return (
+        bool(training)
+        and "joined" not in training
+        and not differences({**settings, "epochs_done": settings["epochs"]}, training)
+    )
 
 
 def is_unfinished(output_dir):

@@ -10,6 +10,7 @@ Scores model.tflite, the file that the demo runs, and writes metrics.json, class
 
 import argparse
 import contextlib
+import itertools
 import json
 import sys
 import tempfile
@@ -298,7 +299,8 @@ def describe_layers(config):
     for number, network in enumerate(joined, start=1):
         inner += [layer | {"network": number} for layer in describe_layers(network["layers"])]
         inner[-1]["shape"] = shapes[network["name"]]  # It is used outside only.
-    return inner + found[1:] if joined else found  # Every network has an input of its own.
+    # Every network has an input of its own.
+    return inner + [layer for layer in found if not joined or layer["kind"] != "InputLayer"]
 
 
 def flatten(nested):
@@ -307,31 +309,39 @@ def flatten(nested):
         yield from flatten(item) if isinstance(item, list) else [item]
 
 
-def plot_architecture(layers, description, path):
-    """Draws the layers with their output shapes: a column per picture size, residual connections at its side.
+def place_layers(layers):
+    """Returns column and row of each layer: a column per picture size.
 
-    Joined networks are one above the other, what joins them at the right.
+    Joined networks are one above the other, what joins them is at the right.
     """
-    fig, ax = plt.subplots()
-    places, column, size, network, top, bottom, right = {}, -1, None, layers[0]["network"], 0, 0, 0
-    for layer in layers:
-        if layer["network"] != network:
-            network, size = layer["network"], None
+    places = []
+    for network, of_network in itertools.groupby(layers, key=lambda layer: layer["network"]):
+        column, top = -1, 0
+        if places:
+            right, bottom = np.max(places, axis=0)
             column, top = (-1, bottom + 2) if network else (right, 0)
-        if layer["shape"][:-1] != size:  # A new picture size opens a new column.
-            size, column, row = layer["shape"][:-1], column + 1, top
-        places[layer["name"]] = (column, row)
-        color = LAYER_COLORS.get(layer["kind"], "#e8e8e8")
-        ax.add_patch(plt.Rectangle((column - 0.42, row - 0.4), 0.84, 0.8, facecolor=color, edgecolor="white"))
+        for _, of_size in itertools.groupby(of_network, key=lambda layer: layer["shape"][:-1]):
+            column += 1
+            places += [(column, top + row) for row, _ in enumerate(of_size)]
+    return places
+
+
+def plot_architecture(layers, description, path):
+    """Draws the layers with their output shapes, residual connections at their side."""
+    fig, ax = plt.subplots()
+    places, row_of = place_layers(layers), {}
+    for layer, (column, row) in zip(layers, places, strict=True):
+        row_of[layer["name"]] = row
+        color, edge = LAYER_COLORS.get(layer["kind"], "#e8e8e8"), column - 0.42
+        ax.add_patch(plt.Rectangle((edge, row - 0.4), 0.84, 0.8, facecolor=color, edgecolor="white"))
         ax.text(column, row - 0.13, layer["text"], ha="center", va="center", fontsize=9)
         ax.text(column, row + 0.2, "×".join(map(str, layer["shape"])), ha="center", va="center", fontsize=7.5)
-        for source in layer["sources"][: 1 if layer["kind"] == "Add" else 0]:
-            start = places[source][1]
-            ax.plot(
-                [column - 0.42, column - 0.47, column - 0.47, column - 0.42], [start, start, row, row], color="#cc79a7"
-            )
-        right, bottom = max(right, column), max(bottom, row)
-        row += 1
+        if layer["kind"] == "InputLayer" and layer["network"]:
+            ax.text(edge, row - 0.6, f"Network {layer['network']}", fontsize=9)
+        if layer["kind"] == "Add":
+            top, bottom = row_of[layer["sources"][0]] + 0.15, row - 0.15
+            ax.plot([edge, edge - 0.05, edge - 0.05, edge], [top, top, bottom, bottom], color="#cc79a7")
+    right, bottom = np.max(places, axis=0)
     fig.set_size_inches(2.6 * (right + 1), 0.55 * (bottom + 1))
     ax.set(xlim=(-0.6, right + 0.6), ylim=(bottom + 0.6, -0.6))
     counts = f"{description['parameters']:,} parameters, {description['macs'] / 1e6:.1f} million multiply-adds a face"

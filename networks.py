@@ -74,7 +74,15 @@ def mirror_symmetric(weight):
 
 
 def join(trained):
-    """Joins trained networks of the same classes under one dense layer: its logits are the mean of theirs."""
+    """Joins networks under one dense layer, whose logits are the mean of theirs.
+
+    Args:
+        trained: list of networks as of `build_model`, of the same classes.
+
+    Returns:
+        model: `keras.Model` from faces (N, 48, 48, 1), 0..255, to probabilities (N, classes); it shares all of their
+            layers but the dense ones.
+    """
     faces = keras.Input((utils.IMAGE_SIZE, utils.IMAGE_SIZE, 1), name="faces")
     features = [
         keras.Model(network.input, network.layers[-1].input, name=f"network_{number}")(faces)

@@ -6,7 +6,7 @@ But for the epochs and the batch size, which are its flags.
 # The networks, and what else differs between them: the large one takes four times the operations, and bears more
 # change of the faces.
 #   STAGES: (filters, convolutions, residual pairs of them) of each stage; the picture is halved between stages.
-#   MIRROR_SYMMETRIC: a face and its mirror image get the same probabilities.
+#   MIRROR_SYMMETRIC: a face and its mirror image get the same probabilities; the numbers of filters must be even.
 #   HEAD_DROPOUT: before the dense layer.
 #   MAX_ROTATION: in degrees. MAX_SCALE: share of the face's size. ERASING_PROBABILITY: of a face, to lose a rectangle.
 NETWORKS = {

@@ -273,18 +273,22 @@ def file_hash(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
+def data_hash(faces, labels):
+    """Returns the SHA-256 of faces and labels in hexadecimal digits."""
+    return hashlib.sha256(faces.tobytes() + labels.astype("<i8").tobytes()).hexdigest()
+
+
 def describe_settings(data, train_split, settings):
     """Returns all that decides how a run goes: the settings, where the data is and its hash, and its recipe."""
-    path, (faces, labels) = Path(data).resolve(), train_split
+    path = Path(data).resolve()
     # Below the repository the place there, because `model.json` is for others to read.
     path = path.relative_to(utils.ROOT) if path.is_relative_to(utils.ROOT) else path
-    sha256 = hashlib.sha256(faces.tobytes() + labels.astype("<i8").tobytes()).hexdigest()
     numbers = {name: value for name, value in vars(recipe).items() if name.isupper()}
     numbers |= numbers.pop("NETWORKS")[settings["network"]]
     teacher_smoothing = numbers.pop("TEACHER_SMOOTHING")
     if settings["fold"] is not None:
         numbers |= {"LABEL_SMOOTHING": teacher_smoothing, "SOFT_WEIGHT": 0.0}
-    settings = {"data": path.as_posix(), "data_sha256": sha256, **settings, "recipe": numbers}
+    settings = {"data": path.as_posix(), "data_sha256": data_hash(*train_split), **settings, "recipe": numbers}
     return json.loads(json.dumps(settings))  # Tuples become lists, as they will when they are read back.
 
 
@@ -335,14 +339,14 @@ def write_output(output_dir, run, train_split, val_split, held_out):
     Returns:
         description: dict, the content of `model.json`.
     """
-    if held_out is None and keras.backend.backend() != "tensorflow":
+    if held_out is None and not can_export():
         raise ValueError(
             "The export needs Keras on TensorFlow. The state is kept: repeat with KERAS_BACKEND=tensorflow, --resume."
         )
     keras.config.set_dtype_policy("float32")
     network = networks.build_model(run.settings["classes"], run.settings["network"])
     network.load_weights(run.folder / "best.weights.h5")
-    if run.settings["recipe"]["MIRROR_SYMMETRIC"]:
+    if recipe.NETWORKS[run.settings["network"]]["MIRROR_SYMMETRIC"]:
         networks.make_mirror_symmetric(network)  # The statistics of batch normalisation are not yet.
     description = describe(network, run, train_split)
     with checkpoints.replaced_folder(output_dir) as folder:
@@ -354,6 +358,11 @@ def write_output(output_dir, run, train_split, val_split, held_out):
         write_description(folder, description)
         keep_better(output_dir, description)
     return description
+
+
+def can_export():
+    """Tells whether Keras can write `model.tflite` here."""
+    return keras.backend.backend() == "tensorflow"
 
 
 def write_description(folder, description):

@@ -279,7 +279,8 @@ def detect_faces(gray, detector, min_size=48):
 def crop_faces(gray, boxes):
     """Cuts faces out of a frame and brings them to FER2013's size.
 
-    The cascade frames a face as FER2013 does: larger boxes and smaller ones read no better (figures/crop.png).
+    The cascade frames a face as FER2013 does: with larger boxes or smaller ones no more is read than chance explains
+    (figures/crop.png).
 
     Args:
         gray: uint8 (H, W).
@@ -331,14 +332,14 @@ class EmotionModel:
 
 
 def load_emotion_model(folder):
-    """Loads a model folder for inference with `cv2.dnn`: 30 ms, where importing TensorFlow takes seconds.
+    """Loads a model folder for inference with `cv2.dnn`: a tenth of a second, where importing TensorFlow takes several.
 
     Raises:
         FileNotFoundError: the folder or one of its parts is missing.
         ValueError: a part is damaged, or the parts do not belong together.
     """
     folder = Path(folder)
-    remedy = f"Make it with: python train.py --output-dir {folder} (seven classes: --classes 7)"
+    remedy = f"Make it with: python train.py --output-dir {folder} (others: models/README.md)"
     for part in MODEL_PARTS:
         if not (folder / part).is_file():
             raise FileNotFoundError(

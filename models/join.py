@@ -34,16 +34,21 @@ def read_network(folder):
         network: `keras.Model`.
 
     Raises:
-        FileNotFoundError, ValueError: a part is missing or damaged, or the folder holds joined networks.
+        FileNotFoundError, ValueError: a part is missing or damaged, or the networks in the folder are joined ones.
     """
     description = utils.load_emotion_model(folder).description
-    if "joined" in description["training"]:
+    training = description.get("training")
+    if not isinstance(training, dict) or {"data_sha256": str, "seconds": int} != {
+        name: type(training.get(name)) for name in ("data_sha256", "seconds")
+    }:
+        raise ValueError(f"{folder / 'model.json'} must say how train.py trained. Received: no complete `training`.")
+    if "joined" in training:
         raise ValueError(f"Networks that train.py wrote are joined. Received: {folder}, which holds joined ones.")
     history = evaluate.read_history(folder / "history.csv")
     try:
         network = keras.saving.load_model(folder / "model.keras", compile=False)
-    except utils.UNREADABLE as error:
-        raise ValueError(f"{folder / 'model.keras'} must be a network that train.py saved. It is damaged.") from error
+    except (*utils.UNREADABLE, AttributeError) as error:
+        raise ValueError(f"{folder / 'model.keras'} must be a network of train.py. Received: {error!r}.") from error
     return description, history, network
 
 
@@ -63,19 +68,27 @@ def join(folders, data, output_dir):
         FileNotFoundError, ValueError: the data or a network cannot be used.
     """
     output_dir = output_dir.resolve()
+    if not train.can_export():
+        raise ValueError("Joining needs Keras on TensorFlow. Repeat with KERAS_BACKEND=tensorflow.")
     checkpoints.check_replaceable(output_dir)
+    if output_dir in [folder.resolve() for folder in folders]:
+        raise ValueError(f"--output-dir must not be one of the networks that are joined. Received: {output_dir}.")
     descriptions, histories, trained = zip(*map(read_network, folders), strict=True)
-    if len({(*description["classes"], description["training"].get("data_sha256")) for description in descriptions}) > 1:
+    trainings = [description["training"] for description in descriptions]
+    if len({(*one["classes"], one["training"]["data_sha256"]) for one in descriptions}) > 1:
         raise ValueError(
             "Networks are joined that read the same classes and have learned from the same faces. "
             f"Received: {', '.join(map(str, folders))}, which differ in that."
         )
-    faces, labels = utils.load_fer2013(data, "val", len(descriptions[0]["classes"]))
+    num_classes, limit = len(descriptions[0]["classes"]), trainings[0].get("limit")
+    if train.data_hash(*utils.load_fer2013(data, "train", num_classes, limit)) != trainings[0]["data_sha256"]:
+        raise ValueError(f"--data must be the data set that the networks have learned from. Received: {data}.")
+    faces, labels = utils.load_fer2013(data, "val", num_classes, limit)
     network = networks.join(trained)
-    trainings = [description["training"] for description in descriptions]
     training = trainings[0] | {"seconds": sum(each["seconds"] for each in trainings), "joined": trainings}
     counts = {"parameters": network.count_params(), "macs": networks.count_macs(network)}
     description = descriptions[0] | counts | {"training": training}
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
     with checkpoints.replaced_folder(output_dir) as folder:
         history = pd.concat(histories, keys=range(1, len(folders) + 1), names=["network", None]).reset_index("network")
         history.astype({"epoch": int, "size": int}).to_csv(folder / "history.csv", index=False)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import checkpoints
 import evaluate
 import networks
 import utils
@@ -89,7 +90,12 @@ def test_what_cannot_be_joined_is_one_line_and_status_2_and_what_is_there_stays(
     (damaged / "model.keras").write_bytes((small / "model.keras").read_bytes()[:1000])
     shutil.copytree(small, output)
     seven = utils.ROOT / "models" / "emotions-7"
+    undescribed = tmp_path / "undescribed"
+    shutil.copytree(small, undescribed)
+    (undescribed / "model.json").write_text(json.dumps(describe(small) | {"training": {"seconds": 1}}))
     for folders, words in (
+        ([small, output], "--output-dir"),
+        ([small, undescribed], "no complete `training`"),
         ([small, tmp_path / "none"], "Missing"),
         ([small, seven], "same classes"),
         ([small, joined[0]], "holds joined ones"),
@@ -99,3 +105,19 @@ def test_what_cannot_be_joined_is_one_line_and_status_2_and_what_is_there_stays(
         stderr = capsys.readouterr().err
         assert stderr.count("\n") == 1 and words in stderr
     assert (output / "model.tflite").read_bytes() == (small / "model.tflite").read_bytes()
+
+
+def test_networks_are_calibrated_on_no_other_data_than_their_own(join, trained, sample_csv, tmp_path, capsys):
+    other = tmp_path / "other.csv"
+    table = pd.read_csv(sample_csv)
+    table[table["emotion"] != 3].to_csv(other, index=False)
+    flags = ["--data", str(other), "--output-dir", str(tmp_path / "new" / "model")]
+    assert join.main([*map(str, [trained[0]] * 2), *flags]) == 2
+    assert "--data must be" in capsys.readouterr().err and not (tmp_path / "new").exists()
+
+
+def test_a_joined_model_is_not_taken_for_a_finished_training(joined):
+    description = describe(joined[0])
+    settings = {name: value for name, value in description["training"].items() if name != "joined"}
+    assert not checkpoints.is_finished(description, settings)
+    assert checkpoints.is_finished({"training": settings}, settings)

@@ -13,7 +13,7 @@ import pytest
 
 import utils
 
-SHIPPED = sorted(folder for folder in (utils.ROOT / "models").glob("emotions-?") if folder.is_dir())
+SHIPPED = sorted(folder for folder in (utils.ROOT / "models").glob("*-?") if folder.is_dir())
 
 
 def real_crops(portrait):

@@ -318,6 +318,10 @@ def test_a_mirror_symmetric_network_reads_a_face_and_its_mirror_image_alike(symm
     assert np.abs(plain - mirrored).max() < 1e-4 < 1e-3 < np.abs(plain - upside_down).max()
 
 
+def test_every_network_has_a_length_of_its_run():
+    assert train.EPOCHS.keys() == recipe.NETWORKS.keys()
+
+
 def test_the_large_network_is_mirror_symmetric_and_the_shipped_one_too():
     model, faces = utils.load_emotion_model(ROOT / "models" / "emotions-7"), random_faces(8).astype(np.uint8)
     assert np.allclose(model.predict(faces), model.predict(faces[:, :, ::-1]), atol=1e-4)
