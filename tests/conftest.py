@@ -50,6 +50,14 @@ def trained(tmp_path_factory, run_script, sample_csv):
     return folder, finished.stdout
 
 
+@pytest.fixture
+def tiny_network(monkeypatch):
+    """Makes the small network a tiny one, where only what is done with a network counts."""
+    import recipe
+
+    monkeypatch.setitem(recipe.NETWORKS["small"], "STAGES", ((8, 1, 0), (16, 1, 1)))
+
+
 @pytest.fixture(scope="session")
 def portrait_path():
     """A photograph with one face: Grace Hopper, public domain, from Matplotlib's sample data."""

@@ -89,7 +89,7 @@ def test_soft_labels_of_other_faces_are_not_said_to_be_used(faces, tmp_path):
     assert train.read_soft_labels(None, faces, 5) is None
 
 
-def test_a_fold_run_writes_what_it_reads_in_its_fold_only(sample_csv, tmp_path):
+def test_a_fold_run_writes_what_it_reads_in_its_fold_only(tiny_network, sample_csv, tmp_path):
     folder = tmp_path / "small-7-1"
     arguments = ["--data", str(sample_csv), "--classes", "7", "--epochs", "1", "--limit", "70", "--batch-size", "16"]
     assert train.main([*arguments, "--fold", "1", "--output-dir", str(folder)]) == 0
