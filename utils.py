@@ -1,29 +1,42 @@
 """The path from a pixel to a labelled pixel, shared by train.py, evaluate.py and webcam_demo.py.
 
-A function belongs here only if it is a step on that path and the scripts would disagree if one changed it alone; only
-the last two, about files and the terminal, are none.
-Importing this module costs OpenCV and NumPy; pandas is imported where a CSV is read, TensorFlow and Keras never.
+A function belongs here only if it is a step on that path and all scripts must agree on it. The exceptions are the
+helpers at the end, for files and the terminal. Importing this module costs OpenCV and NumPy. LiteRT is imported when a
+model is loaded, pandas when a CSV is read, TensorFlow and Keras never.
 
-The data that flows, one name each in every file:
+The data that flows has the same names in every file:
 
     frame          uint8 (H, W, 3)       BGR image as OpenCV gives it
     gray           uint8 (H, W)          grayscale frame
     boxes          int (F, 4)            x, y, width, height in frame pixels; no face is (0, 4)
-    faces          uint8 (N, 48, 48, 1)  raw 0..255, from the CSV and from the camera alike: what the model eats
+    faces          uint8 (N, 48, 48, 1)  raw 0..255, from the CSV and from the camera alike: the network's input
     labels         int (N,)              index into the model's classes
+    votes          float32 (N, C)        share of the raters' votes per class; rows sum to 1, or 0 without votes
     probabilities  float32 (N, C)        rows sum to 1, columns in the order of the model's classes
 
 Pixels are rescaled by a layer inside the saved model, so no script can feed it differently from how it was trained.
+
+As a library:
+
+    for face in utils.read_emotions(cv2.imread("photo.jpg")):
+        print(face.box, face.label, face.confidence)
 """
 
 import contextlib
+import errno
+import functools
 import hashlib
 import json
+import math
 import os
+import re
+import signal
 import sys
+import threading
 import zipfile
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -54,7 +67,7 @@ EMOTION_COLORS = {
 
 
 def rgb(emotion):
-    """Returns an emotion's colour as Matplotlib wants it, 0..1."""
+    """Returns an emotion's colour in Matplotlib's range, 0..1."""
     return tuple(channel / 255 for channel in EMOTION_COLORS[emotion])
 
 
@@ -63,6 +76,8 @@ def rgb(emotion):
 # ---------------------------------------------------------------------------------------------------------------------
 
 COLUMNS = ("emotion", "pixels", "Usage")
+VOTE_COLUMNS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")  # In the order of EMOTIONS.
+OTHER_VOTE_COLUMNS = ("contempt", "unknown", "NF")  # Counted in the total only; NF means no face.
 COMPRESSIONS = {".gz": "gzip", ".zip": "zip"}  # Suffix -> pandas's name; all others are read as plain text.
 # What NumPy, pandas, gzip and zip raise on files that are damaged, encrypted or packed in a way of their own.
 UNREADABLE = (OSError, ValueError, TypeError, LookupError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile)
@@ -99,15 +114,56 @@ def load_fer2013(path, split, num_classes=5, limit=None):
     if not path.exists():
         raise FileNotFoundError(f"There is no data set at {path}. {HOW_TO_GET_DATA}")
     faces, emotions, usages = _load_parsed(path.resolve())
-    ids = np.array(CLASS_SETS[num_classes])
-    rows = np.flatnonzero((usages == list(SPLITS).index(split)) & np.isin(emotions, ids))[:limit]
+    rows = _split_rows(emotions, usages, split, num_classes)[:limit]
     if len(rows) == 0:
         there = ", ".join(name for i, name in enumerate(SPLITS) if i in usages) or "none"
         raise ValueError(
             f"{path} holds no {SPLITS[split]} rows for these {num_classes} classes, so there is no {split} split. "
             f"Splits with rows: {there}."
         )
-    return faces[rows], np.searchsorted(ids, emotions[rows])
+    return faces[rows], np.searchsorted(CLASS_SETS[num_classes], emotions[rows])
+
+
+def _split_rows(emotions, usages, split, num_classes):
+    """Returns the rows of a split whose emotion is among the classes."""
+    return np.flatnonzero((usages == list(SPLITS).index(split)) & np.isin(emotions, CLASS_SETS[num_classes]))
+
+
+def load_votes(path, data, split, num_classes=5, limit=None):
+    """Loads the votes of FER+ for one split of FER2013 (Barsoum et al., 2016).
+
+    Args:
+        path: `fer2013new.csv`, whose rows follow those of `data`.
+        data, split, num_classes, limit: as for `load_fer2013`.
+
+    Returns:
+        votes: float32 (N, C), one row per face of `load_fer2013`.
+        weights: float32 (N,), share of the ten votes that fall on the classes, 0..1.
+        consensus: int64 (N,), the class that more than half of the ten votes name, or -1.
+
+    Raises:
+        FileNotFoundError: there is nothing at `path`.
+        ValueError: the file breaks a rule of the format, or its rows are not those of `data`.
+    """
+    import pandas as pd
+
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file. Download fer2013new.csv from github.com/microsoft/FERPlus.")
+    _, emotions, usages = _load_parsed(Path(data).resolve())
+    table = pd.read_csv(path)
+    missing = [column for column in ("Usage", *VOTE_COLUMNS, *OTHER_VOTE_COLUMNS) if column not in table.columns]
+    if missing:
+        raise ValueError(f"{path} must have the column {missing[0]}, but has {', '.join(table.columns)[:80]}.")
+    if not np.array_equal(table["Usage"].map(list(SPLITS.values()).index), usages):
+        raise ValueError(f"`Usage` of {path} must equal that of {data} in every row, but it differs.")
+    rows = _split_rows(emotions, usages, split, num_classes)[:limit]
+    ids = list(CLASS_SETS[num_classes])
+    counts = table[list(VOTE_COLUMNS)].to_numpy(np.float32)[rows][:, ids]
+    totals = table[[*VOTE_COLUMNS, *OTHER_VOTE_COLUMNS]].to_numpy(np.float32)[rows].sum(axis=1)
+    sums = counts.sum(axis=1)
+    consensus = np.where(counts.max(axis=1) * 2 > totals, counts.argmax(axis=1), -1)
+    return counts / np.maximum(sums, 1)[:, np.newaxis], sums / np.maximum(totals, 1), consensus
 
 
 def _load_parsed(path):
@@ -121,7 +177,7 @@ def _load_parsed(path):
         pass  # No cache, or a damaged one: it is written anew.
     faces, emotions, usages = _read_folder(path) if path.is_dir() else _read_csv(path)
     # A read-only or full disk costs the next start a few seconds, nothing else.
-    with contextlib.suppress(OSError), replaced_file(cache) as new:
+    with contextlib.suppress(OSError), replaced(cache) as new:
         np.savez(new, signature=signature, faces=faces, emotions=emotions, usages=usages)
     return faces, emotions, usages
 
@@ -247,8 +303,7 @@ def load_face_detector():
     path = Path(getattr(cv2, "data", cv2).__path__[0]) / "haarcascade_frontalface_default.xml"
     if not hasattr(cv2, "CascadeClassifier") or not path.exists():
         raise ValueError(
-            f"OpenCV must bring its Haar cascades. Received: OpenCV {cv2.__version__} without them. "
-            'Install one that does: pip install "opencv-python>=4.10,<5"'
+            f'OpenCV {cv2.__version__} has no Haar cascades. Install 4.x: pip install "opencv-python>=4.12,<5"'
         )
     detector, storage = cv2.CascadeClassifier(), cv2.FileStorage()
     with contextlib.suppress(cv2.error):
@@ -305,88 +360,178 @@ def crop_faces(gray, boxes):
 # 4. Faces -> probabilities
 # ---------------------------------------------------------------------------------------------------------------------
 
-MODEL_PARTS = ("model.keras", "model.tflite", "history.csv", "model.json")
+HEADS = ("labels", "votes")  # Outputs of the network: FER2013's labels, and the votes of FER+.
+HASH_PATTERN = re.compile("[0-9a-f]{64}")
 
 
 class EmotionModel:
-    """The exported network of a model folder, run by OpenCV.
+    """The exported network of a model folder, run by LiteRT.
 
     Attributes:
         classes: tuple of str, the emotion of each column of the probabilities.
+        heads: tuple of str, the outputs of the network: `("labels",)` or `("labels", "votes")`.
         description: dict, the content of `model.json`.
     """
 
-    BATCH_SIZE = 64  # Faces per forward pass: a frame's faces always fit, and a whole split does not fill the memory.
+    BATCH_SIZE = 64  # Faces per forward pass: enough for any frame, and a whole split does not fill the memory.
 
-    def __init__(self, network, description):
-        self.network, self.classes, self.description = network, tuple(description["classes"]), description
+    def __init__(self, run, description):
+        self.run, self.description = run, description
+        self.classes, self.heads = tuple(description["classes"]), tuple(description["heads"])
 
-    def predict(self, faces):
-        """Returns the probabilities, float32 (N, C), of faces, uint8 (N, 48, 48, 1)."""
-        probabilities = np.empty((len(faces), len(self.classes)), np.float32)
+    def logits(self, faces):
+        """Returns the output of each head, dict of float32 (N, C), for faces, uint8 (N, 48, 48, 1)."""
+        logits = {head: np.empty((len(faces), len(self.classes)), np.float32) for head in self.heads}
         for start in range(0, len(faces), self.BATCH_SIZE):
             batch = faces[start : start + self.BATCH_SIZE].astype(np.float32)
-            self.network.setInput(batch.reshape(-1, 1, IMAGE_SIZE, IMAGE_SIZE))  # One channel: NHWC equals NCHW.
-            probabilities[start : start + len(batch)] = self.network.forward()
-        return probabilities
+            outputs = self.run(faces=batch)
+            for head in self.heads:
+                logits[head][start : start + len(batch)] = outputs[head]
+        return logits
+
+    def predict(self, faces, head=None):
+        """Returns calibrated probabilities, float32 (N, C), of faces, uint8 (N, 48, 48, 1).
+
+        Args:
+            head: "labels" or "votes"; None for the mean of the heads' probabilities.
+        """
+        logits, temperatures = self.logits(faces), self.description["temperatures"]
+        heads = self.heads if head is None else (head,)
+        return np.mean([softmax(logits[name] / temperatures[name]) for name in heads], axis=0)
 
 
-def load_emotion_model(folder):
-    """Loads a model folder for inference with `cv2.dnn`: a tenth of a second, where importing TensorFlow takes several.
+def softmax(logits):
+    """Returns probabilities, float (N, C), of logits, float (N, C)."""
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def load_emotion_model(folder=DEFAULT_MODEL):
+    """Loads `model.tflite` and `model.json` of a model folder; takes a tenth of a second, without TensorFlow.
 
     Raises:
-        FileNotFoundError: the folder or one of its parts is missing.
-        ValueError: a part is damaged, or the parts do not belong together.
+        FileNotFoundError: the folder or one of the two files is missing.
+        ValueError: a file is damaged, or the two do not belong together.
     """
     folder = Path(folder)
-    remedy = f"Make it with: python train.py --output-dir {folder} (others: models/README.md)"
-    for part in MODEL_PARTS:
-        if not (folder / part).is_file():
-            raise FileNotFoundError(
-                f"A model folder must hold {', '.join(MODEL_PARTS)}. Missing: {folder / part}. {remedy}"
-            )
-    try:
-        description = _read_description(folder / "model.json")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    for name in ("model.json", "model.tflite"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{printable(folder / name)}: no such file. {_list_models(folder)}")
+    description = _read_description(folder / "model.json")
+    content = (folder / "model.tflite").read_bytes()  # From memory: a path may hold characters that LiteRT cannot open.
+    if hashlib.sha256(content).hexdigest() != description["tflite_sha256"]:  # Damaged weights load silently.
         raise ValueError(
-            f"{folder / 'model.json'} must describe a model as train.py does. Received: {error!r}. {remedy}"
-        ) from error
-    # From memory, because OpenCV cannot open a path with letters beyond ASCII on Windows.
-    content = np.fromfile(folder / "model.tflite", np.uint8)
-    sha256 = hashlib.sha256(content).hexdigest()
-    if description.get("tflite_sha256", sha256) != sha256:  # OpenCV reads some damaged networks, and crashes on others.
-        raise ValueError(
-            f"{folder / 'model.tflite'} must be the network that model.json describes. "
-            f"Received: a damaged one, or another. {remedy}"
+            f"{printable(folder / 'model.tflite')}: not the file that model.json describes. Export it again: "
+            f"python train.py --output-dir {printable(folder)}"
         )
-    try:
-        network = cv2.dnn.readNetFromTFLite(content)
-        network.setInput(np.zeros((1, 1, IMAGE_SIZE, IMAGE_SIZE), np.float32))
-        columns = network.forward().shape[-1]
-    except cv2.error as error:
+    run = _load_network(content)
+    outputs = set(run.get_output_details())
+    if outputs != set(description["heads"]):
         raise ValueError(
-            f"{folder / 'model.tflite'} must be a TensorFlow Lite network. Received: {error.err}. {remedy}"
-        ) from error
-    if columns != len(description["classes"]):
-        raise ValueError(
-            f"{folder / 'model.tflite'} must have one output per class of model.json "
-            f"({len(description['classes'])}). Received: {columns}. {remedy}"
+            f"`heads` of {printable(folder / 'model.json')} must be the outputs of model.tflite, but they are "
+            f"{description['heads']} and {sorted(outputs)}."
         )
-    return EmotionModel(network, description)
+    return EmotionModel(run, description)
+
+
+def _list_models(folder):
+    """Returns a sentence that names the model folders next to the one asked for, or tells how to train one."""
+    parent = folder.parent if folder.parent.is_dir() and any(folder.parent.glob("*/model.tflite")) else ROOT / "models"
+    found = sorted(printable(path.parent) for path in parent.glob("*/model.tflite"))
+    return f"Model folders: {', '.join(found)}." if found else f"Train it: python train.py --output-dir {folder}"
+
+
+def _load_network(content):
+    """Returns the signature runner of a `.tflite` file's content.
+
+    Raises:
+        ValueError: LiteRT is not installed or cannot read the content.
+    """
+    try:
+        with quiet_stderr():  # LiteRT prints a line when it starts.
+            from ai_edge_litert.interpreter import Interpreter
+
+            interpreter = Interpreter(model_content=content, num_threads=min(os.cpu_count() or 1, 4))
+            return interpreter.get_signature_runner()
+    except ImportError as error:
+        raise ValueError("LiteRT is not installed. Install it: pip install -r requirements.txt") from error
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"model.tflite: LiteRT cannot read it ({shorten(error)}). Train the model again.") from error
 
 
 def _read_description(path):
-    """Reads `model.json` and checks what the scripts rely on."""
-    description = json.loads(path.read_text(encoding="utf-8"))
-    known = {(ids, tuple(EMOTIONS[i] for i in ids)) for ids in CLASS_SETS.values()}
-    if (tuple(description["fer2013_ids"]), tuple(description["classes"])) not in known:
-        raise ValueError(f"`classes` {description['classes']} with `fer2013_ids` {description['fer2013_ids']}")
-    if description["image_size"] != IMAGE_SIZE:
-        raise ValueError(f"`image_size` {description['image_size']}")
-    numbers = (description["parameters"], description["macs"], description.setdefault("temperature", 1.0))
-    if not all(isinstance(number, int | float) for number in numbers):
-        raise ValueError(f"`parameters`, `macs` and `temperature` {numbers}")
+    """Reads `model.json` and checks all that inference relies on."""
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        known = {(ids, tuple(EMOTIONS[i] for i in ids)) for ids in CLASS_SETS.values()}
+        heads, temperatures = description["heads"], description["temperatures"]
+        numbers = {name: description[name] for name in ("parameters", "macs")}
+        numbers |= {f"temperatures.{head}": temperatures[head] for head in heads}
+        checks = {
+            "classes": (tuple(description["fer2013_ids"]), tuple(description["classes"])) in known,
+            "image_size": description["image_size"] == IMAGE_SIZE,
+            "heads": tuple(heads) in (HEADS, HEADS[:1]),
+            "tflite_sha256": bool(HASH_PATTERN.fullmatch(description["tflite_sha256"])),
+            **{name: _is_positive(number) for name, number in numbers.items()},
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{printable(path)}: not a model description ({shorten(repr(error))}). Train the model again."
+        ) from error
+    wrong = next((name for name, right in checks.items() if not right), None)
+    if wrong:
+        raise ValueError(f"`{wrong}` in {printable(path)} is not one that train.py writes. Train the model again.")
     return description
+
+
+def _is_positive(number):
+    """Returns whether a JSON value is a finite number above 0 that fits a float."""
+    try:
+        return not isinstance(number, bool) and math.isfinite(number) and number > 0
+    except (TypeError, OverflowError):
+        return False
+
+
+class Face(NamedTuple):
+    """One face of a frame: its box in pixels, its emotion, and the probability of every emotion."""
+
+    box: tuple  # x, y, width, height.
+    label: str
+    confidence: float  # 0..1.
+    probabilities: dict  # Emotion -> 0..1.
+
+
+def read_emotions(frame, model=None, detector=None):
+    """Finds the faces of a picture and names their emotions.
+
+    Args:
+        frame: uint8 (H, W, 3) BGR, as `cv2.imread` returns it.
+        model: from `load_emotion_model`; None for the default one, which is loaded once.
+        detector: from `load_face_detector`; None likewise.
+
+    Returns:
+        list of `Face`, largest first.
+
+    Raises:
+        ValueError: `frame` is not such an array, for example because `cv2.imread` found no image.
+    """
+    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        shape = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+        raise ValueError(f"`frame` must be a uint8 array (height, width, 3), but it is {shape}.")
+    model, detector = model or _default_model(), detector or _default_detector()
+    gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+    boxes = detect_faces(gray, detector)
+    probabilities = model.predict(crop_faces(gray, boxes))
+    return [
+        Face(tuple(box), label, confidence, dict(zip(model.classes, row, strict=True)))
+        for box, (label, confidence), row in zip(
+            boxes.tolist(), choose_labels(probabilities, model.classes), probabilities.tolist(), strict=True
+        )
+    ]
+
+
+_default_model = functools.cache(load_emotion_model)
+_default_detector = functools.cache(load_face_detector)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -454,24 +599,109 @@ def put_text(frame, text, corner, scale, color):
 # 6. Files and the terminal
 # ---------------------------------------------------------------------------------------------------------------------
 
+LONGEST_TEXT = 200  # Characters of a path or of a library's message in one of our lines.
+
 
 @contextlib.contextmanager
-def replaced_file(path):
-    """Gives a path to write to, whose file takes the place of `path` when it is complete, or is gone when it is not.
-
-    It has the same ending, by which many libraries choose the format.
-    """
-    new = path.with_name(f".new-{os.getpid()}-{path.name}")
+def replaced(path):
+    """Yields a temporary path with the same suffix. On success it replaces `path`; on an error it is deleted."""
+    temporary = path.with_name(f".new-{os.getpid()}-{path.name}")
     try:
-        yield new
-        new.replace(path)
+        yield temporary
+        temporary.replace(path)
     finally:
         with contextlib.suppress(OSError):
-            new.unlink()  # It is still there only where something stopped the writing.
+            temporary.unlink()
 
 
-def make_any_name_printable():
-    """Lets a path be printed that has letters which the terminal's encoding lacks, with escapes in their place."""
+def printable(source):
+    """Returns a path or address as text for messages, titles and file names, without the secrets of an address.
+
+    Userinfo, query and fragment of an address are left out, control characters escaped, long texts shortened.
+    """
+    text = str(source)
+    scheme, separator, rest = text.partition("://")
+    if separator:
+        authority = re.match("[^/?#]*", rest).group()
+        port = authority.rpartition("@")[2].rpartition(":")[2]
+        # A password with a slash ends the authority too early. Then its "port" is not a number.
+        broken = ":" in authority and "@" in rest and not re.fullmatch(r"\d*|.*\]", port)
+        rest = rest.rpartition("@")[2] if broken else rest.removeprefix(authority.rpartition("@")[0]).removeprefix("@")
+        text = scheme + separator + re.split("[?#]", rest)[0]
+    return shorten(text)
+
+
+def shorten(text):
+    """Returns a text on one line, without control characters, of at most `LONGEST_TEXT` characters."""
+    line = "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in str(text))
+    return line if len(line) <= LONGEST_TEXT else f"{line[: LONGEST_TEXT - 3]}..."
+
+
+@contextlib.contextmanager
+def quiet_stderr():
+    """Hides what native libraries print to file descriptor 2. Python's own `sys.stderr` must not be used inside."""
+    try:
+        saved = os.dup(2)
+    except OSError:  # The program was started without stderr.
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def run_script(name, run):
+    """Runs a script's work and returns its exit status.
+
+    A mistake of the user's ends in one line on stderr and status 2. Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt
+    in `run` and end in one line and status 130. A reader that closes the pipe early ends the script quietly.
+
+    Args:
+        name: of the script, for messages.
+        run: function without arguments; may return an exit status.
+    """
+    _interrupt_on_signals()
+    escape_unprintable_output()
+    try:
+        status = run() or 0
+        if sys.stdout:  # None under pythonw.
+            sys.stdout.flush()  # Here, where a full disk or a closed pipe is still caught.
+        return status
+    except BrokenPipeError:
+        _discard_output()
+        return 0
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            _discard_output()
+        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{name}: stopped.", file=sys.stderr)
+        return 130
+
+
+def _interrupt_on_signals():
+    """Makes SIGTERM and SIGHUP act like Ctrl-C. A signal that is ignored, as under nohup, stays ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP.
+        if number and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+
+
+def _discard_output():
+    """Points stdout at nothing, so that Python's last flush does not raise again."""
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def escape_unprintable_output():
+    """Makes print() escape characters that the terminal's encoding cannot show, instead of raising."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # A notebook's streams take every letter as they are.
+        if hasattr(stream, "reconfigure"):  # A notebook's streams show every character.
             stream.reconfigure(errors="backslashreplace")
