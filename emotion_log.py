@@ -1,0 +1,321 @@
+"""The demo's log: its columns, writing it, reading it and summing it up.
+
+    python emotion_log.py emotions.csv        prints a summary and draws emotions-timeline.png
+
+The demo does the same for its --log, after its last frame.
+"""
+
+import argparse
+import collections
+import csv
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import utils
+
+SUFFIXES = (".csv", ".jsonl")
+MAX_ROWS = 2_000_000  # 18 hours of one face at 30 frames a second; summing them up takes 20 s and 500 MB.
+MAX_LINE = 65_536  # Characters.
+LONGEST_FRAME = 1.0  # Seconds that a row counts at most: while a stream stalls, nobody was seen.
+TRACKS_LISTED = 12  # In the summary, those seen longest.
+TRACKS_DRAWN = 6  # In the timeline.
+POINTS_DRAWN = 2000  # Per track of the timeline, more than its pixels.
+LABELS = (*utils.EMOTIONS, utils.UNCERTAIN, "")  # "" for a frame without a face.
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Writing
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class EmotionLog:
+    """Writes one row per face and frame, as CSV or as JSON lines (`.jsonl`).
+
+    Args:
+        path: of the log, which is replaced.
+        classes: the model's.
+        file_column: begin each row with the file that the frame is from.
+        utc_column: end each row with the time of day.
+
+    Raises:
+        ValueError: the name has another suffix.
+        OSError: the file cannot be written.
+    """
+
+    def __init__(self, path, classes, file_column=False, utc_column=False):
+        check_path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.classes, self.file_column, self.utc_column = path, classes, file_column, utc_column
+        self.columns = ["frame", "time_s", "track", "x", "y", "width", "height", "label", "confidence", *classes]
+        self.columns = ["file"] * file_column + self.columns + ["utc"] * utc_column
+        # Line buffering: a row is on disk at once, even if the process is killed.
+        self.file = open(path, "w", newline="", encoding="utf-8", buffering=1)  # noqa: SIM115
+        self.json_lines, self.writer = path.suffix.lower() == ".jsonl", csv.writer(self.file)
+        if not self.json_lines:
+            self.writer.writerow(self.columns)
+
+    def write(self, number, time_s, file, faces, utc=None):
+        """Adds the rows of a frame: one per face, or one with empty fields.
+
+        Args:
+            number: int, counts the frames from 0.
+            time_s: float, seconds into the file, or since the start.
+            file: str, name of the file that the frame is from.
+            faces: list of (track, box, (label, confidence), probabilities).
+            utc: str, time of day in ISO 8601.
+        """
+        no_face = (None, (None,) * 4, (None, None), (None,) * len(self.classes))
+        for track, box, (label, confidence), probabilities in faces or [no_face]:
+            row = [number, round(time_s, 3), track, *box, label, confidence, *probabilities]
+            row = [round(value, 4) if isinstance(value, float) else value for value in row]
+            row = [file] * self.file_column + row + [utc] * self.utc_column
+            if self.json_lines:
+                self.file.write(json.dumps(dict(zip(self.columns, row, strict=True))) + "\n")
+            else:
+                self.writer.writerow(row)
+
+    def close(self):
+        self.file.close()
+
+
+def check_path(path):
+    """Refuses a path that cannot be a log.
+
+    Raises:
+        ValueError: it has another suffix.
+        OSError: something other than a regular file is there.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(
+            f"The name of a log must end in {' or '.join(SUFFIXES)}, but {utils.printable(path)} does not."
+        )
+    if path.exists() and not path.is_file():  # Opening a named pipe would wait for its other end.
+        raise OSError(f"{utils.printable(path)}: not a regular file. Choose another name for the log.")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def read_log(path):
+    """Reads a log that the demo wrote, CSV or JSON lines.
+
+    Returns:
+        rows: structured array (N,) of about 60 bytes a row. `frame` and `track` are int (track 0: no face), `time_s` is
+            in seconds, `label` an index into `LABELS`, `file` one into `files`, `probabilities` is float32 (C,),
+            `seconds` is how long the frame was shown.
+        classes: tuple of C str.
+        files: list of str.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not such a log, or has more than `MAX_ROWS` rows.
+    """
+    check_path(path)
+    name = utils.printable(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{name}: no such file. Write a log with: python webcam_demo.py --log emotions.csv")
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # Spreadsheets write a byte order mark.
+            collections.deque(bounded_lines(file), maxlen=0)  # Fails early: parsing is the slow part.
+            file.seek(0)
+            return parse_log(bounded_lines(file), path.suffix.lower() == ".jsonl")
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError, csv.Error) as error:
+        reason = utils.shorten(error)
+        raise ValueError(f"{name}: not a log of webcam_demo.py ({reason}). Name the file that --log wrote.") from error
+
+
+def bounded_lines(file):
+    """Yields the lines of a text file, of which neither the length nor the number may exceed the limits."""
+    for number in itertools.count(1):
+        line = file.readline(MAX_LINE)
+        if len(line) == MAX_LINE:
+            raise ValueError(f"line {number} has {MAX_LINE:,} characters or more")
+        if number > MAX_ROWS + 1:
+            raise ValueError(f"more than {MAX_ROWS:,} rows")
+        if not line:
+            return
+        yield line
+
+
+def parse_log(lines, json_lines):
+    """Parses the lines of a log; see `read_log`."""
+    records = read_json_lines(lines) if json_lines else csv.DictReader(lines)
+    first = next(records, None)
+    if first is None:
+        raise ValueError("no rows")
+    classes = tuple(emotion for emotion in utils.EMOTIONS if emotion in first)
+    missing = [column for column in ("frame", "time_s", "track", "label") if column not in first]
+    if missing or not classes:
+        raise ValueError(f"no column {missing[0] if missing else utils.EMOTIONS[0]}")
+    dtype = [("frame", np.int32), ("time_s", float), ("track", np.int32), ("label", np.int8), ("file", np.int32)]
+    dtype += [("probabilities", np.float32, (len(classes),)), ("seconds", float)]
+    files = collections.defaultdict(itertools.count().__next__)
+    records = itertools.chain([first], records)
+    with np.errstate(over="ignore"):  # An overflow becomes infinity, which is refused below.
+        values = (parse_record(record, number, classes, files) for number, record in enumerate(records, start=1))
+        rows = np.fromiter(values, np.dtype(dtype))
+    valid = np.isfinite(rows["time_s"]) & ((rows["probabilities"] >= 0) & (rows["probabilities"] <= 1)).all(axis=1)
+    if not valid.all():
+        raise ValueError(f"a time or probability out of range in row {valid.argmin() + 1}")
+    rows["seconds"] = frame_seconds(rows)
+    return rows, classes, list(files)
+
+
+def read_json_lines(lines):
+    """Yields the object of each line that is not blank."""
+    return (json.loads(line) for line in lines if not line.isspace())
+
+
+def parse_record(record, number, classes, files):
+    """Returns a row's values in the order of the array's columns; see `read_log`.
+
+    Args:
+        record: dict of str, or of JSON's values.
+        number: int, of the row, from 1.
+        classes: tuple of str.
+        files: defaultdict that numbers the names of files.
+    """
+    try:
+        label = LABELS.index(record["label"] or "")
+        track = int(record["track"] or 0)
+        probabilities = [float(record[emotion] or 0) for emotion in classes]
+        file = files[record.get("file")]
+        return int(record["frame"]), float(record["time_s"]), track, label, file, probabilities, 0.0
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ValueError(f"row {number}: {error or 'a field is missing'}") from error
+
+
+def frame_seconds(rows):
+    """Returns how long the frame of each row was shown, seconds (N,).
+
+    The last frame of a file counts as long as the one before it.
+    """
+    _, first, frame = np.unique(rows["frame"], return_index=True, return_inverse=True)
+    time_s, file = rows["time_s"][first], rows["file"][first]
+    seconds = np.clip(np.diff(time_s, append=time_s[-1]), 0, LONGEST_FRAME)
+    ends = np.append(np.diff(file) != 0, True)  # The last frame of each file.
+    seconds[ends] = 0
+    seconds[ends] = np.append(0, seconds[:-1])[ends]
+    return seconds[frame]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Summing up
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def find_tracks(rows):
+    """Returns the rows of each track, a list of arrays, the track seen longest first."""
+    faces = rows[rows["track"] > 0]
+    faces = faces[np.lexsort((faces["frame"], faces["track"], faces["file"]))]
+    new = (np.diff(faces["track"]) != 0) | (np.diff(faces["file"]) != 0)
+    tracks = np.split(faces, np.flatnonzero(new) + 1)
+    return sorted(tracks, key=lambda track: -track["seconds"].sum()) if len(faces) else []
+
+
+def sum_by_label(rows, weights):
+    """Returns (label, sum of the weights (N,)) of each label that occurs, the largest sum first."""
+    sums = np.bincount(rows["label"], weights, minlength=len(LABELS))
+    return [(LABELS[i], sums[i]) for i in sorted(np.unique(rows["label"]), key=lambda i: -sums[i])]
+
+
+def track_name(track, files):
+    """Returns the name of a track for people, from its rows."""
+    file, number = files[track["file"][0]], track["track"][0]
+    return f"{utils.printable(file)}, face {number}" if file else f"Face {number}"
+
+
+def summarize(rows, files):
+    """Returns as text how long each face was seen, and the share of that time of each emotion.
+
+    Args:
+        rows, files: from `read_log`.
+    """
+    faces, tracks = rows[rows["track"] > 0], find_tracks(rows)
+    counts = f"{len(faces):,} faces in {len(np.unique(rows['frame'])):,} frames"
+    if not rows["seconds"].any():  # Images.
+        labels = [f"{label} {count:.0f}" for label, count in sum_by_label(faces, np.ones(len(faces)))]
+        return f"{counts}: {', '.join(labels) or 'no face'}."
+    lines = [f"{counts}, {len(tracks):,} tracks. Shares of the time that each was seen:"]
+    for track in tracks[:TRACKS_LISTED]:
+        total = track["seconds"].sum()
+        shares = [f"{label} {seconds / (total or 1):.0%}" for label, seconds in sum_by_label(track, track["seconds"])]
+        lines.append(f"  {track_name(track, files)}: {total:.1f} s, {', '.join(shares)}")
+    if len(tracks) > TRACKS_LISTED:
+        lines.append(f"  and {len(tracks) - TRACKS_LISTED:,} more, seen for less time")
+    return "\n".join(lines)
+
+
+def timeline_path(log):
+    """Returns the path of the picture of a log."""
+    return log.with_name(f"{log.stem}-timeline.png")
+
+
+def timeline_curves(rows, files):
+    """Returns the curves of the tracks seen longest, in the order of their first frames.
+
+    Args:
+        rows, files: from `read_log`.
+
+    Returns:
+        list of (name, seconds (K,), probabilities (K, C)), K at most `POINTS_DRAWN` + 1.
+    """
+    curves = []
+    for track in sorted(find_tracks(rows)[:TRACKS_DRAWN], key=lambda track: track["time_s"][0]):
+        # Of a long track, a point is the mean of several rows.
+        starts = np.linspace(0, len(track), min(len(track), POINTS_DRAWN), endpoint=False, dtype=int)
+        means = np.add.reduceat(track["probabilities"], starts) / np.diff(starts, append=len(track))[:, np.newaxis]
+        end = track["time_s"][-1] + track["seconds"][-1]  # The last frame is shown until the next one.
+        times = np.append(track["time_s"][starts], end)
+        curves.append((track_name(track, files), times, np.concatenate([means, means[-1:]])))
+    return curves
+
+
+def report(path):
+    """Returns the summary of a log, and draws its timeline unless it is a log of images or has no face.
+
+    Raises:
+        OSError, ValueError: the log cannot be read.
+    """
+    rows, classes, files = read_log(path)
+    summary, curves = summarize(rows, files), timeline_curves(rows, files)
+    return f"{summary}\n{draw_timeline(path, curves, classes)}" if curves and rows["seconds"].any() else summary
+
+
+def draw_timeline(log, curves, classes):
+    """Draws the timeline of a log; returns a sentence that says where it is, or why there is none."""
+    path = timeline_path(log)
+    try:
+        import plots  # Matplotlib, which the demo does without.
+
+        with utils.replaced(path) as new:
+            plots.timeline(curves, classes, new)
+    except ImportError:
+        command = f"python emotion_log.py {utils.printable(log)}"
+        return f"For a picture of the log: pip install matplotlib seaborn, then {command}"
+    except OSError as error:
+        return f"{utils.printable(path)}: cannot be written ({error.strerror})."
+    return f"Drew {utils.printable(path)}."
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        usage=argparse.SUPPRESS, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("log", type=Path, help="log of webcam_demo.py, .csv or .jsonl")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    return utils.run_script("emotion_log.py", lambda: print(report(args.log)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
