@@ -136,10 +136,10 @@ def bounded_lines(file):
         line = file.readline(MAX_LINE)
         if len(line) == MAX_LINE:
             raise ValueError(f"line {number} has {MAX_LINE:,} characters or more")
-        if number > MAX_ROWS + 1:
-            raise ValueError(f"more than {MAX_ROWS:,} rows")
         if not line:
             return
+        if number > MAX_ROWS + 1:
+            raise ValueError(f"more than {MAX_ROWS:,} rows")
         yield line
 
 
@@ -182,10 +182,10 @@ def parse_record(record, number, classes, files):
         files: defaultdict that numbers the names of files.
     """
     try:
-        label = LABELS.index(record["label"] or "")
-        track = int(record["track"] or 0)
-        probabilities = [float(record[emotion] or 0) for emotion in classes]
-        file = files[record.get("file")]
+        file, track, label, probabilities = files[record.get("file")], 0, LABELS.index(""), [0.0] * len(classes)
+        if record["track"] not in ("", None):
+            track, label = int(record["track"]), LABELS.index(record["label"])
+            probabilities = [float(record[emotion]) for emotion in classes]
         return int(record["frame"]), float(record["time_s"]), track, label, file, probabilities, 0.0
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise ValueError(f"row {number}: {error or 'a field is missing'}") from error
