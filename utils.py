@@ -2,7 +2,7 @@
 
 A function belongs here only if it is a step on that path and all scripts must agree on it. The exceptions are the
 helpers at the end, for files and the terminal. Importing this module costs OpenCV and NumPy. LiteRT is imported when a
-model is loaded, pandas when a CSV is read, TensorFlow and Keras never.
+model is loaded, TensorFlow and Keras never.
 
 The data that flows has the same names in every file:
 
@@ -23,15 +23,20 @@ As a library:
 """
 
 import contextlib
+import csv
 import errno
 import functools
+import gzip
 import hashlib
+import io
+import itertools
 import json
 import math
 import os
 import re
 import signal
 import sys
+import tarfile
 import threading
 import zipfile
 import zlib
@@ -72,27 +77,59 @@ def rgb(emotion):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 2. FER2013 -> faces, labels
+# 2. FER2013 and FER+ -> faces, labels, votes
 # ---------------------------------------------------------------------------------------------------------------------
 
 COLUMNS = ("emotion", "pixels", "Usage")
 VOTE_COLUMNS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")  # In the order of EMOTIONS.
 OTHER_VOTE_COLUMNS = ("contempt", "unknown", "NF")  # Counted in the total only; NF means no face.
-COMPRESSIONS = {".gz": "gzip", ".zip": "zip"}  # Suffix -> pandas's name; all others are read as plain text.
-# What NumPy, pandas, gzip and zip raise on files that are damaged, encrypted or packed in a way of their own.
-UNREADABLE = (OSError, ValueError, TypeError, LookupError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile)
-HOW_TO_GET_DATA = (
-    "Download FER2013 from Kaggle (fer2013.csv, icml_face_data.csv, either one as .gz or .zip, or the train/ and test/ "
-    "folders), put it at data/fer2013.csv or name it with --data; or try the pipeline with drawn faces: "
-    "python data/make_sample.py, then --data data/sample.csv."
+FACES_PER_CLASS = (  # FER2013's rows of each emotion, in the order of EMOTIONS.
+    (3995, 436, 4097, 7215, 4830, 3171, 4965),  # Training
+    (467, 56, 496, 895, 653, 415, 607),  # PublicTest
+    (491, 55, 528, 879, 594, 416, 626),  # PrivateTest
 )
+MEAN_FACE = (  # Gray levels of the mean Training face, as 6x6 blocks of 8x8 pixels.
+    (110, 124, 145, 144, 123, 109),
+    (111, 129, 148, 147, 128, 110),
+    (120, 131, 142, 143, 131, 121),
+    (125, 152, 152, 152, 151, 125),
+    (119, 133, 132, 132, 133, 118),
+    (115, 119, 128, 128, 119, 113),
+)
+
+# Limits on what a file can cost. A row of FER2013 has at most 9,240 bytes.
+MAX_ROWS = 100_000  # FER2013 has 35,887.
+MAX_FILE_BYTES = 1_000_000_000  # fer2013.csv has 301 million.
+MAX_ROW_BYTES = 20_000
+MAX_VOTES = 10  # Raters of a face.
+MAX_IMAGE_BYTES = 100_000  # A face of the folder form has about 2,000.
+MAX_BYTES_BEFORE_CSV = 1_000_000  # In an archive: its list of files, and the files before the CSV.
+
+# Bounds of what is not FER2013. The real values are in data/README.md.
+MIN_ROWS_TO_JUDGE = 1000  # Of a split. With fewer rows chance is too large.
+MIN_MEAN_FACE_CORRELATION = 0.85
+MIN_LABEL_SIGNAL = 2.0
+MAX_COPIES = 0.2  # Share of a split's faces.
+MIN_AGREEMENT = 0.4  # Share of the rows in which label and most votes agree.
+ROWS_PER_AGREEMENT = 500  # Rows moved within a larger block would go unnoticed.
+
+EMOTION_IDS = {str(number): number for number in range(len(EMOTIONS))}
+SPLIT_NUMBERS = {name: number for number, name in enumerate(SPLITS.values())}
+VOTE_COUNTS = {str(number): number for number in range(MAX_VOTES + 1)}
+KNOWN_FILES = ("fer2013.csv", "icml_face_data.csv", "fer2013new.csv")
+UNREADABLE = (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, tarfile.TarError, csv.Error)
+HOW_TO_GET_DATA = (
+    "Download FER2013 from Kaggle, put it at data/fer2013.csv or name it with --data (its forms: data/README.md). "
+    "To try the pipeline with drawn faces: python data/make_sample.py, then --data data/sample.csv."
+)
+HOW_TO_GET_VOTES = "Download fer2013new.csv from github.com/microsoft/FERPlus."
 
 
 def load_fer2013(path, split, num_classes=5, limit=None):
     """Loads one split of FER2013.
 
     Args:
-        path: `fer2013.csv` or `icml_face_data.csv`, plain, `.gz` or `.zip`; or a folder that holds
+        path: `fer2013.csv` or `icml_face_data.csv`, plain or in a gzip, zip or tar file; or a folder that holds
             `train/<emotion>/*.jpg` and `test/<emotion>/*.jpg`, whose file names begin with the split they belong to.
         split: "train", "val" or "test".
         num_classes: 5 or 7; rows of the other emotions are left out.
@@ -107,26 +144,17 @@ def load_fer2013(path, split, num_classes=5, limit=None):
         ValueError: the data breaks a rule of the format, or holds no row of the split.
     """
     if split not in SPLITS:
-        raise ValueError(f"`split` must be one of {', '.join(SPLITS)}. Received: {split}.")
+        raise ValueError(f"`split` must be one of {', '.join(SPLITS)}, but is {split}.")
     if num_classes not in CLASS_SETS:
-        raise ValueError(f"`num_classes` must be one of {', '.join(map(str, CLASS_SETS))}. Received: {num_classes}.")
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"There is no data set at {path}. {HOW_TO_GET_DATA}")
-    faces, emotions, usages = _load_parsed(path.resolve())
+        raise ValueError(f"`num_classes` must be one of {', '.join(map(str, CLASS_SETS))}, but is {num_classes}.")
+    faces, emotions, usages = _load_parsed(path)
     rows = _split_rows(emotions, usages, split, num_classes)[:limit]
     if len(rows) == 0:
-        there = ", ".join(name for i, name in enumerate(SPLITS) if i in usages) or "none"
+        there = ", ".join(name for i, name in enumerate(SPLITS) if i in usages)
         raise ValueError(
-            f"{path} holds no {SPLITS[split]} rows for these {num_classes} classes, so there is no {split} split. "
-            f"Splits with rows: {there}."
+            f"{printable(path)}: no {SPLITS[split]} rows of these {num_classes} classes. Splits with rows: {there}."
         )
     return faces[rows], np.searchsorted(CLASS_SETS[num_classes], emotions[rows])
-
-
-def _split_rows(emotions, usages, split, num_classes):
-    """Returns the rows of a split whose emotion is among the classes."""
-    return np.flatnonzero((usages == list(SPLITS).index(split)) & np.isin(emotions, CLASS_SETS[num_classes]))
 
 
 def load_votes(path, data, split, num_classes=5, limit=None):
@@ -145,144 +173,394 @@ def load_votes(path, data, split, num_classes=5, limit=None):
         FileNotFoundError: there is nothing at `path`.
         ValueError: the file breaks a rule of the format, or its rows are not those of `data`.
     """
-    import pandas as pd
-
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file. Download fer2013new.csv from github.com/microsoft/FERPlus.")
-    _, emotions, usages = _load_parsed(Path(data).resolve())
-    table = pd.read_csv(path)
-    missing = [column for column in ("Usage", *VOTE_COLUMNS, *OTHER_VOTE_COLUMNS) if column not in table.columns]
-    if missing:
-        raise ValueError(f"{path} must have the column {missing[0]}, but has {', '.join(table.columns)[:80]}.")
-    if not np.array_equal(table["Usage"].map(list(SPLITS.values()).index), usages):
-        raise ValueError(f"`Usage` of {path} must equal that of {data} in every row, but it differs.")
+    _check_file(path, HOW_TO_GET_VOTES)
+    _, emotions, usages = _load_parsed(data)
+    if Path(data).is_dir():
+        raise ValueError(
+            f"{printable(path)}: a folder of images has lost the row order of the votes. Name fer2013.csv with --data."
+        )
+    counts, totals, vote_usages = _read_votes(path)
+    _check_same_rows(path, data, (emotions, usages), (counts, vote_usages))
     rows = _split_rows(emotions, usages, split, num_classes)[:limit]
-    ids = list(CLASS_SETS[num_classes])
-    counts = table[list(VOTE_COLUMNS)].to_numpy(np.float32)[rows][:, ids]
-    totals = table[[*VOTE_COLUMNS, *OTHER_VOTE_COLUMNS]].to_numpy(np.float32)[rows].sum(axis=1)
+    counts, totals = counts[rows][:, CLASS_SETS[num_classes]], totals[rows]
     sums = counts.sum(axis=1)
     consensus = np.where(counts.max(axis=1) * 2 > totals, counts.argmax(axis=1), -1)
     return counts / np.maximum(sums, 1)[:, np.newaxis], sums / np.maximum(totals, 1), consensus
 
 
+def data_warnings(path):
+    """Returns one line for each sign that a data set is not FER2013 as it was published.
+
+    The columns, values and pixel counts of a data set can be right and its content wrong: labels in another order,
+    negatives, mixed-up splits. Only a hash can prove that a copy is the original (data/README.md).
+    """
+    faces, emotions, usages = _load_parsed(path)
+    warnings = [_compare_counts(emotions, usages)]
+    for number, split in enumerate(SPLITS.values()):
+        rows = usages == number
+        if rows.sum() >= MIN_ROWS_TO_JUDGE:
+            warnings += [_compare_mean_face(faces[rows], split), _compare_labels(faces[rows], emotions[rows], split)]
+        if number:
+            warnings.append(_compare_copies(faces[rows], faces[usages == 0], split))
+    return [f"{printable(path)}: {warning}" for warning in warnings if warning]
+
+
+def find_copies(faces, others):
+    """Returns a bool (N,) mask of the faces that are exact copies of one of the others."""
+    seen = {face.tobytes() for face in others}
+    return np.array([face.tobytes() in seen for face in faces], bool)
+
+
+def _split_rows(emotions, usages, split, num_classes):
+    """Returns the rows of a split whose emotion is among the classes."""
+    return np.flatnonzero((usages == list(SPLITS).index(split)) & np.isin(emotions, CLASS_SETS[num_classes]))
+
+
+# Checks of the content.
+
+
+def _compare_counts(emotions, usages):
+    """Returns a line if the splits do not have FER2013's number of faces, in total or per emotion."""
+    counts = np.array([np.bincount(emotions[usages == number], minlength=7) for number in range(3)])  # (split, emotion)
+    expected = np.array(FACES_PER_CLASS)
+    if not np.array_equal(counts.sum(axis=1), expected.sum(axis=1)):
+        received, sizes = (", ".join(map(str, table.sum(axis=1))) for table in (counts, expected))
+        return f"not the whole of FER2013: {', '.join(SPLITS.values())} have {received} rows instead of {sizes}."
+    if np.array_equal(counts, expected):
+        return None
+    split, emotion = np.unravel_index(np.abs(counts - expected).argmax(), counts.shape)
+    return (
+        f"splits or emotions may be mixed up: {list(SPLITS.values())[split]} has {counts[split, emotion]} faces of "
+        f"{EMOTIONS[emotion]} instead of {expected[split, emotion]}."
+    )
+
+
+def _compare_mean_face(faces, split):
+    """Returns a line if the mean face does not resemble FER2013's, as with negatives or transposed pixels."""
+    blocks = faces.mean(axis=0, dtype=np.float32).reshape(6, 8, 6, 8).mean(axis=(1, 3)).ravel()
+    expected = np.array(MEAN_FACE, np.float32).ravel()
+    correlation = np.corrcoef(blocks, expected)[0, 1] if blocks.std() else 0.0
+    if correlation >= MIN_MEAN_FACE_CORRELATION:
+        return None
+    return (
+        f"pixels may be inverted, transposed or blank: the mean face of {split} has a correlation of {correlation:.2f} "
+        f"with FER2013's, usually over {MIN_MEAN_FACE_CORRELATION}."
+    )
+
+
+def _compare_labels(faces, emotions, split):
+    """Returns a line if the mean faces of the emotions differ no more than those of random labels."""
+    signal = _label_signal(faces, emotions)
+    if signal >= MIN_LABEL_SIGNAL:
+        return None
+    return (
+        f"labels may be shuffled: in {split} the mean faces of the emotions differ by an F statistic of {signal:.1f}, "
+        f"usually over {MIN_LABEL_SIGNAL}."
+    )
+
+
+def _label_signal(faces, emotions):
+    """Returns the F statistic of the emotions' mean faces (one-way ANOVA over 144 pixels): about 1 at random."""
+    pixels = faces[:, 2::4, 2::4].reshape(len(faces), -1).astype(np.float32)
+    pixels -= pixels.mean(axis=0)
+    present = np.unique(emotions)
+    groups = [pixels[emotions == emotion] for emotion in present]
+    between = sum(len(group) * np.square(group.mean(axis=0)).sum() for group in groups)
+    within = np.square(pixels).sum() - between
+    degrees = len(present) - 1, len(faces) - len(present)
+    return float(between / degrees[0] / (within / degrees[1])) if degrees[0] and within > 0 else 0.0
+
+
+def _compare_copies(faces, trained_on, split):
+    """Returns a line if many faces of a split are copies of Training's."""
+    copies = int(find_copies(faces, trained_on).sum())
+    if copies <= MAX_COPIES * len(faces):
+        return None
+    return f"{split} is not independent of Training: {copies} of its {len(faces)} faces are exact copies."
+
+
+def _check_same_rows(path, data, labelled, voted):
+    """Checks that votes follow the rows of a data set, by split and by how often label and most votes agree."""
+    (emotions, usages), (counts, vote_usages) = labelled, voted
+    name, other = printable(path), printable(data)
+    if len(usages) != len(vote_usages):
+        raise ValueError(f"{name} must have one row for each of {other}'s {len(usages)}, but has {len(vote_usages)}.")
+    if not np.array_equal(usages, vote_usages):
+        row = np.argmax(usages != vote_usages)
+        raise ValueError(f"`Usage` of {name} must equal that of {other} in every row, but differs in row {row + 2}.")
+    agrees = (counts.argmax(axis=1) == emotions) & (counts.sum(axis=1) > 0)
+    blocks = np.array_split(agrees, max(1, len(agrees) // ROWS_PER_AGREEMENT))
+    lowest = min(range(len(blocks)), key=lambda number: blocks[number].mean())
+    if blocks[lowest].mean() < MIN_AGREEMENT:
+        start = 2 + sum(map(len, blocks[:lowest]))
+        raise ValueError(
+            f"{name} must follow the rows of {other}, but only {blocks[lowest].mean():.0%} of rows {start} to "
+            f"{start + len(blocks[lowest]) - 1} have the emotion that most votes name (FER2013: 64%). "
+            "One of the files is in another order."
+        )
+
+
+# Cache: parsing FER2013 takes three seconds, reading the cache half a second.
+
+
 def _load_parsed(path):
-    """Returns faces, emotion ids and split numbers of the whole data set, from the cache beside it if that is fresh."""
-    cache, signature = path.with_name(path.name + ".cache.npz"), _signature(path)
+    """Returns faces, emotion ids and split numbers of the whole data set, from the cache next to it if possible."""
+    path = Path(path).resolve()
+    if not path.is_dir():
+        _check_file(path, HOW_TO_GET_DATA)
+    states = [(file, file.stat()) for file in (_list_images(path) if path.is_dir() else [path])]
+    files = tuple((str(file), state.st_size, state.st_mtime_ns, state.st_ctime_ns) for file, state in states)
+    return _load_cached(path, files)
+
+
+@functools.lru_cache(maxsize=1)  # The scripts load several splits of one data set.
+def _load_cached(path, files):
+    """Returns what `_load_parsed` does.
+
+    Args:
+        path: absolute path of the data set.
+        files: its files, tuples of path, size, time of the content and of the file's entry.
+    """
+    cache, signature = path.parent / f"{path.name}.cache.npz", _sign(path, files)
+    arrays = _read_cache(cache, signature)
+    if arrays is None:
+        arrays = _read_folder(path, files) if path.is_dir() else _read_csv(path)
+        # A read-only or full disk costs the next start a few seconds, nothing else.
+        with contextlib.suppress(OSError):
+            _write_cache(cache, signature, arrays)
+    return arrays
+
+
+def _sign(path, files):
+    """Returns a hash that changes with the data set: of a file's content, or of a folder's names, sizes and times."""
+    if path.is_dir():
+        return hashlib.sha256(repr([file[:3] for file in files]).encode()).hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # 0.3 s for FER2013.
+
+
+def _read_cache(cache, signature):
+    """Returns the stored arrays, or None if there is no cache, or if it is damaged or belongs to another content."""
     try:
-        with np.load(cache) as stored:
-            if stored["signature"] == signature:
-                return stored["faces"], stored["emotions"], stored["usages"]
-    except UNREADABLE:
-        pass  # No cache, or a damaged one: it is written anew.
-    faces, emotions, usages = _read_folder(path) if path.is_dir() else _read_csv(path)
-    # A read-only or full disk costs the next start a few seconds, nothing else.
-    with contextlib.suppress(OSError), replaced(cache) as new:
-        np.savez(new, signature=signature, faces=faces, emotions=emotions, usages=usages)
-    return faces, emotions, usages
+        content = cache.read_bytes() if cache.is_file() and cache.stat().st_size <= MAX_FILE_BYTES else b""
+    except OSError:
+        return None
+    stored, digest = content[:-32], content[-32:]
+    if hashlib.sha256(stored).digest() != digest:
+        return None
+    with np.load(io.BytesIO(stored)) as arrays:
+        if arrays["signature"] != signature:
+            return None
+        faces, emotions, usages = (arrays[name] for name in ("faces", "emotions", "usages"))
+    shapes = (len(faces), IMAGE_SIZE, IMAGE_SIZE, 1), (len(faces),), (len(faces),)
+    fits = (faces.shape, emotions.shape, usages.shape) == shapes and faces.dtype == np.uint8
+    return (faces, emotions, usages) if fits and emotions.dtype == usages.dtype == np.int64 else None
 
 
-def _signature(path):
-    """Returns a text that changes when the data set does: names, sizes and modification times."""
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(repr(stats).encode()).hexdigest()
+def _write_cache(cache, signature, arrays):
+    """Writes an .npz file, followed by the SHA-256 of its bytes."""
+    stored = io.BytesIO()
+    np.savez(stored, signature=signature, **dict(zip(("faces", "emotions", "usages"), arrays, strict=True)))
+    with replaced(cache) as new, open(new, "wb") as file:
+        file.write(stored.getbuffer())
+        file.write(hashlib.sha256(stored.getbuffer()).digest())
+
+
+# Files. Row numbers in messages are line numbers; the header is row 1.
+
+
+def _check_file(path, remedy):
+    """Checks that there is a regular file of a size that is worth opening; a pipe or device could be read forever."""
+    if not path.exists():
+        raise FileNotFoundError(f"{printable(path)}: no such file. {remedy}")
+    if not path.is_file():
+        raise ValueError(f"{printable(path)}: not a regular file. {remedy}")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ValueError(f"{printable(path)}: larger than {MAX_FILE_BYTES / 1e9:.0f} GB. {remedy}")
 
 
 def _read_csv(path):
-    """Parses a CSV of one face a row; the row of a message is the line of the file, the header being row 1."""
-    import pandas as pd  # Half a second that only reading a CSV is worth.
-
-    try:
-        table = pd.read_csv(
-            path,
-            compression=COMPRESSIONS.get(path.suffix.lower()),
-            dtype=str,
-            skipinitialspace=True,
-            keep_default_na=False,
-            skip_blank_lines=False,
-        )
-    except UNREADABLE as error:
-        reason = " ".join(str(error).split())[:120]
-        raise ValueError(f"{path} must be a CSV with the columns {', '.join(COLUMNS)}. Received: {reason}") from error
-    table.columns = table.columns.str.strip()
-    table = table.loc[:, ~table.columns.duplicated()]
-    missing = [column for column in COLUMNS if column not in table.columns]
-    if missing:
-        received = ", ".join(table.columns)[:80]
-        raise ValueError(
-            f"{path} must have the columns {', '.join(COLUMNS)}. Missing: {missing[0]}. Received: {received!r}."
-        )
-    if not isinstance(table.index, pd.RangeIndex):  # Pandas takes surplus fields for names of the rows.
-        raise ValueError(f"A row of {path} must have as many fields as the header. Received: more in row 2.")
-    table = table.fillna("")  # Of a row that ends early.
-    table = table[(table != "").any(axis=1)]  # Without blank lines; the index still counts them.
-    if table.empty:
-        raise ValueError(f"{path} must hold one face a row. Received: a header and no rows.")
-    emotions = _look_up(table["emotion"], [str(i) for i in range(len(EMOTIONS))], "emotion", path)
-    usages = _look_up(table["Usage"], list(SPLITS.values()), "Usage", path)
-    faces = np.empty((len(table), IMAGE_SIZE, IMAGE_SIZE, 1), np.uint8)
-    for i, (row, text) in enumerate(table["pixels"].items()):
-        faces[i] = _parse_pixels(text, f"row {row + 2} of {path}")
-    return faces, emotions, usages
+    """Parses a CSV of one face a row."""
+    name, pixels, emotions, usages = printable(path), bytearray(), [], []
+    for row, (emotion, text, usage) in _read_rows(path, COLUMNS):
+        where = f"row {row} of {name}"
+        emotions.append(_look_up(emotion, EMOTION_IDS, "emotion", where))
+        usages.append(_look_up(usage, SPLIT_NUMBERS, "Usage", where))
+        pixels += _parse_pixels(text, where).tobytes()
+    faces = np.frombuffer(pixels, np.uint8).reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 1)
+    return faces, np.array(emotions, np.int64), np.array(usages, np.int64)
 
 
-def _look_up(column, allowed, name, path):
-    """Returns the position of every text of a column in `allowed`."""
-    positions = column.str.strip().map({text: position for position, text in enumerate(allowed)})
-    if positions.isna().any():
-        row = positions.isna().idxmax()
-        rule = f"`{name}` must be one of {', '.join(allowed)}."
-        raise ValueError(f"{rule} Received: {column[row][:40]!r} in row {row + 2} of {path}.")
-    return positions.to_numpy(np.int64)
+def _read_votes(path):
+    """Returns the counts, float32 (N, 7), the totals with the other columns, float32 (N,), and the split numbers."""
+    name, counts, usages = printable(path), [], []
+    for row, (usage, *votes) in _read_rows(path, ("Usage", *VOTE_COLUMNS, *OTHER_VOTE_COLUMNS)):
+        where = f"row {row} of {name}"
+        usages.append(_look_up(usage, SPLIT_NUMBERS, "Usage", where))
+        columns = zip(votes, (*VOTE_COLUMNS, *OTHER_VOTE_COLUMNS), strict=True)
+        counts.append([_look_up(vote, VOTE_COUNTS, column, where) for vote, column in columns])
+        if sum(counts[-1]) > MAX_VOTES:
+            raise ValueError(f"A face has at most {MAX_VOTES} votes, but {where} holds {sum(counts[-1])}.")
+    counts = np.array(counts, np.float32)
+    return counts[:, : len(VOTE_COLUMNS)], counts.sum(axis=1), np.array(usages, np.int64)
+
+
+def _look_up(text, values, column, where):
+    """Returns the value of a field; `values` has those that are allowed."""
+    if text not in values:
+        raise ValueError(f"`{column}` must be one of {', '.join(values)}, but {where} holds {text[:40]!r}.")
+    return values[text]
 
 
 def _parse_pixels(text, where):
-    """Returns the face, uint8 (48, 48, 1), of one text of 2304 numbers."""
+    """Returns the pixels, uint8 (2304,), of one text of numbers."""
     try:
         pixels = np.fromstring(text, dtype=np.int64, sep=" ")
     except ValueError as error:
-        raise ValueError(
-            f"`pixels` must be whole numbers with spaces between. Received: other characters in {where}."
-        ) from error
+        raise ValueError(f"`pixels` must be whole numbers with spaces between, but {where} holds others.") from error
     if pixels.size != IMAGE_SIZE * IMAGE_SIZE:
-        raise ValueError(f"`pixels` must hold {IMAGE_SIZE * IMAGE_SIZE} numbers. Received: {pixels.size} in {where}.")
+        raise ValueError(f"`pixels` must hold {IMAGE_SIZE * IMAGE_SIZE} numbers, but {where} holds {pixels.size}.")
     if pixels.min() < 0 or pixels.max() > 255:
         outside = pixels[(pixels < 0) | (pixels > 255)][0]
-        raise ValueError(f"`pixels` must be within 0..255. Received: {outside} in {where}.")
-    return pixels.reshape(IMAGE_SIZE, IMAGE_SIZE, 1)
+        raise ValueError(f"`pixels` must be within 0..255, but {where} holds {outside}.")
+    return pixels.astype(np.uint8)
+
+
+def _read_rows(path, columns):
+    """Yields the number and the fields in `columns` of each row of a CSV, without the blank ones."""
+    name, number = printable(path), 1
+    try:
+        with _open_csv(path) as (stream, size):
+            rows = csv.reader(_read_lines(stream, size, name), skipinitialspace=True)
+            header = [field.strip("\ufeff ") for field in next(rows, [])]  # Windows programs write a byte order mark.
+            missing = [column for column in columns if column not in header]
+            if missing:
+                raise ValueError(f"{name} must have the column {missing[0]}, but has {shorten(', '.join(header))!r}.")
+            positions = [header.index(column) for column in columns]
+            for fields in rows:
+                if not any(map(str.strip, fields)):
+                    continue
+                number = rows.line_num
+                if len(fields) != len(header):
+                    raise ValueError(
+                        f"{name} must have {len(header)} fields a row, but row {number} has {len(fields)}."
+                    )
+                yield number, [fields[position].strip() for position in positions]
+    except UNREADABLE as error:
+        raise ValueError(f"{name}: not readable as a CSV ({shorten(error)}). Download it again.") from error
+    if number == 1:
+        raise ValueError(f"{name}: a header and no rows. Download it again.")
+
+
+def _read_lines(stream, size, name):
+    """Yields the lines in the next `size` bytes, in bounded memory, whatever the stream holds."""
+    for number in range(1, MAX_ROWS + 2):
+        line = stream.readline(min(size, MAX_ROW_BYTES + 1))
+        if not line:
+            return
+        if len(line) > MAX_ROW_BYTES:
+            raise ValueError(f"A row of {name} must have at most {MAX_ROW_BYTES} bytes, but row {number} has more.")
+        size -= len(line)
+        yield line.decode("utf-8", "replace")
+    raise ValueError(f"{name} must have at most {MAX_ROWS} rows, but has more.")
+
+
+@contextlib.contextmanager
+def _open_csv(path):
+    """Yields the stream and the size of the CSV in a plain, gzip, zip or tar file, told apart by their first bytes."""
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(_PieceReader(io.FileIO(path)))
+        magic = file.peek(2)[:2]
+        if magic == b"PK":
+            archive = stack.enter_context(zipfile.ZipFile(file))
+            yield stack.enter_context(archive.open(_find_csv(archive))), math.inf
+            return
+        if magic == b"\x1f\x8b":
+            file = stack.enter_context(gzip.open(file))
+        in_tar = b"\0" in file.peek(512)[:512]
+        yield file, _skip_to_csv(file) if in_tar else math.inf
+
+
+class _PieceReader(io.BufferedReader):
+    """A file that refuses large reads, because `zipfile` reads an archive's list of files at once."""
+
+    def read(self, size=-1):
+        if size > MAX_BYTES_BEFORE_CSV:
+            raise OSError("too many files in it")
+        return super().read(size)
+
+
+def _find_csv(archive):
+    """Returns the entry of the only CSV in a zip file, or of FER2013's where there are others."""
+    entries = [entry for entry in archive.infolist() if _is_csv(entry.filename)]
+    entries = [entry for entry in entries if entry.filename.rpartition("/")[2] in KNOWN_FILES] or entries
+    if len(entries) != 1:
+        raise OSError(f"{len(entries)} CSV files in it instead of one")
+    if entries[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise OSError("neither stored nor deflated")  # Python decompresses other methods in unbounded pieces.
+    return entries[0]
+
+
+def _skip_to_csv(stream):
+    """Reads a tar file up to the content of its first CSV. Returns the CSV's size in bytes."""
+    left = MAX_BYTES_BEFORE_CSV
+    while left > 0:
+        entry = tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), "utf-8", "replace")
+        if entry.isreg() and _is_csv(entry.name) and entry.size > 0:
+            return entry.size
+        blocks = math.ceil(entry.size / tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        left -= tarfile.BLOCKSIZE + blocks
+        if blocks < 0 or left < 0:
+            break
+        stream.read(blocks)
+    raise OSError("no CSV at its beginning")
+
+
+def _is_csv(name):
+    """Returns whether a file of an archive is a CSV, and not what macOS adds to it."""
+    name = name.rpartition("/")[2].lower()
+    return name.endswith(".csv") and not name.startswith(".")
 
 
 def read_image(path, mode=cv2.IMREAD_COLOR):
-    """Reads an image file as uint8 (H, W, 3) or, with `cv2.IMREAD_GRAYSCALE`, (H, W); None if it is none."""
+    """Reads an image file as uint8 (H, W, 3) or, with `cv2.IMREAD_GRAYSCALE`, (H, W). Returns None if it is not one."""
     try:
         content = np.fromfile(path, np.uint8)  # OpenCV cannot open a path with letters beyond ASCII on Windows.
         return cv2.imdecode(content, mode) if content.size else None
-    except (OSError, cv2.error):  # It may not be read, or has more pixels than OpenCV takes.
+    except (OSError, cv2.error):  # Unreadable, or larger than OpenCV's pixel limit.
         return None
 
 
-def _read_folder(path):
-    """Reads the folder form, in the order of the numbers in the file names, whatever class a file is in."""
-    files = [file for part in ("train", "test") for file in path.glob(f"{part}/*/[!.]*")]
-    files = [file for file in files if file.suffix.lower() in (".jpg", ".jpeg", ".png")]
+def _list_images(path):
+    """Returns the files of the folder form, in the order of the numbers in their names, whatever class they are in."""
+    found = (file for part in ("train", "test") for file in path.glob(f"{part}/*/[!.]*"))
+    images = (file for file in found if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    files = list(itertools.islice(images, MAX_ROWS + 1))
     if not files:
-        raise ValueError(f"{path} must hold train/<emotion>/*.jpg and test/<emotion>/*.jpg. Received: no such file.")
-    files.sort(key=lambda file: (int("0" + "".join(filter(str.isdigit, file.stem))), file.name))
+        raise ValueError(f"{printable(path)}: no train/<emotion>/*.jpg and test/<emotion>/*.jpg. {HOW_TO_GET_DATA}")
+    if len(files) > MAX_ROWS:
+        raise ValueError(f"{printable(path)} must have at most {MAX_ROWS} images, but has more.")
+    return sorted(files, key=lambda file: (int("0" + "".join(filter(str.isdecimal, file.stem))), file.name))
+
+
+def _read_folder(path, files):
+    """Reads the folder form; `files` as for `_load_cached`."""
     faces = np.empty((len(files), IMAGE_SIZE, IMAGE_SIZE, 1), np.uint8)
     emotions, usages = np.empty(len(files), np.int64), np.empty(len(files), np.int64)
     ids = {emotion.lower(): i for i, emotion in enumerate(EMOTIONS)}
-    for row, file in enumerate(files):
+    for row, (file, size, *_) in enumerate(files):
+        name, file = printable(file), Path(file)
         emotion, usage = file.parent.name.lower(), file.stem.split("_")[0]
         if emotion not in ids:
-            raise ValueError(f"A folder of faces must be named {', '.join(ids)}. Received: {file.parent}.")
-        if usage not in SPLITS.values():
-            raise ValueError(f"A face's file name must begin with {', '.join(SPLITS.values())}. Received: {file}.")
-        image = read_image(file, cv2.IMREAD_GRAYSCALE)
+            raise ValueError(f"A folder of faces must be named {', '.join(ids)}, but {name} is in another.")
+        if usage not in SPLIT_NUMBERS:
+            raise ValueError(f"The name of a face must begin with {', '.join(SPLIT_NUMBERS)}, but {name} does not.")
+        image = read_image(file, cv2.IMREAD_GRAYSCALE) if file.is_file() and size <= MAX_IMAGE_BYTES else None
         if image is None or image.shape != (IMAGE_SIZE, IMAGE_SIZE):
-            raise ValueError(f"A face must be an image of {IMAGE_SIZE}x{IMAGE_SIZE} pixels. Received: {file}.")
+            raise ValueError(f"A face must be an image of {IMAGE_SIZE}x{IMAGE_SIZE} pixels, but {name} is not.")
         faces[row, ..., 0] = image
-        emotions[row], usages[row] = ids[emotion], list(SPLITS.values()).index(usage)
+        emotions[row], usages[row] = ids[emotion], SPLIT_NUMBERS[usage]
     return faces, emotions, usages
 
 
@@ -406,6 +684,30 @@ def softmax(logits):
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
+def calibration_bins(probabilities, labels, bins=15):
+    """Sorts faces into bins of equal width by the confidence of their prediction.
+
+    Args:
+        probabilities: float (N, C).
+        labels: int (N,).
+
+    Returns:
+        confidence, accuracy, count: float (bins,) each; mean per bin, NaN where a bin is empty.
+    """
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    rows = np.minimum((confidence * bins).astype(int), bins - 1)
+    count = np.bincount(rows, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        means = [np.bincount(rows, weights=values, minlength=bins) / count for values in (confidence, correct)]
+    return *means, count
+
+
+def expected_calibration_error(probabilities, labels):
+    """Returns the mean distance of confidence and accuracy, weighted by the faces in each bin (Guo et al., 2017)."""
+    confidence, accuracy, count = calibration_bins(probabilities, labels)
+    return float(np.nansum(np.abs(confidence - accuracy) * count) / len(labels))
+
+
 def load_emotion_model(folder=DEFAULT_MODEL):
     """Loads `model.tflite` and `model.json` of a model folder; takes a tenth of a second, without TensorFlow.
 
@@ -452,7 +754,9 @@ def _load_network(content):
             from ai_edge_litert.interpreter import Interpreter
 
             interpreter = Interpreter(model_content=content, num_threads=min(os.cpu_count() or 1, 4))
-            return interpreter.get_signature_runner()
+            run = interpreter.get_signature_runner()
+            run(faces=np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 1), np.float32))  # LiteRT prints more at the first run.
+            return run
     except ImportError as error:
         raise ValueError("LiteRT is not installed. Install it: pip install -r requirements.txt") from error
     except (ValueError, RuntimeError) as error:
