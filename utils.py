@@ -212,6 +212,11 @@ def find_copies(faces, others):
     return np.array([face.tobytes() in seen for face in faces], bool)
 
 
+def hash_split(faces, labels):
+    """Returns the SHA-256 of faces and labels in hexadecimal digits, as in `model.json`."""
+    return hashlib.sha256(faces.tobytes() + labels.astype("<i8").tobytes()).hexdigest()
+
+
 def _split_rows(emotions, usages, split, num_classes):
     """Returns the rows of a split whose emotion is among the classes."""
     return np.flatnonzero((usages == list(SPLITS).index(split)) & np.isin(emotions, CLASS_SETS[num_classes]))
