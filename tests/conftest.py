@@ -41,6 +41,12 @@ def sample_csv(tmp_path_factory, run_script):
 
 
 @pytest.fixture(scope="session")
+def sample_votes(sample_csv):
+    """The votes of the drawn data set."""
+    return sample_csv.with_name("sample_votes.csv")
+
+
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory, run_script, sample_csv):
     """A model folder trained on the drawn faces, and what the training printed."""
     folder = tmp_path_factory.mktemp("models") / "drawn"
