@@ -1,55 +1,79 @@
-"""Shows the emotion of every face on a camera, a video, an image, a folder of images or a stream.
+"""Shows the emotion of every face on a camera, a video, an image, a folder of them or a stream.
 
     python webcam_demo.py                                     camera 0, or the bundled clip where there is none
-    python webcam_demo.py --source film.mp4 --output labelled.mp4 --log emotions.csv
-    python webcam_demo.py --source photos/ --output labelled/ --no-display
-    python webcam_demo.py --source http://192.168.0.7:8080/video
-    python webcam_demo.py --source film.mp4 --no-display --benchmark
+    python webcam_demo.py film.mp4 --output labelled.mp4 --log emotions.csv
+    python webcam_demo.py photo.jpg --no-display              prints one line per face
+    python webcam_demo.py photos/ --output labelled/          prints one line per file
+    python webcam_demo.py http://192.168.0.7:8080/video
+    python webcam_demo.py film.mp4 --no-display --benchmark
 
 Keys: q or Esc quits, space pauses, s saves a snapshot, m mirrors, b shows the probabilities of the nearest face, f the
-frame rate and latency, h help. Closing the window ends it too.
+frame rate and latency, h help. Closing the window quits too.
 """
 
 import time
 
-STARTED = time.perf_counter()  # Before the imports, which are most of the time to the first frame.
+STARTED = time.perf_counter()  # Before the imports, which take most of the time to the first frame.
 
 import argparse
 import array
 import collections
 import contextlib
+import datetime
 import json
 import os
+import re
 import signal
 import sys
-import urllib.parse
 from pathlib import Path
 
-# OpenCV and FFmpeg would print their own lines on every camera that is not there; ours say what to do about it.
+
+def stop_importing(*_):
+    """Ends the process on Ctrl-C, SIGTERM or SIGHUP during the imports, where an exception would print a traceback."""
+    os.write(2, b"webcam_demo.py: stopped.\n")
+    os._exit(130)
+
+
+if __name__ == "__main__":
+    if sys.version_info < (3, 11):  # noqa: UP036
+        sys.exit("webcam_demo.py: Python 3.11 or later is needed. Run it with: python3.11 webcam_demo.py")
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP.
+        if number and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop_importing)
+
+# OpenCV and FFmpeg print lines of their own about every missing camera and damaged file. Ours say what to do.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-os.environ.setdefault("OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS", "0")  # Windows: a camera opens in 1 s, not in 20.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "100000000")  # `video.MAX_IMAGE_PIXELS`; 20,000 x 20,000 is 2.4 GB.
+os.environ.setdefault("OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS", "0")  # Windows: a camera opens in 1 s instead of 20.
 
-import cv2
-import numpy as np
-import tqdm
+try:
+    import cv2
+    import numpy as np
+    import tqdm
 
-import timeline
-import utils
-from results import OUTPUT_DIR, WRITABLE_SUFFIXES, AnnotatedFiles, EmotionLog, annotated_path
-from sources import IMAGE_SUFFIXES, check_name, is_still, open_source
-from tracking import FaceTracker
-from window import Window, has_display
+    import emotion_log
+    import utils
+    import video
+    from tracking import FaceTracker
+    from window import Window, has_display
+except ImportError as error:
+    if __name__ != "__main__":
+        raise
+    print(f"webcam_demo.py: {error}. Install what is missing: pip install -r requirements.txt", file=sys.stderr)
+    sys.exit(2)
 
 
 class Benchmark:
-    """Times the stages of each frame."""
+    """Counts the frames and times their stages."""
 
     STAGES = ("read", "detect", "classify", "draw")
 
     def __init__(self):
-        self.seconds = {stage: array.array("d") for stage in self.STAGES}  # 8 bytes each: an hour of video is 3 MB.
+        self.seconds = {stage: array.array("d") for stage in self.STAGES}  # 8 bytes each: 3 MB for an hour of video.
         self.frames = self.faces = 0
+        self.videos = collections.defaultdict(lambda: [0, 0])  # File -> frames, faces.
         self.startup = None  # Seconds from the start of the process to the first frame with a labelled face.
         self.start()
 
@@ -58,16 +82,16 @@ class Benchmark:
         self.recent = collections.deque([self.started], maxlen=30)  # When the last frames were done.
 
     def time_reading(self, frames):
-        """Yields from `frames` and times how long each takes to come."""
+        """Yields from an iterator of `SourceFrame`, and times how long each takes to arrive."""
         self.start()
         while True:
             started = time.perf_counter()
-            item = next(frames, None)
-            if item is None:
+            source_frame = next(frames, None)
+            if source_frame is None:
                 return
-            if item[0] is not None:  # Else it is no news from a stream.
+            if source_frame.image is not None:
                 self.seconds["read"].append(time.perf_counter() - started)
-            yield item
+            yield source_frame
 
     @contextlib.contextmanager
     def stage(self, name):
@@ -75,8 +99,11 @@ class Benchmark:
         yield
         self.seconds[name].append(time.perf_counter() - started)
 
-    def count(self, faces):
+    def count(self, source_frame, faces):
         self.frames, self.faces = self.frames + 1, self.faces + faces
+        if not source_frame.still:
+            counts = self.videos[source_frame.file]
+            counts[:] = counts[0] + 1, counts[1] + faces
         self.recent.append(time.perf_counter())
         if faces and self.startup is None:
             self.startup = process_seconds()
@@ -85,18 +112,13 @@ class Benchmark:
         """Returns the frames per second of the whole run."""
         return self.frames / max(self.recent[-1] - self.started, 1e-9)
 
-    def pace(self):
+    def recent_fps(self):
         """Returns the frames per second of the last frames."""
         return (len(self.recent) - 1) / max(self.recent[-1] - self.recent[0], 1e-9)
 
     def report(self):
-        """Returns what --benchmark prints: a table for people, and one JSON object for programs."""
-        stages = {}
-        finished = min(map(len, self.seconds.values()))  # A frame that Ctrl-C fell into has not all its stages.
-        whole = np.sum([seconds[:finished] for seconds in self.seconds.values()], axis=0)  # Seconds of each frame.
-        for stage, seconds in {**self.seconds, "frame": whole}.items():
-            median, p95 = np.percentile(seconds, (50, 95)) * 1000 if len(seconds) else (0.0, 0.0)
-            stages[stage] = {"median": round(float(median), 2), "p95": round(float(p95), 2)}
+        """Returns a table for people, followed by one line of JSON for programs."""
+        stages = self.stage_times()
         result = {"frames": self.frames, "faces": self.faces, "fps": round(self.fps(), 1), "startup_s": self.startup}
         result |= {"peak_memory_mb": peak_memory_mb()}
         lines = [f"{'stage':<10}{'median ms':>12}{'95 % ms':>12}"]
@@ -105,9 +127,19 @@ class Benchmark:
         result["stages_ms"] = {stage: stages[stage] for stage in self.STAGES}
         return "\n".join([*lines, json.dumps(result)])
 
+    def stage_times(self):
+        """Returns median and 95th percentile in ms of each stage and of whole frames, as dict of dict."""
+        finished = min(map(len, self.seconds.values()))  # Ctrl-C can leave the last frame without all stages.
+        frames = np.sum([seconds[:finished] for seconds in self.seconds.values()], axis=0)
+        times = {}
+        for stage, seconds in {**self.seconds, "frame": frames}.items():
+            median, p95 = np.percentile(seconds, (50, 95)) * 1000 if len(seconds) else (0.0, 0.0)
+            times[stage] = {"median": round(float(median), 2), "p95": round(float(p95), 2)}
+        return times
+
 
 def process_seconds():
-    """Returns the seconds since the process started; where the system does not tell, since this script did."""
+    """Returns the seconds since the process started or, where the system does not tell, since this script did."""
     try:
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # Field 22 of proc(5).
         uptime = float(Path("/proc/uptime").read_text().split()[0])
@@ -117,7 +149,7 @@ def process_seconds():
 
 
 def peak_memory_mb():
-    """Returns the most memory this process has held, in MB, or None where the system does not tell."""
+    """Returns the largest resident memory of this process in MB, None where the system does not tell."""
     try:
         status = Path("/proc/self/status").read_text()
         return round(int(status.partition("VmHWM:")[2].split()[0]) / 1024, 1)
@@ -125,191 +157,279 @@ def peak_memory_mb():
         return None
 
 
-def run(source, detector, model, log, output, window, benchmark, min_confidence):
+class FrameLabeler:
+    """Finds and labels the faces of successive frames. Faces are not followed from one file to the next.
+
+    Args:
+        model, detector: from `utils.load_emotion_model` and `utils.load_face_detector`.
+        min_confidence: a face below it is labelled as uncertain.
+        benchmark: times the stages.
+    """
+
+    def __init__(self, model, detector, min_confidence, benchmark):
+        self.model, self.detector, self.min_confidence, self.benchmark = model, detector, min_confidence, benchmark
+        self.file = self.tracker = None
+        self.mirrored = False
+
+    def label(self, source_frame, mirrored=False):
+        """Labels the faces of a frame, which is mirrored first if `mirrored` is set.
+
+        Returns:
+            annotated: uint8 (H, W, 3).
+            faces: list of (track, box, (label, confidence), probabilities), lists and numbers of Python.
+        """
+        frame = cv2.flip(source_frame.image, 1) if mirrored else source_frame.image
+        self._prepare_tracker(source_frame, mirrored)
+        with self.benchmark.stage("detect"):
+            gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+            boxes = self.tracker.find(gray, source_frame.time_s)
+        with self.benchmark.stage("classify"):
+            probabilities = self.model.predict(utils.crop_faces(gray, boxes))
+            probabilities = self.tracker.average(probabilities, source_frame.time_s)
+            labels = utils.choose_labels(probabilities, self.model.classes, self.min_confidence)
+        with self.benchmark.stage("draw"):
+            annotated = utils.annotate_frame(frame, boxes, labels)
+        faces = zip(self.tracker.numbers(), boxes.tolist(), labels, probabilities.tolist(), strict=True)
+        return annotated, list(faces)
+
+    def _prepare_tracker(self, source_frame, mirrored):
+        if source_frame.file != self.file:
+            self.file, self.mirrored = source_frame.file, mirrored
+            self.tracker = FaceTracker(self.detector, still=source_frame.still)
+        if mirrored != self.mirrored:
+            self.mirrored = mirrored
+            self.tracker.mirror(source_frame.image.shape[1])
+
+
+def run(source, labeler, log, output, window, benchmark):
     """Labels the frames of a source until it ends or the window is closed.
 
     Args:
-        source: from `sources.open_source`.
-        detector, model: from `utils.load_face_detector` and `utils.load_emotion_model`.
+        source: from `video.open_source`.
+        labeler: `FrameLabeler`.
         log, output, window: `EmotionLog`, `AnnotatedFiles` and `Window`, or None each.
-        benchmark: `Benchmark`, which counts and times.
-        min_confidence: a face below it is labelled as uncertain.
+        benchmark: `Benchmark`.
     """
-    file = None
-    for frame, time_s, name in benchmark.time_reading(progress_bar(source)):
-        if frame is None:  # A stream that stalls.
+    for source_frame in benchmark.time_reading(progress_bar(source)):
+        if source_frame.image is None:
             if window:
-                window.stall(source.name)
+                window.stall(source.title)
         else:
-            mirror = bool(window and window.mirrored)
-            if name != file:
-                file, tracker, mirrored = name, FaceTracker(detector, still=is_still(source, name)), mirror
-            if mirror != mirrored:
-                mirrored = mirror
-                tracker.mirror(frame.shape[1])
-            if mirror:
-                frame = cv2.flip(frame, 1)
-            boxes, probabilities = find_emotions(frame, time_s, tracker, model, benchmark)
-            labels = utils.choose_labels(probabilities, model.classes, min_confidence)
-            with benchmark.stage("draw"):
-                annotated = utils.annotate_frame(frame, boxes, labels)
-            benchmark.count(len(boxes))
+            annotated, faces = labeler.label(source_frame, mirrored=bool(window and window.mirrored))
+            benchmark.count(source_frame, len(faces))
+            if source_frame.still:
+                print(file_text(source_frame.file, faces) if source.many else image_text(faces), flush=True)
             if log:
-                faces = list(zip(tracker.numbers(), boxes.tolist(), labels, probabilities.tolist(), strict=True))
-                log.write(benchmark.frames - 1, time_s, name, faces)
+                log.write(
+                    benchmark.frames - 1, source_frame.time_s, source_frame.file, faces, utc() if source.live else None
+                )
             if output:
-                output.write(annotated, time_s, name)
+                output.write(annotated, source_frame)
             if window:
-                window.describe(boxes, probabilities, model.classes, benchmark.pace(), source.latency())
-                window.show(annotated, source, time_s, name)
+                window.show(annotated, source, source_frame, bars(faces, labeler.model), benchmark.recent_fps())
         if window and window.closed:
             break
 
 
-def find_emotions(frame, time_s, tracker, model, benchmark):
-    """Returns the boxes, int (F, 4), and averaged probabilities, float32 (F, C), of the faces of a frame."""
-    with benchmark.stage("detect"):
-        gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-        boxes = tracker.find(gray, time_s)
-    with benchmark.stage("classify"):
-        probabilities = tracker.average(model.predict(utils.crop_faces(gray, boxes)), time_s)
-    return boxes, probabilities
-
-
 def progress_bar(source):
-    """Yields the frames of a source, with a bar on a terminal where their number is known and more than one."""
-    hidden = True if source.total in (None, 1) or sys.stderr is None else None  # None: where there is a terminal.
+    """Yields the frames of a source, with a progress bar on a terminal if it is a video of known length."""
+    hidden = True if source.total in (None, 1) or sys.stderr is None else None  # None: shown on a terminal only.
     with tqdm.tqdm(source.frames(), total=source.total, unit=" frames", disable=hidden) as bar:
         yield from bar
 
 
+def bars(faces, model):
+    """Returns what the window's bars show, the probabilities of the largest face and their classes, None without it."""
+    largest = max(faces, key=lambda face: face[1][2], default=None)
+    return largest and (largest[3], model.classes)
+
+
+def utc():
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def image_text(faces):
+    """Returns one line per face of an image."""
+    lines = [
+        f"face {track}: {label} {confidence:.0%}, x {x}, y {y}, width {width}, height {height}"
+        for track, (x, y, width, height), (label, confidence), _ in faces
+    ]
+    return "\n".join(lines) or "No face found."
+
+
+def file_text(file, faces):
+    """Returns one line for an image of a folder."""
+    labels = ", ".join(f"{label} {confidence:.0%}" for _, _, (label, confidence), _ in faces)
+    return f"{utils.printable(file)}: {labels or 'no face'}"
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """Ends the script with one line, in which no address shows its secrets."""
+        message = re.sub(r"\S+://\S+", lambda address: utils.printable(address.group()), message)
+        super().error(utils.shorten(message))
+
+
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        usage=argparse.SUPPRESS, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--source", help="camera index, video, image, folder of images or URL (default: camera 0)")
+    parser = Parser(usage=argparse.SUPPRESS, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--model", type=Path, default=utils.DEFAULT_MODEL, help="model folder (default: models/emotions-5)"
+        "positional", nargs="?", metavar="SOURCE", help="camera index, video, image, folder or URL (default: camera 0)"
     )
-    parser.add_argument("--output", type=Path, help="annotated video (.mp4), image, or folder for a folder's images")
-    parser.add_argument("--log", type=Path, help="labels and probabilities per face and frame (.csv or .jsonl)")
+    parser.add_argument("--source", metavar="SOURCE", help="the same")
+    parser.add_argument(
+        "--model", type=file_path, default=utils.DEFAULT_MODEL, help="model folder (default: models/emotions-5)"
+    )
+    parser.add_argument("--output", type=file_path, help="annotated video (.mp4) or image, or folder for a folder's")
+    parser.add_argument("--log", type=file_path, help="labels and probabilities per face and frame (.csv or .jsonl)")
     parser.add_argument("--no-display", action="store_true", help="open no window")
     parser.add_argument(
-        "--min-confidence", type=probability, default=0.3, help="below it a face is uncertain (default: 0.3)"
+        "--min-confidence",
+        type=probability,
+        default=0.3,
+        metavar="P",
+        help="below it a face is uncertain (default: 0.3)",
     )
     parser.add_argument("--benchmark", action="store_true", help="end with a table of times and one line of JSON")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.positional is not None and args.source is not None:
+        parser.error("SOURCE must be given once, but it is given with and without --source.")
+    args.source = args.source if args.positional is None else args.positional
+    return args
+
+
+def file_path(text):
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must be a path, but it is empty.")
+    return Path(text)
 
 
 def probability(text):
     with contextlib.suppress(ValueError):
         if 0 <= float(text) <= 1:
             return float(text)
-    raise argparse.ArgumentTypeError(f"must be a number from 0 to 1. Received: {text}.")
+    raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, but it is {text}.")
 
 
 def open_window(args, source):
-    """Opens the window, or says why there is none."""
+    """Opens the window, or prints why there is none."""
     if args.no_display:
         return None
     if not has_display():
         print("No display found, so there is no window.")
         return None
     try:
-        return Window(mirrored=isinstance(source.name, int))
+        return Window(mirrored=source.camera)
     except cv2.error:
-        print("This OpenCV opens no windows. Only opencv-python may be installed, no other package of OpenCV.")
+        print("This OpenCV opens no windows. Install one that does: pip uninstall opencv-python-headless; ", end="")
+        print('pip install --force-reinstall "opencv-python<5"')
         return None
 
 
 def open_output(args, source, window):
-    """Opens the annotated file; where a window was wanted and cannot be, there is one without --output too."""
+    """Opens the annotated file. If a window was wanted and cannot open, there is one without --output too.
+
+    Raises:
+        ValueError: a path has another use or the wrong suffix.
+    """
     path = args.output
     if not path and not window and not args.no_display:
-        suffix = "" if source.many else ".png" if is_still(source, source.name) else ".mp4"
-        name = urllib.parse.urlsplit(source.name).path if isinstance(source.name, str) else str(source.name)
-        path = OUTPUT_DIR / f"labelled-{Path(name).stem or 'stream'}{suffix}"
-        print(f"Writing {path} instead{'; Ctrl-C ends it' if source.live else ''}.")
+        path = default_output(source)
+        print(f"Writing {utils.printable(path)} instead{'; Ctrl-C ends it' if source.live else ''}.")
     check_paths(args, source, path)
     if path is None:
         return None
-    check_name(path)
-    suffixes = IMAGE_SUFFIXES if is_still(source, source.name) else WRITABLE_SUFFIXES
-    if source.many and path.suffix.lower() in IMAGE_SUFFIXES | WRITABLE_SUFFIXES:
-        raise ValueError(f"--output must be a folder, because --source is one. Received: {path}.")
+    video.check_encoding(path)
+    if source.many and path.suffix.lower() in video.IMAGE_SUFFIXES | video.WRITABLE_SUFFIXES:
+        raise ValueError(f"--output must be a folder, because the source is one, but it is {utils.printable(path)}.")
+    suffixes = video.IMAGE_SUFFIXES if source.still else video.WRITABLE_SUFFIXES
     if not source.many and path.suffix.lower() not in suffixes:
-        raise ValueError(f"--output must end in {', '.join(sorted(suffixes))}. Received: {path}.")
-    return AnnotatedFiles(path, source)
+        raise ValueError(f"--output must end in {', '.join(sorted(suffixes))}, but it is {utils.printable(path)}.")
+    return video.AnnotatedFiles(path, source.many)
+
+
+def default_output(source):
+    """Returns the path of the annotated file without --output."""
+    suffix = "" if source.many else ".png" if source.still else ".mp4"
+    path = re.sub("^[a-z]+://[^/]*", "", source.title)  # Without the host of an address.
+    stem = "camera" if source.camera else Path(path).stem[:100] or "stream"
+    return video.OUTPUT_DIR / f"labelled-{stem}{suffix}"
 
 
 def check_paths(args, source, output):
-    """Refuses to write a file that has another use, before anything is written.
+    """Refuses to overwrite a file that has another use, before anything is written.
 
     Raises:
-        ValueError: one of them would overwrite another one.
+        ValueError: a path has two uses, or is not a regular file.
     """
-    paths = [("--source", path) for path in (source.name, *source.paths) if isinstance(path, Path)]  # No addresses.
-    if output:
-        files = [annotated_path(output, source, path.name) for path in source.paths] if source.many else []
-        paths += [("--output", path) for path in (output, *files)]
+    read = [("the source", path) for path in source.paths]
+    read += [("a file of the model", path) for path in args.model.iterdir()]
+    written = []
+    if output and source.many:
+        for path in source.paths:
+            target = video.annotated_path(output, path.name, many=True, still=video.is_image(path))
+            written.append((f"the annotated {utils.printable(path.name)}", target))
+    elif output:
+        written.append(("--output", output))
     if args.log:
-        paths += [("--log", args.log), ("the picture of the log", timeline.picture_path(args.log))]
+        written += [("--log", args.log), ("the timeline of the log", emotion_log.timeline_path(args.log))]
     uses = {}
-    for use, path in paths:
-        # Of an existing file its number, which links share.
+    for use, path in [*read, *written]:
+        # Links to a file share its device and inode.
         identity = os.stat(path)[1:3] if path.exists() else path.resolve()
         other = uses.setdefault(identity, use)
-        if other != use:
-            raise ValueError(f"{use} and {other} must be different files. Received: {path} for both.")
+        if (use, path) in written and other != use:
+            raise ValueError(f"{other} and {use} must be different files, but both are {utils.printable(path)}.")
 
 
 def demo(args):
-    """Opens what the arguments name, runs, closes, reports; returns the exit status."""
-    status, benchmark = 0, Benchmark()
+    """Opens what the arguments name, runs the loop, closes and reports.
+
+    Raises:
+        OSError, ValueError: the source ended early, or a file cannot be written; after the report.
+        KeyboardInterrupt: likewise.
+    """
+    failure, benchmark = None, Benchmark()
+    model, detector = utils.load_emotion_model(args.model), utils.load_face_detector()
     with contextlib.ExitStack() as stack:
-        model, detector = utils.load_emotion_model(args.model), utils.load_face_detector()
-        source = stack.enter_context(contextlib.closing(open_source(args.source)))
+        source = stack.enter_context(contextlib.closing(video.open_source(args.source)))
         window = open_window(args, source)
         output = open_output(args, source, window)
-        log = EmotionLog(args.log, model.classes, source) if args.log else None
+        log = emotion_log.EmotionLog(args.log, model.classes, source.many, source.live) if args.log else None
         for part in filter(None, (window, output, log)):
             stack.enter_context(contextlib.closing(part))
+        labeler = FrameLabeler(model, detector, args.min_confidence, benchmark)
         try:
-            run(source, detector, model, log, output, window, benchmark, args.min_confidence)
-        except KeyboardInterrupt:
-            status = 130
-    report = benchmark.report()  # Before the timeline is drawn, whose memory is not the loop's.
-    print(f"{benchmark.frames} frames, {benchmark.faces} faces, {benchmark.fps():.1f} frames a second.")
+            run(source, labeler, log, output, window, benchmark)
+        except (OSError, KeyboardInterrupt) as error:  # What was written is completed and reported.
+            failure = error
+    report(args, source, output, benchmark)
+    if failure or source.problem:
+        raise failure or ValueError(source.problem)
+
+
+def report(args, source, output, benchmark):
+    """Prints what was seen and written."""
+    table = benchmark.report()  # Now, because drawing the timeline takes memory that the loop does not.
+    if source.many:
+        for file, (frames, faces) in benchmark.videos.items():
+            print(f"{utils.printable(file)}: {frames} frames, {faces} faces")
+    if not source.still:
+        print(f"{benchmark.frames} frames, {benchmark.faces} faces, {benchmark.fps():.1f} frames/s.")
     if output and output.written:
-        print(f"Wrote {output.path}.")
-    if log:
-        print(f"Wrote {log.path}.")
-    if log and log.path.is_file():
+        print(f"Wrote {utils.printable(output.path)}.")
+    if args.log:
+        print(f"Wrote {utils.printable(args.log)}.")
         try:
-            print(timeline.report(log.path))
-        except (OSError, ValueError) as error:  # The log is there all the same.
-            print(f"The log could not be summed up: {error}")
+            print(emotion_log.report(args.log))
+        except (OSError, ValueError) as error:  # The log is complete all the same.
+            print(f"The log cannot be summed up: {error}")
     if args.benchmark:
-        print(report)
-    if source.problem:
-        print(f"webcam_demo.py: {source.problem}", file=sys.stderr)
-    return status or (2 if source.problem else 0)
+        print(table)
 
 
 def main(argv=None):
     args = parse_args(argv)
-    for name in ("SIGTERM", "SIGHUP"):  # A kill, or a terminal that is closed, completes the files as Ctrl-C does.
-        number = getattr(signal, name, None)  # Windows has no SIGHUP; under nohup it is ignored, and stays so.
-        if number and signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
-    utils.make_any_name_printable()
-    try:
-        return demo(args)
-    except (OSError, ValueError, cv2.error) as error:
-        print(f"webcam_demo.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return utils.run_script("webcam_demo.py", lambda: demo(args))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The demo's window: its keys, what they switch, and what is written over the picture; used by webcam_demo.py."""
+"""The demo's window: its keys, what they switch, and the text over the picture."""
 
-import contextlib
 import datetime
+import functools
 import os
 import subprocess
 import sys
@@ -11,107 +11,134 @@ import cv2
 import numpy as np
 
 import utils
-from results import OUTPUT_DIR, write_image
-from sources import is_still
+from video import OUTPUT_DIR, write_image
 
 WINDOW = "Emotions"
+FLAGS = cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL  # GUI_NORMAL: without Qt's toolbar.
+HINT = "h: help, q: quit"
 HELP = ["q, Esc  quit", "space   pause", "s  snapshot", "m  mirror", "b  probabilities", "f  frame rate", "h  help"]
-LARGEST = (1280, 720)  # Pixels of a new window; whoever wants more drags its edge.
-SECONDS_PER_IMAGE = 1.0  # Of a folder's images; a single one stays until a key ends it.
+ESCAPE = 27
+LARGEST = (1280, 720)  # Pixels of a new window. Its edges can be dragged.
+HINT_SECONDS = 5.0
+SECONDS_PER_IMAGE = 1.0  # For the images of a folder. A single one stays until a key ends it.
+NOTE_COLOR = (40, 40, 40)  # BGR.
 
 
 class Window:
-    """The window, its keys and what they switch."""
+    """The window, its keys and what they switch.
+
+    Attributes:
+        mirrored: whether the next frame is to be mirrored.
+        closed: whether the user has ended the demo.
+    """
 
     def __init__(self, mirrored):
-        self.mirrored, self.paused, self.closed, self.frame = mirrored, False, False, None
-        self.overlays = {"f"}  # The keys of those that are on: b, f, h.
-        self.name, self.clock = None, 0.0  # The video's, and what the clock showed at its second 0, pauses taken off.
-        cv2.namedWindow(WINDOW, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+        self.mirrored, self.paused, self.closed = mirrored, False, False
+        self.overlays = {"f"}  # Keys of the overlays that are on: b, f, h.
+        self.draw = self.shown = None  # Draws the current frame again; the picture that the window shows.
+        self.file, self.clock = None, 0.0  # The current video, and the time at its second 0, without the pauses.
+        self.hint_end = time.perf_counter() + HINT_SECONDS
+        cv2.namedWindow(WINDOW, FLAGS)
 
-    def show(self, frame, source, time_s, name):
-        """Shows a frame, a file's not before its time, and obeys the keys."""
-        if self.frame is None:
-            cv2.resizeWindow(WINDOW, *window_size(*frame.shape[1::-1]))
-        self.draw(frame)
-        now = time.perf_counter()
+    def show(self, annotated, source, source_frame, bars=None, fps=0.0):
+        """Shows a frame until the next one is due, and obeys the keys.
+
+        Args:
+            annotated: uint8 (H, W, 3).
+            source: from `video.open_source`.
+            source_frame: the frame that it was drawn on.
+            bars: C probabilities, 0..1, and their C classes, which the key b shows; None without a face.
+            fps: the demo's frames per second.
+        """
+        if self.draw is None:
+            cv2.resizeWindow(WINDOW, *window_size(*annotated.shape[1::-1]))
+        rate = [] if source_frame.still else [rate_text(fps, source.latency())]
+        self.draw = functools.partial(self._draw, annotated, bars, rate)
+        self.draw()
+        self._wait(self._seconds_left(source, source_frame))
+
+    def stall(self, title):
+        """Shows on the last frame that a live source gives no more."""
+        if self.draw:
+            self.draw(messages=[f"No picture from {title}; trying to open it again."])
+        self._wait(0)
+
+    def close(self):
+        cv2.destroyAllWindows()
+
+    def _draw(self, annotated, bars, rate, messages=()):
+        self.shown = annotated.copy()
+        hint = [HINT] if time.perf_counter() < self.hint_end and "h" not in self.overlays else []
+        put_notes(self.shown, [*messages, *hint, *rate * ("f" in self.overlays), *HELP * ("h" in self.overlays)])
+        if bars and "b" in self.overlays:
+            put_bars(self.shown, *bars)
+        cv2.imshow(WINDOW, self.shown)
+
+    def _seconds_left(self, source, source_frame):
+        """Returns the seconds until the next frame is due."""
         if source.live:
-            self.wait(0)
-        elif is_still(source, name):
-            self.wait(SECONDS_PER_IMAGE if source.many else np.inf)
-        else:
-            if name != self.name:  # A video begins.
-                self.name, self.clock = name, now - time_s
-            self.wait(time_s + self.clock - now)
+            return 0
+        if source_frame.still:
+            return SECONDS_PER_IMAGE if source.many else np.inf
+        now = time.perf_counter()
+        if source_frame.file != self.file:
+            self.file, self.clock = source_frame.file, now - source_frame.time_s
+        return source_frame.time_s + self.clock - now
 
-    def describe(self, boxes, probabilities, classes, fps, latency):
-        """Takes what the overlays of the next frame say; `latency` is in seconds, None for files."""
-        self.rate = f"{fps:.0f} frames/s" + (f", {1000 * latency:.0f} ms behind" if latency is not None else "")
-        nearest = int(np.argmax(boxes[:, 2])) if len(boxes) else None
-        self.nearest = None if nearest is None else (probabilities[nearest], classes)
-
-    def draw(self, frame):
-        """Shows a frame with the overlays that the keys have switched on."""
-        self.plain, self.frame = frame, frame.copy()
-        put_notes(self.frame, [self.rate] * ("f" in self.overlays) + HELP * ("h" in self.overlays))
-        if "b" in self.overlays and self.nearest:
-            put_bars(self.frame, *self.nearest)
-        cv2.imshow(WINDOW, self.frame)
-
-    def stall(self, name):
-        """Says on the last frame that a live source gives no more."""
-        if self.frame is not None:
-            frame = self.frame.copy()
-            put_notes(frame, [f"No picture from {name}; trying to open it again."])
-            cv2.imshow(WINDOW, frame)
-        self.wait(0)
-
-    def wait(self, seconds):
-        """Obeys the keys, at least once and until the time is over; a pause does not count."""
-        while True:
+    def _wait(self, seconds):
+        """Obeys the keys, at least once and until the time is over. Pauses do not count."""
+        while not self.closed:
             before = time.perf_counter()
-            self.press(cv2.waitKey(int(np.clip(seconds * 1000, 1, 20))) & 0xFF)
+            self._press(cv2.waitKey(int(np.clip(seconds * 1000, 1, 20))) & 0xFF)
             self.closed = self.closed or not is_visible(WINDOW)
-            elapsed = time.perf_counter() - before
-            if not self.paused:
-                seconds -= elapsed
+            now = time.perf_counter()
+            if before < self.hint_end <= now and self.draw and not self.closed:
+                self.draw()  # Removes the hint from a picture that stays.
+            if self.paused:
+                self.clock += now - before
             else:
-                self.clock += elapsed
-            if self.closed or seconds <= 0 and not self.paused:
+                seconds -= now - before
+            if seconds <= 0 and not self.paused:
                 return
 
-    def press(self, key):
-        if key in (ord("q"), 27):  # 27 is Esc.
+    def _press(self, key):
+        if key in (ord("q"), ESCAPE):
             self.closed = True
         elif key == ord(" "):
             self.paused = not self.paused
         elif key == ord("m"):
             self.mirrored = not self.mirrored
-        elif chr(key) in "bfh" and self.frame is not None:
+        elif chr(key) in "bfh" and self.draw:
             self.overlays ^= {chr(key)}
-            self.draw(self.plain)  # At once, also while the picture stands still.
-        elif key == ord("s") and self.frame is not None:
-            path = OUTPUT_DIR / f"snapshot-{datetime.datetime.now():%Y%m%d-%H%M%S-%f}.png"
-            with contextlib.suppress(OSError):  # Then the image cannot be written either, which is told.
-                OUTPUT_DIR.mkdir(exist_ok=True)
-            print(f"Saved {path}." if write_image(path, self.frame) else f"Cannot write {path}.", flush=True)
+            self.draw()  # At once, because the picture may stand still.
+        elif key == ord("s") and self.draw:
+            save_snapshot(self.shown)
 
-    def close(self):
-        cv2.destroyAllWindows()
+
+def save_snapshot(image):
+    """Writes a picture to a new file in `OUTPUT_DIR`, and prints where or why not."""
+    path = OUTPUT_DIR / f"snapshot-{datetime.datetime.now():%Y%m%d-%H%M%S-%f}.png"
+    try:
+        OUTPUT_DIR.mkdir(exist_ok=True)
+        write_image(path, image)
+        print(f"Saved {path}.", flush=True)
+    except OSError as error:
+        print(f"{path}: cannot be written ({error.strerror or error}).", flush=True)
 
 
 def is_visible(window):
-    """Tells whether a window has not been closed."""
+    """Returns whether a window is open."""
     try:
         return cv2.getWindowProperty(window, cv2.WND_PROP_VISIBLE) >= 1
-    except cv2.error:  # With Qt, closing the last window takes away whom to ask.
+    except cv2.error:  # Qt raises once the last window is closed.
         return False
 
 
 def has_display():
-    """Tells whether a window can open: on Linux without a display OpenCV would not raise but abort the process.
+    """Returns whether a window can open.
 
-    So another process tries it, because a display that the environment names need not be there.
+    On Linux without a display, OpenCV does not raise but aborts the process. So another process tries it, because the
+    display that the environment names may not exist.
     """
     if not sys.platform.startswith("linux"):
         return True
@@ -119,36 +146,37 @@ def has_display():
         return False
     probe = [sys.executable, "-c", "import cv2; cv2.namedWindow('probe'); cv2.destroyAllWindows()"]
     tried = subprocess.run(probe, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-    return tried.returncode >= 0  # Less: a signal ended it. What raises can raise again, with its reason.
+    return tried.returncode >= 0  # Negative: a signal ended it. An exception will be raised again, with its reason.
 
 
 def window_size(width, height):
-    """Returns the size in pixels of the window for a frame of this size."""
+    """Returns the width and height in pixels of the window for a frame of this size."""
     scale = min(1.0, LARGEST[0] / width, LARGEST[1] / height)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def put_notes(frame, lines):
-    """Writes lines of text into the upper left corner of a frame."""
-    scale, bottom = utils.text_scale(frame), 0
+def rate_text(fps, latency):
+    """Returns the frame rate and, for live sources, the latency, in seconds, as text."""
+    return f"{fps:.0f} frames/s" + ("" if latency is None else f", {1000 * latency:.0f} ms behind")
+
+
+def put_notes(image, lines):
+    """Writes lines of text into the upper left corner of an image."""
+    scale, bottom = utils.text_scale(image), 0
     for line in lines:
-        bottom = utils.put_text(frame, line, (0, bottom and bottom + round(36 * scale)), scale * 0.8, (40, 40, 40))
+        corner = (0, bottom + round(36 * scale) if bottom else 0)
+        bottom = utils.put_text(image, line, corner, scale * 0.8, NOTE_COLOR)
 
 
-def put_bars(frame, probabilities, classes):
-    """Draws one face's probabilities, float (C,), as bars into the lower left corner of a frame."""
-    scale = utils.text_scale(frame)
-    row, length = round(30 * scale), round(240 * scale)
+def put_bars(image, probabilities, classes):
+    """Draws probabilities, C numbers 0..1, as bars into the lower left corner of an image."""
+    scale = utils.text_scale(image)
+    row, length, gap = round(30 * scale), round(240 * scale), round(4 * scale)
     for line, (probability, name) in enumerate(zip(probabilities, classes, strict=True)):
-        bottom = frame.shape[0] - (len(classes) - 1 - line) * row
-        frame[bottom - row : bottom, :length] = frame[bottom - row : bottom, :length] // 3
-        end = (max(1, int(length * probability)), bottom - round(4 * scale))
-        cv2.rectangle(frame, (0, bottom - row + round(4 * scale)), end, utils.EMOTION_COLORS[name][::-1], cv2.FILLED)
-        origin, size = (round(8 * scale), bottom - round(9 * scale)), 0.6 * scale
-        text = f"{name} {probability:.0%}"
-        cv2.putText(
-            frame, text, origin, cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), max(2, round(4 * scale)), cv2.LINE_AA
-        )
-        cv2.putText(
-            frame, text, origin, cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), max(1, round(scale)), cv2.LINE_AA
-        )
+        bottom = image.shape[0] - (len(classes) - 1 - line) * row
+        image[max(0, bottom - row) : bottom, :length] //= 3
+        end, color = (max(1, int(length * probability)), bottom - gap), utils.EMOTION_COLORS[name][::-1]
+        cv2.rectangle(image, (0, bottom - row + gap), end, color, cv2.FILLED)
+        origin, text = (2 * gap, bottom - round(9 * scale)), f"{name} {probability:.0%}"
+        for ink, thickness in ((0, 0, 0), max(2, gap)), ((255, 255, 255), max(1, round(scale))):  # White, outlined.
+            cv2.putText(image, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.6 * scale, ink, thickness, cv2.LINE_AA)
