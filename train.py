@@ -1,15 +1,34 @@
 """Trains the emotion CNN on FER2013 and writes a model folder.
 
-    python train.py                                the default recipe: 5 classes, data/fer2013.csv
-    python train.py --classes 7                    all seven emotions
-    python train.py --epochs 12 --output-dir models/short          with the whole schedule scaled to it
-    python train.py --resume                       goes on with a run that was stopped or killed
-    python train.py --epochs 1 --limit 512 --output-dir models/smoke
-    python train.py --network large --output-dir models/large-5    errs less, takes four times the operations
-    python train.py --classes 7 --fold 0           one of the networks that teach: models/README.md
+    python train.py                                       five classes, data/fer2013.csv
+    python train.py --votes data/fer2013new.csv           learns from the votes of FER+ too
+    python train.py --classes 7                           all seven emotions
+    python train.py --resume                              continues a run that was stopped or killed
+    python train.py --epochs 12                           a quick run; the whole schedule is scaled
+    python train.py --epochs 1 --limit 512                a trial run of a minute
 
 Fits on the Training split, keeps the epoch that is best on PublicTest, and never opens PrivateTest.
 """
+
+import os
+import signal
+import sys
+
+if __name__ == "__main__":  # The imports take seconds, and Ctrl-C must end them in one line too.
+    stderr = os.dup(2)
+
+    def stop(*_):
+        os.write(stderr, b"train.py: stopped.\n")
+        os._exit(130)
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:
+            signal.signal(getattr(signal, name), stop)
+
+    import utils
+
+    with utils.quiet_stderr():  # Hides TensorFlow's start-up messages, which would bury ours.
+        import keras
 
 import argparse
 import contextlib
@@ -17,54 +36,57 @@ import datetime
 import hashlib
 import importlib
 import json
-import os
 import platform
-import sys
-import time
+import shutil
 from pathlib import Path
 
-import cv2
+import keras
 import numpy as np
 import pandas as pd
 
-import distillation
-import recipe
+import checkpoint
+import cnn
 import utils
 
-# TensorFlow greets with lines on stderr that nobody has to answer; our own would drown in them.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-stderr = os.dup(2)
-try:
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    import keras
+# ---------------------------------------------------------------------------------------------------------------------
+# Constants
+# ---------------------------------------------------------------------------------------------------------------------
 
-    import checkpoints
-    import networks
-finally:
-    os.dup2(stderr, 2)
-    os.close(stderr)
+EPOCHS = 48  # Two hours on two cores.
+BATCH_SIZE = 128
+# Width in pixels of the crops, and the share of the run at which each size ends. A crop at the face's own scale teaches
+# as much as the whole face, at two thirds of the cost.
+CROP_SIZES = ((40, 0.75), (48, 1.0))
+PEAK_LEARNING_RATE = 0.1  # Reached after the warm-up; then a cosine falls to 0.
+WARMUP = 0.05  # Share of all steps.
+MOMENTUM = 0.9
+WEIGHT_DECAY = 5e-3  # Keras applies it outside the momentum: the usual 5e-4 / (1 - 0.9).
+LABEL_SMOOTHING = 0.1  # Of the labels only: votes are a distribution already.
 
-EPOCHS = {"small": 80, "large": 48}  # Two hours and a quarter at most on two cores.
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Data
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 class ShuffledFaces(keras.utils.PyDataset):
-    """Batches of faces and targets, in an order fixed by the seed and the epoch; of each the part of one process."""
+    """Batches of faces, targets and weights per head, shuffled by seed and epoch."""
 
-    def __init__(self, faces, targets, batch_size, seed, epoch, process=0, processes=1):
-        # With one, Keras leaves the batches to tf.data, whose tuner keeps some epochs from ending for half a minute.
-        super().__init__(workers=2)
-        self.faces, self.targets, self.batch_size = faces, targets, batch_size
-        self.seed, self.epoch, self.process, self.processes = seed, epoch, process, processes
+    def __init__(self, faces, targets, weights, batch_size, seed, epoch):
+        super().__init__(workers=2)  # With one, tf.data's tuner delays the end of some epochs by half a minute.
+        self.faces, self.targets, self.weights = faces, targets, weights
+        self.batch_size, self.seed, self.epoch = batch_size, seed, epoch
         self.shuffle()
 
     def __len__(self):
-        return len(self.faces) // self.batch_size  # The rest, under one batch, comes in another epoch's order.
+        return len(self.faces) // self.batch_size  # The rest, less than a batch, comes in another epoch.
 
     def __getitem__(self, index):
         rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        rows = np.split(rows, self.processes)[self.process]
-        return self.faces[rows], self.targets[rows]
+        targets, weights = (
+            {head: array[rows] for head, array in each.items()} for each in (self.targets, self.weights)
+        )
+        return self.faces[rows], targets, weights
 
     def shuffle(self):
         self.order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.faces))
@@ -74,431 +96,321 @@ class ShuffledFaces(keras.utils.PyDataset):
         self.shuffle()
 
 
-def epoch_sizes(epochs):
-    """Returns the width in pixels of the crops of each epoch, list of int."""
-    return [next(size for size, end in recipe.SIZES if (epoch + 1) / epochs <= end) for epoch in range(epochs)]
-
-
-def multiplies_bfloat16():
-    """Tells whether the hardware multiplies bfloat16: half again as fast as float32 there, far slower elsewhere."""
-    if "gpu" in list_devices()[0]:
-        return gpu_generation() >= 8
-    cpuinfo = Path("/proc/cpuinfo")  # Linux only: without it, float32 is always right.
-    return keras.backend.backend() == "tensorflow" and cpuinfo.exists() and "avx512_bf16" in cpuinfo.read_text()
-
-
-def gpu_generation():
-    """Returns the first number of an NVIDIA GPU's compute capability, from 2020 on at least 8; of other makers', 8."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        capability = str(getattr(jax.devices()[0], "compute_capability", "8.0")).split(".")[0]
-        return int(capability) if capability.isdecimal() else 8
-    import tensorflow as tf
-
-    details = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
-    return details.get("compute_capability", (8, 0))[0]
-
-
-def list_devices():
-    """Returns the names of the devices to train on: GPUs where there are any."""
-    if keras.backend.backend() not in ("jax", "tensorflow"):  # Keras knows no others' devices.
-        return ["cpu:0"]
-    names = [name.lower() for name in keras.distribution.list_devices()]
-    return [name for name in names if "gpu" in name] or names
-
-
-@contextlib.contextmanager
-def every_device():
-    """Shares the batches of what is trained inside out over all devices, with Keras's own means.
-
-    With JAX the devices may be those of several processes and hosts: each of them is started with Keras's variables
-    KERAS_DISTRIBUTION_JOB_ADDRESSES, _NUM_PROCESSES and _PROCESS_ID. TensorFlow shares among the devices of one host.
-
-    Yields:
-        process, processes, devices: int each; the process counts from 0, the devices are those of all processes.
-    """
-    backend = keras.backend.backend()
-    if backend == "jax" and "KERAS_DISTRIBUTION_JOB_ADDRESSES" in os.environ:
-        keras.distribution.initialize()
-    names = list_devices()
-    if len(names) == 1:
-        yield 0, 1, 1
-    elif backend == "jax":
-        import jax
-
-        with keras.distribution.DataParallel(auto_shard_dataset=False).scope():
-            yield jax.process_index(), jax.process_count(), len(names)
-    else:
-        import tensorflow as tf
-
-        with tf.distribute.MirroredStrategy(names).scope():
-            yield 0, 1, len(names)
-
-
-def compile_model(model, steps):
-    """Compiles for a run of `steps` batches."""
-    warmup = int(steps * recipe.WARMUP)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, steps - warmup, warmup_target=recipe.PEAK_LEARNING_RATE, warmup_steps=warmup
-    )
-    model.compile(
-        keras.optimizers.SGD(schedule, momentum=recipe.MOMENTUM, nesterov=True, weight_decay=recipe.WEIGHT_DECAY),
-        keras.losses.CategoricalCrossentropy(),
-        metrics=["accuracy"],
-        # On a CPU TensorFlow's own kernels beat XLA's, which draw the random numbers of dropout on one core.
-        jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
-    )
-
-
-def make_targets(labels, num_classes, smoothing, soft_labels=None):
-    """Smooths the labels, and mixes them with soft ones where there are any.
+def load_targets(config, split, labels):
+    """Loads what each head learns, or is validated with.
 
     Args:
+        config: dict with `data`, `votes` (path or None), `classes` and `limit`.
+        split: "train" or "val".
         labels: int (N,).
-        num_classes: 5 or 7.
-        smoothing: share of each label that all classes get alike.
-        soft_labels: what `distillation.load_soft_labels` returns for the same faces, or None.
 
     Returns:
-        targets: float32 (N, num_classes), rows sum to 1.
+        targets: dict of float32 (N, C) per head; rows sum to 1, or 0 where the weight is 0.
+        weights: dict of float32 (N,) per head. In training a face's votes count by the share that falls on the classes.
+            In validation only faces with a consensus count.
     """
-    one_hot = np.eye(num_classes, dtype=np.float32)[labels]
-    hard = one_hot + smoothing * (1 / num_classes - one_hot)
-    if soft_labels is None:
-        return hard
-    probabilities, share = soft_labels
-    weight = recipe.SOFT_WEIGHT * share[:, np.newaxis]
-    return (1 - weight) * hard + weight * probabilities
+    targets = {"labels": np.eye(config["classes"], dtype=np.float32)[labels]}
+    weights = {"labels": np.ones(len(labels), np.float32)}
+    if split == "train":
+        targets["labels"] += LABEL_SMOOTHING * (1 / config["classes"] - targets["labels"])
+    if config["votes"]:
+        votes, share, consensus = utils.load_votes(
+            config["votes"], config["data"], split, config["classes"], config["limit"]
+        )
+        targets["votes"] = votes
+        weights["votes"] = share if split == "train" else np.float32(consensus >= 0)
+    return targets, weights
 
 
-def train(
-    data, num_classes, output_dir, epochs, batch_size=128, seed=0, limit=None, resume=False,
-    network="small", fold=None, soft_labels=None,
-):  # fmt: skip
-    """Trains a model and writes its folder.
-
-    Args:
-        data: path of the data set, in any form that `utils.load_fer2013` reads.
-        output_dir: the model folder, replaced as a whole at the end; the state lies beside it, in `<name>.partial`.
-        epochs: length of the run; the learning rate's schedule and the crops' sizes scale with it.
-        seed: fixes the initial weights, the order, the augmentation and the dropout.
-        fold: 0..4 to write, instead of a model, what one trained without that fold of Training reads in it.
-        soft_labels: path of the soft labels to learn from beside the labels, or None; not for folds.
-        num_classes, batch_size, limit, resume, network: the options of these names.
-
-    Returns:
-        description: dict, the content of `model.json`; empty in a process that only helps another one.
-
-    Raises:
-        FileNotFoundError, ValueError: the data cannot be used, or the state belongs to another run.
-        KeyboardInterrupt: after Ctrl-C, with the best epoch so far written, if it may be (`keep_best_so_far`).
-    """
-    output_dir = Path(output_dir).resolve()
-    train_split, val_split = (utils.load_fer2013(data, split, num_classes, limit) for split in ("train", "val"))
-    # A network that teaches must not have learned from others that have seen its fold.
-    soft = read_soft_labels(soft_labels if fold is None else None, train_split[0], num_classes)
-    settings = {
-        "classes": num_classes, "epochs": epochs, "batch_size": batch_size, "seed": seed, "limit": limit,
-        "network": network, "fold": fold, "soft_labels": file_hash(soft_labels) if soft else None,
-    }  # fmt: skip
-    settings = describe_settings(data, train_split, settings)
-    train_split, held_out = (train_split, None) if fold is None else leave_out(fold, *train_split)
-    if resume and not checkpoints.is_unfinished(output_dir):
-        previous = checkpoints.read_description(output_dir)
-        if checkpoints.is_finished(previous, settings):
-            print("This training is finished.")
-            return previous
-        print("There is no unfinished training to go on with; starting anew.")
-    targets = make_targets(train_split[1], num_classes, settings["recipe"]["LABEL_SMOOTHING"], soft)
-    return fit_and_write(output_dir, settings, resume, train_split, targets, val_split, held_out)
-
-
-def fit_and_write(output_dir, settings, resume, train_split, targets, val_split, held_out):
-    """Runs a training to its end, or to Ctrl-C, and returns its description."""
-    run = None
-    try:
-        with every_device() as (process, processes, devices):
-            settings |= describe_machine()
-            run = checkpoints.open_run(output_dir, settings, epoch_sizes(settings["epochs"]), resume, process > 0)
-            with run.stops_between_batches():
-                fit(run, train_split, targets, val_split, process, processes, devices)
-    except KeyboardInterrupt:
-        if run and held_out is None:
-            keep_best_so_far(output_dir, run, train_split, val_split)
-        raise
-    # The first process writes; the others only help it.
-    description = {} if run.follows else write_output(output_dir, run, train_split, val_split, held_out)
-    checkpoints.close_run(run)
-    if run.interrupted:  # After the last batch, where nothing was left to stop.
-        raise KeyboardInterrupt
-    return description
-
-
-def keep_best_so_far(output_dir, run, train_split, val_split):
-    """Writes the model of an interrupted run, unless there is one worth keeping, or none to write."""
-    if not run.rows or keras.backend.backend() != "tensorflow":
-        return
-    reason = checkpoints.why_keep(output_dir, {**run.settings, **run.best_row()})
-    if reason:
-        print(f"The model in {output_dir} {reason}, so it stays.")
-    else:
-        write_output(output_dir, run, train_split, val_split, None)
-        print(f"The best epoch so far is in {output_dir}.")
-
-
-def read_soft_labels(path, faces, num_classes):
-    """Returns what `distillation.load_soft_labels` does, None without a path or if they are of none of the faces."""
-    if path is None:
-        return None
-    probabilities, share = distillation.load_soft_labels(path, faces, num_classes)
-    print(f"{np.count_nonzero(share):,} of {len(faces):,} faces have a soft label.")
-    return (probabilities, share) if share.any() else None
-
-
-def leave_out(fold, faces, labels):
-    """Splits Training into faces and labels to train on, and those of one fold.
-
-    Raises:
-        ValueError: one of the two is empty.
-    """
-    folds = distillation.assign_folds(faces, labels)
-    if not 0 < np.count_nonzero(folds == fold) < len(folds):
-        raise ValueError(f"Fold {fold} and the rest must hold faces each. Received: {len(folds)} faces in all.")
-    return (faces[folds != fold], labels[folds != fold]), (faces[folds == fold], labels[folds == fold])
-
-
-def file_hash(path):
-    """Returns the SHA-256 of a file in hexadecimal digits."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def data_hash(faces, labels):
+def hash_split(faces, labels):
     """Returns the SHA-256 of faces and labels in hexadecimal digits."""
     return hashlib.sha256(faces.tobytes() + labels.astype("<i8").tobytes()).hexdigest()
 
 
-def describe_settings(data, train_split, settings):
-    """Returns all that decides how a run goes: the settings, where the data is and its hash, and its recipe."""
-    path = Path(data).resolve()
-    # Below the repository the place there, because `model.json` is for others to read.
-    path = path.relative_to(utils.ROOT) if path.is_relative_to(utils.ROOT) else path
-    numbers = {name: value for name, value in vars(recipe).items() if name.isupper()}
-    numbers |= numbers.pop("NETWORKS")[settings["network"]]
-    teacher_smoothing = numbers.pop("TEACHER_SMOOTHING")
-    if settings["fold"] is not None:
-        numbers |= {"LABEL_SMOOTHING": teacher_smoothing, "SOFT_WEIGHT": 0.0}
-    settings = {"data": path.as_posix(), "data_sha256": data_hash(*train_split), **settings, "recipe": numbers}
-    return json.loads(json.dumps(settings))  # Tuples become lists, as they will when they are read back.
+# ---------------------------------------------------------------------------------------------------------------------
+# Hardware
+# ---------------------------------------------------------------------------------------------------------------------
 
 
-def describe_machine():
-    """Returns what a run's settings say of the machine that it begins on."""
-    libraries = (importlib.import_module(keras.backend.backend()), keras, cv2, np)
-    versions = {"python": platform.python_version()} | {lib.__name__: lib.__version__ for lib in libraries}
-    return {"precision": "bfloat16" if multiplies_bfloat16() else "float32", "versions": versions}
+def list_gpus():
+    """Returns the names of the GPUs that Keras can use."""
+    if keras.backend.backend() not in ("jax", "tensorflow"):
+        return []  # Keras knows the devices of these two only.
+    return [name for name in keras.distribution.list_devices() if "gpu" in name.lower()]
 
 
-def fit(run, train_split, targets, val_split, process=0, processes=1, devices=1):
-    """Trains the epochs that the run does not have behind it, with one `model.fit` per crop size."""
-    faces, settings, epochs = train_split[0], run.settings, len(run.sizes)
-    batch_size = min(settings["batch_size"], len(faces))
-    keras.utils.set_random_seed(settings["seed"])
-    keras.config.set_dtype_policy("mixed_bfloat16" if settings["precision"] == "bfloat16" else "float32")
-    if batch_size % devices:
-        raise ValueError(f"A batch must be a multiple of the {devices} devices that share it. Received: {batch_size}.")
-    # What does not fill all devices is left out of choosing the best epoch only.
-    validation = (val_split[0], keras.utils.to_categorical(val_split[1], settings["classes"]))
-    validation = [np.split(array[: len(array) // devices * devices], processes)[process] for array in validation]
-    steps_per_epoch = len(faces) // batch_size
-    model = networks.AugmentedModel(networks.build_model(settings["classes"], settings["network"], image_size=None))
-    compile_model(model, steps_per_epoch * epochs)
-    run.restore(model, steps_per_epoch)
-    while len(run.rows) < epochs:
-        done = len(run.rows)
-        model.set_size(run.sizes[done])
-        model.fit(
-            ShuffledFaces(faces, targets, batch_size, settings["seed"], done, process, processes),
-            validation_data=tuple(validation),
-            validation_batch_size=256 // devices * devices,
-            initial_epoch=done,
-            epochs=done + run.sizes[done:].count(run.sizes[done]),
-            callbacks=[run],
-            shuffle=False,
-            verbose=0 if process else 1 if sys.stdout.isatty() else 2,
-        )
+def choose_precision():
+    """Returns "mixed_bfloat16" where the hardware multiplies bfloat16, else "float32".
+
+    With it, training is 1.5 times as fast. Without it, bfloat16 is far slower than float32.
+    """
+    if list_gpus():
+        return "mixed_bfloat16"
+    cpuinfo = Path("/proc/cpuinfo")  # Linux only; elsewhere float32 is always right.
+    fast = keras.backend.backend() == "tensorflow" and cpuinfo.exists() and "avx512_bf16" in cpuinfo.read_text()
+    return "mixed_bfloat16" if fast else "float32"
 
 
-def write_output(output_dir, run, train_split, val_split, held_out):
-    """Writes what a run is for into `output_dir`, which changes at once and only when all is complete.
+def every_device():
+    """Returns a context in which a model is trained on all GPUs of this host, and the number of devices.
+
+    28,709 faces need no second host.
+    """
+    gpus = list_gpus()
+    if len(gpus) < 2:
+        return contextlib.nullcontext(), 1
+    if keras.backend.backend() == "jax":
+        return keras.distribution.DataParallel(devices=gpus).scope(), len(gpus)
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(gpus).scope(), len(gpus)
+
+
+def list_versions():
+    """Returns the versions of Python and of the libraries that decide the result."""
+    libraries = (importlib.import_module(keras.backend.backend()), keras, np)
+    return {"python": platform.python_version()} | {library.__name__: library.__version__ for library in libraries}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def list_crop_sizes(epochs):
+    """Returns the crop size of each epoch in pixels, list of int."""
+    return [next(size for size, end in CROP_SIZES if (epoch + 1) / epochs <= end) for epoch in range(epochs)]
+
+
+def compile_model(model, heads, steps):
+    """Compiles for a run of `steps` batches: one loss per head, both with the same weight."""
+    warmup = int(steps * WARMUP)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, steps - warmup, warmup_target=PEAK_LEARNING_RATE, warmup_steps=warmup
+    )
+    model.compile(
+        keras.optimizers.SGD(schedule, momentum=MOMENTUM, nesterov=True, weight_decay=WEIGHT_DECAY),
+        loss={head: keras.losses.CategoricalCrossentropy(from_logits=True) for head in heads},
+        weighted_metrics={head: ["accuracy"] for head in heads},
+        # On a CPU, XLA draws the random numbers of dropout on one core and is three times slower.
+        jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
+    )
+
+
+def fit(state, faces, labels, validation, resume):
+    """Trains the remaining epochs, with one `model.fit` per crop size.
 
     Args:
-        held_out: faces and labels that the run was not trained on, whose readings are then written; None to write a
-            model.
+        state: `checkpoint.Checkpoint`.
+        faces, labels: the Training split.
+        validation: faces, targets and weights of PublicTest.
+    """
+    config, epochs = state.config, len(state.sizes)
+    (targets, weights), batch_size = load_targets(config, "train", labels), min(config["batch_size"], len(faces))
+    keras.utils.set_random_seed(config["seed"])
+    keras.config.set_dtype_policy(config["precision"])
+    model = cnn.AugmentedModel(cnn.build_model(config["classes"], tuple(targets), image_size=None))
+    compile_model(model, targets, len(faces) // batch_size * epochs)
+    model.optimizer.build(model.trainable_variables)
+    if resume:
+        checkpoint.set_weights(model.variables + model.optimizer.variables, resume)
+    while len(state.rows) < epochs:
+        done = len(state.rows)
+        model.set_size(state.sizes[done])
+        model.fit(
+            ShuffledFaces(faces, targets, weights, batch_size, config["seed"], done),
+            validation_data=validation,
+            validation_batch_size=256,
+            initial_epoch=done,
+            epochs=epochs,
+            callbacks=[state],
+            shuffle=False,
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
+        if state.interrupted:
+            raise KeyboardInterrupt
+
+
+def read_config(args):
+    """Returns everything that decides how a run goes, as it will stand in the state and in model.json."""
+    constants = {**vars(cnn), **globals()}
+    config = {
+        "data": str(args.data.resolve()),
+        "votes": args.votes and str(args.votes.resolve()),
+        **{name: getattr(args, name) for name in ("classes", "epochs", "batch_size", "seed", "limit")},
+        "constants": {name: value for name, value in constants.items() if name.isupper()},
+        "precision": choose_precision(),
+        "versions": list_versions(),
+    }
+    return json.loads(json.dumps(config))  # Tuples become lists, as they will when the state is read back.
+
+
+def train(args):
+    """Trains a model and writes its folder.
+
+    Args:
+        args: from `parse_args`.
+
+    Returns:
+        description: dict, the content of `model.json`.
+
+    Raises:
+        FileNotFoundError, ValueError: the data cannot be used, or the state belongs to another run.
+        KeyboardInterrupt: on Ctrl-C; the state is kept.
+    """
+    output_dir, config = args.output_dir.resolve(), read_config(args)
+    checkpoint.check_output(output_dir)
+    faces, labels = utils.load_fer2013(args.data, "train", args.classes, args.limit)
+    val_faces, val_labels = utils.load_fer2013(args.data, "val", args.classes, args.limit)
+    config["data_sha256"] = {"train": hash_split(faces, labels), "val": hash_split(val_faces, val_labels)}
+    config["votes_sha256"] = hash_file(args.votes) if args.votes else None
+    if args.resume and (finished := read_finished(output_dir, config)):
+        print("This training is finished.")
+        return finished
+    validation = (val_faces, *load_targets(config, "val", val_labels))
+    state = checkpoint.Checkpoint(output_dir, config, list_crop_sizes(args.epochs))
+    weights = state.start(args.resume)
+    scope, devices = every_device()
+    if args.batch_size % devices:
+        raise ValueError(f"`--batch-size` must be a multiple of the {devices} GPUs, but it is {args.batch_size}.")
+    with scope:
+        state.interrupt_between_batches()
+        fit(state, faces, labels, validation, weights)
+    return write_model(state, output_dir, labels, validation)
+
+
+def read_finished(output_dir, config):
+    """Returns the description of a finished training with this config, or None if there is none."""
+    if (checkpoint.state_folder(output_dir) / "state.npz").exists():
+        return None
+    try:
+        description = utils.load_emotion_model(output_dir).description
+        checkpoint.check_same_run({name: description["training"][name] for name in config}, config)
+    except (OSError, ValueError, KeyError):
+        print("There is no unfinished training with these options. Starting a new one.")
+        return None
+    return description
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Export
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def write_model(state, output_dir, labels, validation):
+    """Exports the best epoch, calibrates the exported file and moves the model folder into place.
+
+    Args:
+        labels: int (N,), those of Training.
+        validation: faces, targets and weights of PublicTest.
 
     Returns:
         description: dict, the content of `model.json`.
     """
-    if held_out is None and not can_export():
-        raise ValueError(
-            "The export needs Keras on TensorFlow. The state is kept: repeat with KERAS_BACKEND=tensorflow, --resume."
-        )
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError("The export needs TensorFlow. Repeat the command with KERAS_BACKEND=tensorflow and --resume.")
     keras.config.set_dtype_policy("float32")
-    network = networks.build_model(run.settings["classes"], run.settings["network"])
-    network.load_weights(run.folder / "best.weights.h5")
-    if recipe.NETWORKS[run.settings["network"]]["MIRROR_SYMMETRIC"]:
-        networks.make_mirror_symmetric(network)  # The statistics of batch normalisation are not yet.
-    description = describe(network, run, train_split)
-    with checkpoints.replaced_folder(output_dir) as folder:
-        pd.DataFrame(run.rows).to_csv(folder / "history.csv", index=False)
-        if held_out is None:
-            write_model(folder, network, description, *val_split)
-        else:
-            write_readings(folder, network, description, val_split, held_out)
-        write_description(folder, description)
-        keep_better(output_dir, description)
+    network = cnn.build_model(state.config["classes"], tuple(validation[1]))
+    checkpoint.set_weights(network.variables, state.best_weights)
+    folder = state.folder / "model"
+    shutil.rmtree(folder, ignore_errors=True)  # What an interrupted export left.
+    folder.mkdir()
+    pd.DataFrame(state.rows).to_csv(folder / "history.csv", index=False)
+    network.save(folder / "model.keras")
+    export(network, folder / "model.tflite")
+    description = describe(network, state, labels) | {"tflite_sha256": hash_file(folder / "model.tflite")}
+    write_description(folder, description)
+    calibrate(folder, description, *validation)
+    write_description(folder, description)
+    checkpoint.replace_model(output_dir)
     return description
 
 
-def can_export():
-    """Tells whether Keras can write `model.tflite` here."""
-    return keras.backend.backend() == "tensorflow"
+def export(network, path):
+    """Writes a network as LiteRT file with int8 weights, and float input and output."""
+    import tensorflow as tf
+
+    with utils.quiet_stderr():
+        network.export(path, format="litert", optimizations=[tf.lite.Optimize.DEFAULT], verbose=False)
 
 
-def write_description(folder, description):
-    (folder / "model.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
-
-
-def keep_better(output_dir, description):
-    """Sets the model that is there aside if it is better than the one described or has learned from other faces."""
-    reason = checkpoints.why_keep(output_dir, description["training"])
-    if reason:
-        print(f"The model that was here {reason}, so it is kept: {checkpoints.set_aside(output_dir)}.")
-
-
-def write_model(folder, network, description, faces, labels):
-    """Calibrates and exports a network, and completes its description by the exported file's accuracy."""
-    description["temperature"] = calibrate(network, faces, labels)
-    network.save(folder / "model.keras")
-    network.export(folder / "model.tflite", format="litert", verbose=False)
-    description["tflite_sha256"] = file_hash(folder / "model.tflite")
-    write_description(folder, description)  # Without it nothing is a model.
-    # The figure that counts is that of the exported file, which is what evaluate.py scores and the demo runs.
-    predicted = utils.load_emotion_model(folder).predict(faces).argmax(axis=1)
-    description["training"]["val_accuracy"] = float(np.mean(predicted == labels))
-
-
-def calibrate(network, faces, labels):
-    """Divides the logits by the temperature at which the probabilities fit the labels best (Guo et al., 2017).
-
-    The dense layer has no bias, so dividing its weights does it; no label changes.
-
-    Returns:
-        temperature: float; above 1 the network was too sure of itself.
-    """
-    logits = np.log(np.maximum(network.predict(faces, batch_size=256, verbose=0), 1e-30))
-    temperatures, rows = np.geomspace(0.2, 5, 500), np.arange(len(labels))
-    log_losses = [-np.log(softmax(logits / t)[rows, labels]).mean() for t in temperatures]
-    temperature = float(temperatures[np.argmin(log_losses)])
-    kernel = network.get_layer("probabilities").kernel
-    kernel.assign(kernel / temperature)
-    return temperature
-
-
-def softmax(logits):
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
-
-
-def write_readings(folder, network, description, val_split, held_out):
-    """Writes what a network reads in a fold left out and in PublicTest, and completes its description."""
-    (faces, labels), (val_faces, val_labels) = held_out, val_split
-    probabilities, val_probabilities = (predict_views(network, images) for images in (faces, val_faces))
-    of_one_fold = ("data", "seed", "fold", "precision", "versions", "rows_per_class", "date", "seconds", "best_epoch")
-    run = {name: value for name, value in description["training"].items() if name not in of_one_fold}
-    np.savez_compressed(
-        folder / "out_of_fold.npz",
-        hashes=distillation.hash_faces(faces),
-        probabilities=probabilities,
-        val_probabilities=val_probabilities,
-        val_labels=val_labels,
-        run=json.dumps(run),  # The same in all folds that may be averaged.
-    )
-    description["training"] |= {
-        "val_accuracy": float(np.mean(val_probabilities.argmax(axis=1) == val_labels)),
-        "fold_accuracy": float(np.mean(probabilities.argmax(axis=1) == labels)),
-    }
-
-
-def predict_views(network, faces):
-    """Returns the probabilities, float32 (N, C), averaged over five positions of each face and their mirror images."""
-    edge = 2  # Pixels.
-    padded = np.pad(faces, ((0, 0), (edge, edge), (edge, edge), (0, 0)), mode="edge")
-    views = []
-    for x, y in ((edge, edge), (0, edge), (2 * edge, edge), (edge, 0), (edge, 2 * edge)):
-        view = padded[:, y : y + utils.IMAGE_SIZE, x : x + utils.IMAGE_SIZE]
-        views += [network.predict(images, batch_size=256, verbose=0) for images in (view, view[:, :, ::-1])]
-    return np.mean(views, axis=0)
-
-
-def describe(network, run, train_split):
-    """Returns the content of `model.json`, but for the temperature and the validation accuracy."""
-    ids = utils.CLASS_SETS[run.settings["classes"]]
+def describe(network, state, labels):
+    """Returns the content of `model.json`, without what depends on the exported file."""
+    config, ids = state.config, utils.CLASS_SETS[state.config["classes"]]
     classes = [utils.EMOTIONS[i] for i in ids]
+    counts = np.bincount(labels, minlength=len(classes)).tolist()
     return {
         "classes": classes,
         "fer2013_ids": ids,
         "image_size": utils.IMAGE_SIZE,
+        "heads": list(network.output_names),
+        "temperatures": {head: 1.0 for head in network.output_names},
         "parameters": network.count_params(),
-        "macs": networks.count_macs(network),
+        "macs": cnn.count_macs(network),
+        "layers": cnn.describe_layers(network),
         "training": {
-            **run.settings,
-            "rows_per_class": dict(
-                zip(classes, np.bincount(train_split[1], minlength=len(classes)).tolist(), strict=True)
-            ),
+            **config,
+            **{name: config[name] and relative_path(config[name]) for name in ("data", "votes")},
+            "rows_per_class": dict(zip(classes, counts, strict=True)),
             "date": datetime.date.today().isoformat(),
-            "seconds": round(run.seconds()),
-            "epochs_done": len(run.rows),
-            "best_epoch": run.best_row()["epoch"],
+            "seconds": round(sum(row["seconds"] for row in state.rows)),
+            "best_epoch": state.best_row()["epoch"],
         },
     }
 
 
-def describe_throughput(description):
-    """Returns how fast a training was, also as a share of the machine's matrix product, which bounds it."""
-    training = description["training"]
-    images = sum(training["rows_per_class"].values()) * training["epochs_done"]
-    sizes = np.array(epoch_sizes(training["epochs"])[: training["epochs_done"]])
-    # Forward, and backward to the weights and to the inputs: 3 times a multiplication and an addition.
-    operations = 6 * description["macs"] * images * np.mean(np.square(sizes / utils.IMAGE_SIZE))
-    seconds = max(training["seconds"], 1)
-    speed = operations / seconds / 1e9
-    return (
-        f"{images / seconds:.0f} images a second, {speed:.0f} GFLOP/s: {speed / measure_product():.0%} of "
-        "what this machine's float32 matrix product gives now."
-    )
+def calibrate(folder, description, faces, targets, weights):
+    """Fits the temperature of each head on PublicTest, and adds the exported file's accuracies to the description."""
+    logits = utils.load_emotion_model(folder).logits(faces)
+    description["training"]["val_accuracy"] = {}
+    for head, head_logits in logits.items():
+        rows = weights[head] > 0
+        head_logits, labels = head_logits[rows], targets[head][rows].argmax(axis=1)
+        if len(labels):
+            description["temperatures"][head] = fit_temperature(head_logits, labels)
+            description["training"]["val_accuracy"][head] = float(np.mean(head_logits.argmax(axis=1) == labels))
 
 
-def measure_product(size=2048):
-    """Returns the GFLOP/s of the product of two square float32 matrices, the best of ten."""
-    matrix, seconds = keras.random.uniform((size, size), seed=0), []
-    for _ in range(10):
-        started = time.perf_counter()
-        keras.ops.convert_to_numpy(keras.ops.matmul(matrix, matrix)[0, 0])  # Waits for the result.
-        seconds.append(time.perf_counter() - started)
-    return 2 * size**3 / min(seconds) / 1e9
+def fit_temperature(logits, labels):
+    """Returns the temperature with the lowest log loss (Guo et al., 2017), or 1 if it does not lower the ECE."""
+    temperatures, rows = np.geomspace(0.2, 5, 500), np.arange(len(labels))
+    losses = [-np.log(utils.softmax(logits / t)[rows, labels] + 1e-12).mean() for t in temperatures]
+    best = float(temperatures[np.argmin(losses)])
+    before, after = (utils.expected_calibration_error(utils.softmax(logits / t), labels) for t in (1, best))
+    return best if after < before else 1.0
 
 
-def positive_integer(text):
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1. Received: {text}.")
-    return int(text)
+def relative_path(path):
+    """Returns a path relative to the repository where that is possible, because model.json is published."""
+    path = Path(path)
+    return path.relative_to(utils.ROOT).as_posix() if path.is_relative_to(utils.ROOT) else str(path)
 
 
-def seed_number(text):
-    if not text.isdecimal() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {2**32 - 1}. Received: {text}.")
-    return int(text)
+def hash_file(path):
+    """Returns the SHA-256 of a file in hexadecimal digits."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def write_description(folder, description):
+    """Writes `model.json`."""
+    (folder / "model.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Command line
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def whole_number(lowest, highest):
+    """Returns an argparse type for whole numbers within a range."""
+
+    def parse(text):
+        if not text.isdecimal() or not lowest <= int(text[:20]) <= highest:
+            rule = f"must be a whole number from {lowest} to {highest}"
+            raise argparse.ArgumentTypeError(f"{rule}, but it is {utils.shorten(text)}.")
+        return int(text)
+
+    return parse
 
 
 def parse_args(argv=None):
@@ -506,66 +418,35 @@ def parse_args(argv=None):
         usage=argparse.SUPPRESS, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, default=utils.DEFAULT_DATA, help="data set (default: data/fer2013.csv)")
+    parser.add_argument("--votes", type=Path, help="fer2013new.csv of FER+; adds a second head (default: none)")
     parser.add_argument("--classes", type=int, choices=utils.CLASS_SETS, default=5, help="emotions (default: 5)")
-    parser.add_argument("--output-dir", type=Path, help="model folder (default: models/emotions-<classes>)")
-    parser.add_argument(
-        "--epochs", type=positive_integer, help="length of the run (default: 80; 48 of the large network)"
-    )
-    parser.add_argument("--batch-size", type=positive_integer, default=128, help="faces per step (default: 128)")
-    parser.add_argument("--seed", type=seed_number, default=0, help="of everything random (default: 0)")
-    parser.add_argument("--limit", type=positive_integer, help="use only the first LIMIT faces of each split")
-    parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped or killed")
-    parser.add_argument("--no-soft-labels", action="store_true", help="learn from the labels only")
-    parser.add_argument("--network", choices=recipe.NETWORKS, default="small", help="small or large (default: small)")
-    parser.add_argument(
-        "--fold",
-        type=int,
-        choices=range(distillation.FOLDS),
-        help="leave a fifth of Training out, write what is read in it",
-    )
+    parser.add_argument("--output-dir", type=Path, help="model folder (default: models/my-emotions-<classes>)")
+    count = whole_number(1, 1_000_000)
+    parser.add_argument("--epochs", type=count, default=EPOCHS, help=f"length (default: {EPOCHS})")
+    parser.add_argument("--batch-size", type=count, default=BATCH_SIZE, help=f"(default: {BATCH_SIZE})")
+    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, help="random seed (default: 0)")
+    parser.add_argument("--limit", type=count, help="use only the first LIMIT faces of each split")
+    parser.add_argument("--resume", action="store_true", help="continue a run that was stopped or killed")
     args = parser.parse_args(argv)
-    if args.fold is not None and args.classes != 7:
-        parser.error("--fold needs --classes 7: soft labels are of all emotions.")
-    name = f"emotions-{args.classes}" if args.fold is None else f"folds/{args.network}-{args.classes}-{args.fold}"
-    args.output_dir = args.output_dir or utils.ROOT / "models" / name
-    args.epochs = args.epochs or EPOCHS[args.network]
-    with_soft_labels = distillation.DEFAULT_PATH.exists() and not args.no_soft_labels
-    args.soft_labels = distillation.DEFAULT_PATH if with_soft_labels else None
+    args.output_dir = args.output_dir or utils.ROOT / "models" / f"my-emotions-{args.classes}"
     return args
+
+
+def run(args):
+    """Trains, and prints the result and the next command."""
+    training = train(args)["training"]
+    accuracies = ", ".join(f"{head} {accuracy:.4f}" for head, accuracy in training["val_accuracy"].items())
+    votes = f" --votes {args.votes}" if args.votes else ""
+    print(
+        f"Validation accuracy (PublicTest, epoch {training['best_epoch']}): {accuracies}.\n"
+        f"The model is in {args.output_dir}.\n"
+        f"Next: python evaluate.py --data {args.data}{votes} --model {args.output_dir} --split val"
+    )
 
 
 def main(argv=None):
     args = parse_args(argv)
-    utils.make_any_name_printable()
-    try:
-        description = train(
-            args.data, args.classes, args.output_dir, args.epochs, args.batch_size, args.seed, args.limit, args.resume,
-            args.network, args.fold, args.soft_labels,
-        )  # fmt: skip
-    except (OSError, ValueError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Stopped. To go on, repeat the command with --resume.", file=sys.stderr)
-        return 130
-    if not description:  # Another process writes the model.
-        return 0
-    training = description["training"]
-    print(
-        f"Validation accuracy {training['val_accuracy']:.4f} (PublicTest, epoch {training['best_epoch']}). "
-        f"{describe_throughput(description)}"
-    )
-    if args.fold is None:
-        print(
-            f"The model is in {args.output_dir}.\n"
-            f"Next: python evaluate.py --data {args.data} --model {args.output_dir} --split val"
-        )
-    else:
-        print(
-            f"Accuracy in fold {args.fold}, which it has not seen: {training['fold_accuracy']:.4f}. "
-            f"What it reads there is in {args.output_dir}.\nNext: python data/make_soft_labels.py"
-        )
-    return 0
+    return utils.run_script("train.py", lambda: run(args))
 
 
 if __name__ == "__main__":

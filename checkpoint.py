@@ -1,0 +1,232 @@
+"""Saves the state of a training after every epoch. A killed run loses at most the current epoch; used by train.py.
+
+The state is one file, `<model folder>.partial/state.npz`. The new model is built in `<model folder>.partial/model`. The
+model that it replaces is kept as `<model folder>.previous`.
+"""
+
+import io
+import json
+import os
+import shutil
+import signal
+import time
+import zipfile
+import zlib
+
+import keras
+import numpy as np
+
+import utils
+
+MODEL_FILES = {"model.tflite", "model.json", "model.keras", "history.csv"}
+STATE_FILES = {"state.npz", "model"}
+DESKTOP_FILES = {".DS_Store", "desktop.ini", "Thumbs.db"}  # Left in any folder by file managers.
+# Settings that may change between the beginning and the end of a run: they do not change what is learned.
+NOT_COMPARED = {"data", "votes", "precision", "versions"}
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Saves the state after every epoch, keeps the best weights, and stops between batches after Ctrl-C.
+
+    Args:
+        output_dir: the model folder; the state lies beside it.
+        config: dict, everything that decides how the run goes.
+        sizes: list of int, the crop size of each epoch in pixels.
+
+    Attributes:
+        rows: list of dict, the history: one row per finished epoch.
+        best_weights: list of arrays, the network's weights after the best epoch.
+    """
+
+    def __init__(self, output_dir, config, sizes):
+        super().__init__()
+        self.folder, self.config, self.sizes = state_folder(output_dir), config, sizes
+        self.rows, self.best_weights, self.interrupted = [], [], False
+
+    def start(self, resume):
+        """Prepares the state folder for a new run, or loads the state of an interrupted one.
+
+        Returns:
+            weights: list of arrays for `restore`; empty for a new run.
+
+        Raises:
+            ValueError: the state is damaged or belongs to a run with another config.
+        """
+        check_folder(self.folder, STATE_FILES)
+        if resume and (self.folder / "state.npz").exists():
+            began, self.rows, weights, self.best_weights = load_state(self.folder / "state.npz")
+            check_same_run(began, self.config)
+            self.config |= {name: began[name] for name in ("precision", "versions")}
+            print(f"Resuming after epoch {len(self.rows)} of {len(self.sizes)}.", flush=True)
+            return weights
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        return []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.started = time.perf_counter()
+        self.model.seed_epoch(self.config["seed"], epoch)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+    def on_epoch_end(self, epoch, logs=None):
+        seconds = round(time.perf_counter() - self.started, 1)
+        self.rows.append({"epoch": epoch + 1, "size": self.sizes[epoch], "seconds": seconds, **name_heads(logs)})
+        if self.best_row() is self.rows[-1]:
+            self.best_weights = get_weights(self.model.network.variables)
+        weights = get_weights(self.model.variables + self.model.optimizer.variables)
+        save_state(self.folder / "state.npz", self.config, self.rows, weights, self.best_weights)
+        print(f"Best epoch: {self.best_row()['epoch']}. About {self.minutes_left():.0f} minutes left.", flush=True)
+        # `fit` ends where the crop size changes, because each size compiles its own step.
+        self.model.stop_training = epoch + 1 < len(self.sizes) and self.sizes[epoch + 1] != self.sizes[epoch]
+
+    def best_row(self):
+        """Returns the first row with the highest validation accuracy, averaged over the heads."""
+        return max(self.rows, key=mean_accuracy)
+
+    def minutes_left(self):
+        """Returns an estimate in minutes. The cost of an epoch is proportional to the pixels of its crops."""
+        pixels, done = np.square(self.sizes), len(self.rows)
+        return sum(row["seconds"] for row in self.rows) / pixels[:done].sum() * pixels[done:].sum() / 60
+
+    def interrupt(self, *_):
+        """Handles a signal. Raising KeyboardInterrupt inside TensorFlow's compiled code can crash the process."""
+        self.interrupted = True
+
+    def interrupt_between_batches(self):
+        """Lets Ctrl-C, SIGTERM and SIGHUP wait for the next batch. A signal that is ignored stays ignored."""
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number and signal.getsignal(number) is signal.default_int_handler:
+                signal.signal(number, self.interrupt)
+
+
+def name_heads(logs):
+    """Returns Keras's logs with the head in every name: with a single head Keras leaves it out."""
+    if "accuracy" in logs:
+        return {name.replace("accuracy", "labels_accuracy").replace("loss", "labels_loss"): logs[name] for name in logs}
+    return {name: value for name, value in logs.items() if name not in ("loss", "val_loss")}
+
+
+def mean_accuracy(row):
+    """Returns the validation accuracy of a row of the history, averaged over the heads."""
+    return np.mean([row[f"val_{head}_accuracy"] for head in utils.HEADS if f"val_{head}_accuracy" in row])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The state file
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def get_weights(variables):
+    """Returns the values of Keras variables, list of arrays."""
+    return [keras.ops.convert_to_numpy(variable) for variable in variables]
+
+
+def set_weights(variables, weights):
+    """Assigns arrays to Keras variables, in the order of `get_weights`."""
+    for variable, value in zip(variables, weights, strict=True):
+        variable.assign(value)
+
+
+def save_state(path, config, rows, weights, best_weights):
+    """Writes the state in one step. It is built in memory, because HDF5 crashes on a full disk."""
+    arrays = {f"weights_{i}": value for i, value in enumerate(weights)}
+    arrays |= {f"best_{i}": value for i, value in enumerate(best_weights)}
+    content = io.BytesIO()
+    np.savez(content, header=json.dumps({"config": config, "rows": rows}), **arrays)
+    with utils.replaced(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
+
+
+def load_state(path):
+    """Reads what `save_state` wrote.
+
+    Returns:
+        config, rows, weights, best_weights.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            header = json.loads(str(arrays["header"]))
+            names = arrays.files
+            weights, best = (
+                [arrays[f"{kind}_{i}"] for i in range(sum(name.startswith(f"{kind}_") for name in names))]
+                for kind in ("weights", "best")
+            )
+            return dict(header["config"]), list(header["rows"]), weights, best
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"{utils.printable(path)}: damaged ({utils.shorten(error)}). Start again without --resume."
+        ) from error
+
+
+def check_same_run(began, config):
+    """Refuses to resume a run with another config.
+
+    Raises:
+        ValueError: names the first difference.
+    """
+    for name in sorted((began.keys() | config.keys()) - NOT_COMPARED):
+        if began.get(name) != config.get(name):
+            raise ValueError(
+                f"Cannot resume: `{name}` was {utils.shorten(began.get(name))} when the run began, now "
+                f"{utils.shorten(config.get(name))}. Repeat the first command, or start again without --resume."
+            )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The model folder
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def state_folder(output_dir):
+    """Returns the folder of an unfinished training's state."""
+    return output_dir.with_name(f"{output_dir.name}.partial")
+
+
+def previous_folder(output_dir):
+    """Returns the folder that keeps the model which the last training replaced."""
+    return output_dir.with_name(f"{output_dir.name}.previous")
+
+
+def check_folder(folder, expected):
+    """Refuses to replace or delete a folder with files that train.py did not write.
+
+    Raises:
+        ValueError: names one of them.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{utils.printable(folder)}: not a folder. Choose another --output-dir.")
+    others = sorted(set(os.listdir(folder)) - expected - DESKTOP_FILES)
+    if others:
+        raise ValueError(
+            f"{utils.printable(folder)} contains {utils.printable(others[0])}, which train.py did not write. "
+            "Choose another --output-dir."
+        )
+
+
+def check_output(output_dir):
+    """Checks before a training that its folders may be replaced, and completes an interrupted replacement."""
+    check_folder(state_folder(output_dir), STATE_FILES)
+    for folder in (output_dir, previous_folder(output_dir)):
+        check_folder(folder, MODEL_FILES)
+    new = state_folder(output_dir) / "model"
+    if not output_dir.exists() and previous_folder(output_dir).exists() and (new / "model.json").exists():
+        new.rename(output_dir)  # A kill fell between the two renames of `replace_model`.
+
+
+def replace_model(output_dir):
+    """Moves the finished model into place. The former one becomes `<name>.previous`; the state is deleted."""
+    check_output(output_dir)
+    if output_dir.exists():
+        shutil.rmtree(previous_folder(output_dir), ignore_errors=True)
+        output_dir.rename(previous_folder(output_dir))
+    (state_folder(output_dir) / "model").rename(output_dir)
+    shutil.rmtree(state_folder(output_dir), ignore_errors=True)  # Windows keeps files that another program has open.
