@@ -865,23 +865,27 @@ def choose_labels(probabilities, classes, min_confidence=0.0):
     return [(classes[i] if confidence >= min_confidence else UNCERTAIN, confidence) for i, confidence in best]
 
 
-def annotate_frame(frame, boxes, labels):
+def annotate_frame(frame, boxes, labels, angles=None):
     """Draws a box with label and confidence around every face.
 
     Args:
         frame: uint8 (H, W, 3) BGR; it is not changed.
         boxes: int (F, 4).
-        labels: F pairs of label and confidence, as `choose_labels` gives them.
+        labels: F pairs of label and confidence, from `choose_labels`.
+        angles: F angles in degrees, by which the heads are tilted clockwise; None if all are upright.
 
     Returns:
         frame: uint8 (H, W, 3), the annotated copy.
     """
     frame = frame.copy()
     scale = text_scale(frame)
-    for (x, y, width, height), (label, confidence) in zip(boxes, labels, strict=True):
+    angles = [0.0] * len(boxes) if angles is None else angles
+    for (x, y, width, height), (label, confidence), angle in zip(boxes, labels, angles, strict=True):
         color = EMOTION_COLORS.get(label, (90, 90, 90))[::-1]  # RGB to BGR.
-        cv2.rectangle(frame, (x, y), (x + width, y + height), color, max(1, round(3 * scale)), cv2.LINE_AA)
-        put_text(frame, f"{label} {confidence:.0%}", (x, y), scale, color)
+        corners = cv2.boxPoints(((x + width / 2, y + height / 2), (float(width), float(height)), float(angle)))
+        corners = np.rint(corners).astype(np.int32)
+        cv2.polylines(frame, [corners], True, color, max(1, round(3 * scale)), cv2.LINE_AA)
+        put_text(frame, f"{label} {confidence:.0%}", corners.min(axis=0).tolist(), scale, color)
     return frame
 
 
@@ -891,16 +895,20 @@ def text_scale(frame):
 
 
 def put_text(frame, text, corner, scale, color):
-    """Writes text on a filled bar above `corner` (x, y), or as near as the frame allows; returns its lower edge."""
+    """Writes text on a filled bar above `corner` (x, y), or as near as the frame allows.
+
+    Text that is wider than the frame is made smaller. Returns the lower edge of the bar in pixels.
+    """
+    font, pad = cv2.FONT_HERSHEY_SIMPLEX, round(6 * scale)
+    (width, height), baseline = cv2.getTextSize(text, font, 0.8 * scale, max(1, round(2 * scale)))
+    scale *= min(1.0, max(1, frame.shape[1] - 2 * pad) / width)
     thickness = max(1, round(2 * scale))
-    (width, height), baseline = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.8 * scale, thickness)
-    pad = round(6 * scale)
+    (width, height), baseline = cv2.getTextSize(text, font, 0.8 * scale, thickness)
     x = max(0, min(corner[0], frame.shape[1] - width - 2 * pad))
     bottom = max(corner[1], height + baseline + 2 * pad)
     cv2.rectangle(frame, (x, bottom - height - baseline - 2 * pad), (x + width + 2 * pad, bottom), color, cv2.FILLED)
     ink = (0, 0, 0) if np.dot(color, (0.114, 0.587, 0.299)) > 110 else (255, 255, 255)  # By the bar's brightness.
-    origin = (x + pad, bottom - baseline - pad)
-    cv2.putText(frame, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.8 * scale, ink, thickness, cv2.LINE_AA)
+    cv2.putText(frame, text, (x + pad, bottom - baseline - pad), font, 0.8 * scale, ink, thickness, cv2.LINE_AA)
     return bottom
 
 
