@@ -1,8 +1,10 @@
 """Every picture that a script draws, from ready numbers; the only importer of Matplotlib and seaborn.
 
-Each function draws one picture into a file and closes it. Classes keep their order and the colours of `utils`.
+Each function draws one picture into a file and closes it. Classes keep their order and the colours of `utils`. Sizes
+are chosen for the README, which shows a picture about 830 pixels wide, or two next to each other.
 """
 
+import itertools
 import warnings
 
 import matplotlib
@@ -10,8 +12,19 @@ import matplotlib
 matplotlib.use("Agg")  # Draws into files, with or without a display.
 
 import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
 
 import utils
+
+HALF_WIDTH = 5.5  # Inches of a picture that is shown next to another one.
+FULL_WIDTH = 10
+FACES_SHOWN = 8  # FER2013's faces may not be passed on, so a picture holds few of them.
+HEAD_COLORS = {"labels": "#d55e00", "votes": "#0072b2"}
+CALIBRATION_COLORS = {"Before": "#e69f00", "After": "#0072b2", "Demo": "#333333"}  # Before and after the temperature.
+LAYER_COLORS = {"Conv2D": "#9ad0f0", "MaxPooling2D": "#f0c266", "Add": "#e0b3cc", "Dense": "#80ccb5"}
+OTHER_LAYER_COLOR = "#e8e8e8"
+MERGED_LAYERS = {"BatchNormalization": "batch norm", "ReLU": "ReLU"}  # Share a box with the layer before.
 
 
 def save(figure, path):
@@ -21,16 +34,202 @@ def save(figure, path):
     plt.close(figure)
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Predictions
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def confusion_matrix(counts, classes, truth, title, path):
+    """Draws the share of each row that got each prediction, with the number of faces.
+
+    Args:
+        counts: int (C, C), rows are true classes, columns predictions.
+        classes: C names.
+        truth: name of the rows' axis.
+    """
+    counts = np.array(counts)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    texts = [f"{share:.0%}\n{count}" for share, count in zip(shares.flat, counts.flat, strict=True)]
+    figure, ax = plt.subplots(figsize=(HALF_WIDTH, HALF_WIDTH + 0.3))
+    sns.heatmap(
+        shares, annot=np.reshape(texts, counts.shape), fmt="", annot_kws={"fontsize": 11 if len(classes) < 6 else 9},
+        cmap="Blues", vmin=0, vmax=1, square=True, cbar=False, xticklabels=classes, yticklabels=classes, ax=ax,
+    )  # fmt: skip
+    ax.tick_params(axis="y", rotation=0)
+    ax.tick_params(axis="x", rotation=30 if len(classes) > 5 else 0)
+    ax.set(xlabel="Prediction (share of the row in %, faces)", ylabel=truth, title=title)
+    save(figure, path)
+
+
+def roc(curves, title, path):
+    """Draws one ROC curve per class against the rest, and their mean at equal false positive rates.
+
+    Args:
+        curves: dict of class to (false positive rate, true positive rate, area); a class without a curve is left out.
+    """
+    figure, ax = plt.subplots(figsize=(HALF_WIDTH, HALF_WIDTH))
+    grid = np.linspace(0, 1, 500)
+    for emotion, (false_positive_rate, true_positive_rate, area) in curves.items():
+        label = f"{emotion} (AUC {area:.3f})"
+        ax.plot(false_positive_rate, true_positive_rate, color=utils.rgb(emotion), linewidth=2, label=label)
+    if curves:
+        mean = np.mean([np.interp(grid, curve[0], curve[1]) for curve in curves.values()], axis=0)
+        area = np.mean([curve[2] for curve in curves.values()])
+        ax.plot(grid, mean, color="black", linestyle="--", label=f"Mean (AUC {area:.3f})")
+    ax.plot([0, 1], [0, 1], color="lightgray", zorder=0, label="Guessing (AUC 0.500)")
+    ax.set(xlabel="False positive rate", ylabel="True positive rate", title=title, aspect="equal")
+    ax.legend(loc="lower right")
+    save(figure, path)
+
+
+def calibration(panels, path):
+    """Draws how often predictions are right at each confidence, and how many faces have it.
+
+    Args:
+        panels: list of (title, curves); curves is a dict of name to (confidence, accuracy, faces, error), the first
+            three (bins,) as from `utils.calibration_bins`. The counts of the last curve are drawn.
+    """
+    figure, axes = plt.subplots(
+        2, len(panels), figsize=(HALF_WIDTH * (0.4 + 0.6 * len(panels)), 5.2), sharex=True, sharey="row",
+        squeeze=False, height_ratios=(3, 1), layout="constrained",
+    )  # fmt: skip
+    for (title, curves), (ax, histogram) in zip(panels, axes.T, strict=True):
+        ax.plot([0, 1], [0, 1], color="lightgray", zorder=0)
+        for name, (confidence, accuracy, faces, error) in curves.items():
+            color = CALIBRATION_COLORS[name]
+            ax.plot(confidence, accuracy, "o-", markersize=4, color=color, label=f"{name}: ECE {error:.3f}")
+        edges = np.arange(len(faces)) / len(faces)
+        histogram.bar(edges, faces, width=1 / len(faces), align="edge", color=color, edgecolor="white")
+        ax.set(title=title, xlim=(0, 1), ylim=(0, 1))
+        ax.legend(loc="upper left", fontsize="small")
+        histogram.set(xlabel="Confidence")
+    axes[0, 0].set(ylabel="Accuracy")
+    axes[1, 0].set(ylabel="Faces per bin")
+    save(figure, path)
+
+
+def mistakes(faces, texts, title, path):
+    """Draws at most `FACES_SHOWN` faces, each under a text.
+
+    Args:
+        faces: uint8 (N, 48, 48, 1).
+        texts: N lines.
+    """
+    figure, axes = plt.subplots(2, FACES_SHOWN // 2, figsize=(HALF_WIDTH, 3.9), layout="constrained")
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, face, text in zip(axes.flat, faces, texts, strict=False):
+        ax.imshow(face[..., 0], cmap="gray", vmin=0, vmax=255)
+        ax.set_title(text, fontsize=9)
+    figure.suptitle(title, fontsize="medium")
+    save(figure, path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def history(epochs, quantity, heads, best_epoch, path):
+    """Draws a quantity of each head over the epochs, and where the crops grew.
+
+    Args:
+        epochs: dict of the columns of `history.csv`, float (E,) each.
+        quantity: "accuracy" or "loss".
+        heads: names of the heads.
+        best_epoch: the epoch that was kept, or None.
+    """
+    figure, ax = plt.subplots(figsize=(HALF_WIDTH, 4))
+    for head in heads:
+        training, validation = epochs[f"{head}_{quantity}"], epochs[f"val_{head}_{quantity}"]
+        label = f"{head.capitalize()}, " if len(heads) > 1 else ""
+        ax.plot(epochs["epoch"], training, "--", color=HEAD_COLORS[head], label=f"{label}Training (augmented)")
+        ax.plot(epochs["epoch"], validation, "-", color=HEAD_COLORS[head], label=f"{label}PublicTest")
+        kept = epochs["epoch"] == best_epoch
+        ax.plot(epochs["epoch"][kept], validation[kept], "o", color=HEAD_COLORS[head])
+    for row in np.flatnonzero(np.diff(epochs["size"])) + 1:
+        ax.axvline(epochs["epoch"][row], linestyle=":", color="gray", zorder=0)
+        place = {"xy": (epochs["epoch"][row], 0.02), "xycoords": ("data", "axes fraction")}
+        ax.annotate(f" {epochs['size'][row]:.0f} px", **place, color="gray")
+    unit = {"accuracy": "Accuracy (share of the faces)", "loss": "Loss (cross-entropy, nats)"}[quantity]
+    ax.set(xlabel="Epoch", ylabel=unit, title=f"{quantity.capitalize()} per epoch (dot: the epoch that was kept)")
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize="small")
+    save(figure, path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Architecture
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def architecture(layers, title, path):
+    """Draws the layers with their output shapes, a column for each image size, and residual connections.
+
+    Args:
+        layers: list of dict as in `model.json`.
+    """
+    boxes = merge_layers(layers)
+    columns = [list(group) for _, group in itertools.groupby(boxes, key=lambda box: box["shape"][:-1])]
+    rows = max(map(len, columns))
+    figure, ax = plt.subplots(figsize=(FULL_WIDTH, 0.55 * rows + 0.6))
+    places = {
+        name: (column, row)
+        for column, group in enumerate(columns)
+        for row, box in enumerate(group)
+        for name in box["names"]
+    }
+    outputs = set(places) - {source for layer in layers for source in layer["sources"]}
+    for box in boxes:
+        draw_box(ax, box, *places[box["names"][0]], is_output=box["names"][-1] in outputs)
+        if box["kind"] == "Add":
+            draw_residual(ax, places[box["sources"][0]], places[box["names"][0]])
+    ax.set(xlim=(-0.55, len(columns) - 0.45), ylim=(rows - 0.4, -0.6), title=title)
+    ax.axis("off")
+    save(figure, path)
+
+
+def merge_layers(layers):
+    """Returns the boxes of the architecture: layers, with `MERGED_LAYERS` in the box of the layer before."""
+    boxes = []
+    for layer in layers:
+        if layer["kind"] in MERGED_LAYERS and boxes and layer["sources"] == boxes[-1]["names"][-1:]:
+            boxes[-1]["names"].append(layer["name"])
+            boxes[-1]["text"] += f", {MERGED_LAYERS[layer['kind']]}"
+        else:
+            boxes.append({**layer, "names": [layer["name"]]})
+    return boxes
+
+
+def draw_box(ax, box, column, row, is_output):
+    color = LAYER_COLORS.get(box["kind"], OTHER_LAYER_COLOR)
+    ax.add_patch(plt.Rectangle((column - 0.44, row - 0.41), 0.88, 0.82, facecolor=color, edgecolor="white"))
+    text = f"{box['text']}: {box['names'][0]}" if is_output else box["text"]
+    ax.text(column, row - 0.14, text, ha="center", va="center", fontsize=8.5)
+    ax.text(column, row + 0.2, "×".join(map(str, box["shape"])), ha="center", va="center", fontsize=7.5)
+
+
+def draw_residual(ax, start, end):
+    """Draws a connection along the left edge of a column, between the boxes at two (column, row)."""
+    left, top, bottom = end[0] - 0.44, start[1], end[1]
+    ax.plot([left, left - 0.05, left - 0.05, left], [top, top, bottom, bottom], color="#a0456f", linewidth=1.5)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The demo's log
+# ---------------------------------------------------------------------------------------------------------------------
+
+
 def timeline(curves, classes, path):
     """Draws the probabilities of each track over time, stacked.
 
     Args:
         curves: list of (name, seconds (K,), probabilities (K, C)), at most six.
         classes: C names.
-        path: of the picture.
     """
     count = len(curves)
-    figure, axes = plt.subplots(count, figsize=(8, 1.2 + 1.3 * count), sharex=True, squeeze=False, layout="constrained")
+    size = (FULL_WIDTH * 0.8, 1.2 + 1.3 * count)
+    figure, axes = plt.subplots(count, figsize=size, sharex=True, squeeze=False, layout="constrained")
     for ax, (name, seconds, probabilities) in zip(axes[:, 0], curves, strict=True):
         ax.stackplot(seconds, probabilities.T, labels=classes, colors=[utils.rgb(emotion) for emotion in classes])
         title = name.replace("$", r"\$")  # Between two dollar signs Matplotlib reads mathematics.
