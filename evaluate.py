@@ -288,11 +288,12 @@ def draw_matrices(folder, result, classes):
     """Draws the confusion matrices against the labels and the consensus."""
     name = SPLIT_NAMES[result["split"]]
     title = f"{name}: {result['rows']:,} faces"
-    plots.confusion_matrix(result["confusion_matrix"], classes, "Label", title, folder / "confusion_matrix.png")
+    axes = ("Label", "Prediction of the labels head")
+    plots.confusion_matrix(result["confusion_matrix"], classes, *axes, title, folder / "confusion_matrix.png")
     if "consensus" in result:
         title = f"{name}: {result['consensus']['rows']:,} faces with a consensus"
-        matrix = result["consensus"]["confusion_matrix"]
-        plots.confusion_matrix(matrix, classes, "Consensus of ten people", title, folder / "consensus_matrix.png")
+        matrix, axes = result["consensus"]["confusion_matrix"], ("Consensus of ten people", "Emotion in the demo")
+        plots.confusion_matrix(matrix, classes, *axes, title, folder / "consensus_matrix.png")
 
 
 def draw_roc(folder, labels, probabilities, result, classes):

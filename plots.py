@@ -39,13 +39,13 @@ def save(figure, path):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def confusion_matrix(counts, classes, truth, title, path):
+def confusion_matrix(counts, classes, truth, prediction, title, path):
     """Draws the share of each row that got each prediction, with the number of faces.
 
     Args:
         counts: int (C, C), rows are true classes, columns predictions.
         classes: C names.
-        truth: name of the rows' axis.
+        truth, prediction: names of the rows' and the columns' axis.
     """
     counts = np.array(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -57,7 +57,7 @@ def confusion_matrix(counts, classes, truth, title, path):
     )  # fmt: skip
     ax.tick_params(axis="y", rotation=0)
     ax.tick_params(axis="x", rotation=30 if len(classes) > 5 else 0)
-    ax.set(xlabel="Prediction (share of the row in %, faces)", ylabel=truth, title=title)
+    ax.set(xlabel=f"{prediction} (% of the row, faces)", ylabel=truth, title=title)
     save(figure, path)
 
 
@@ -95,9 +95,10 @@ def calibration(panels, path):
     )  # fmt: skip
     for (title, curves), (ax, histogram) in zip(panels, axes.T, strict=True):
         ax.plot([0, 1], [0, 1], color="lightgray", zorder=0)
-        for name, (confidence, accuracy, faces, error) in curves.items():
+        for name, (confidence, accuracy, _, error) in curves.items():
             color = CALIBRATION_COLORS[name]
             ax.plot(confidence, accuracy, "o-", markersize=4, color=color, label=f"{name}: ECE {error:.3f}")
+        faces = curves[name][2]
         edges = np.arange(len(faces)) / len(faces)
         histogram.bar(edges, faces, width=1 / len(faces), align="edge", color=color, edgecolor="white")
         ax.set(title=title, xlim=(0, 1), ylim=(0, 1))
@@ -120,7 +121,7 @@ def mistakes(faces, texts, title, path):
         ax.axis("off")
     for ax, face, text in zip(axes.flat, faces, texts, strict=False):
         ax.imshow(face[..., 0], cmap="gray", vmin=0, vmax=255)
-        ax.set_title(text, fontsize=9)
+        ax.set_title(text, fontsize=8.5)
     figure.suptitle(title, fontsize="medium")
     save(figure, path)
 
@@ -142,7 +143,7 @@ def history(epochs, quantity, heads, best_epoch, path):
     figure, ax = plt.subplots(figsize=(HALF_WIDTH, 4))
     for head in heads:
         training, validation = epochs[f"{head}_{quantity}"], epochs[f"val_{head}_{quantity}"]
-        label = f"{head.capitalize()}, " if len(heads) > 1 else ""
+        label = f"{head.capitalize()} head, " if len(heads) > 1 else ""
         ax.plot(epochs["epoch"], training, "--", color=HEAD_COLORS[head], label=f"{label}Training (augmented)")
         ax.plot(epochs["epoch"], validation, "-", color=HEAD_COLORS[head], label=f"{label}PublicTest")
         kept = epochs["epoch"] == best_epoch
@@ -172,7 +173,7 @@ def architecture(layers, title, path):
     boxes = merge_layers(layers)
     columns = [list(group) for _, group in itertools.groupby(boxes, key=lambda box: box["shape"][:-1])]
     rows = max(map(len, columns))
-    figure, ax = plt.subplots(figsize=(FULL_WIDTH, 0.55 * rows + 0.6))
+    figure, ax = plt.subplots(figsize=(FULL_WIDTH, 0.55 * rows + 0.6), layout="constrained")
     places = {
         name: (column, row)
         for column, group in enumerate(columns)
@@ -184,7 +185,7 @@ def architecture(layers, title, path):
         draw_box(ax, box, *places[box["names"][0]], is_output=box["names"][-1] in outputs)
         if box["kind"] == "Add":
             draw_residual(ax, places[box["sources"][0]], places[box["names"][0]])
-    ax.set(xlim=(-0.55, len(columns) - 0.45), ylim=(rows - 0.4, -0.6), title=title)
+    ax.set(xlim=(-0.55, len(columns) - 0.45), ylim=(rows - 0.4, -0.6), title=f"{title}; columns follow each other")
     ax.axis("off")
     save(figure, path)
 
@@ -195,9 +196,9 @@ def merge_layers(layers):
     for layer in layers:
         if layer["kind"] in MERGED_LAYERS and boxes and layer["sources"] == boxes[-1]["names"][-1:]:
             boxes[-1]["names"].append(layer["name"])
-            boxes[-1]["text"] += f", {MERGED_LAYERS[layer['kind']]}"
+            boxes[-1]["merged"] += f"{MERGED_LAYERS[layer['kind']]}, "
         else:
-            boxes.append({**layer, "names": [layer["name"]]})
+            boxes.append({**layer, "names": [layer["name"]], "merged": ""})
     return boxes
 
 
@@ -205,13 +206,14 @@ def draw_box(ax, box, column, row, is_output):
     color = LAYER_COLORS.get(box["kind"], OTHER_LAYER_COLOR)
     ax.add_patch(plt.Rectangle((column - 0.44, row - 0.41), 0.88, 0.82, facecolor=color, edgecolor="white"))
     text = f"{box['text']}: {box['names'][0]}" if is_output else box["text"]
-    ax.text(column, row - 0.14, text, ha="center", va="center", fontsize=8.5)
-    ax.text(column, row + 0.2, "×".join(map(str, box["shape"])), ha="center", va="center", fontsize=7.5)
+    ax.text(column, row - 0.14, text, ha="center", va="center", fontsize=9)
+    shape = box["merged"] + "×".join(map(str, box["shape"]))
+    ax.text(column, row + 0.2, shape, ha="center", va="center", fontsize=7.5)
 
 
 def draw_residual(ax, start, end):
     """Draws a connection along the left edge of a column, between the boxes at two (column, row)."""
-    left, top, bottom = end[0] - 0.44, start[1], end[1]
+    left, top, bottom = end[0] - 0.44, start[1] + 0.15, end[1] - 0.15
     ax.plot([left, left - 0.05, left - 0.05, left], [top, top, bottom, bottom], color="#a0456f", linewidth=1.5)
 
 
