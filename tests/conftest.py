@@ -1,9 +1,11 @@
 """What several test files share: drawn data, a model trained on it, a photograph and a video of it, and the scripts."""
 
 import contextlib
+import http.server
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import cv2
@@ -46,22 +48,34 @@ def sample_votes(sample_csv):
     return sample_csv.with_name("sample_votes.csv")
 
 
+# Runs train.py with a network that learns the drawn faces in seconds, where the network itself is not what is tested.
+TRAIN_TINY = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import cnn
+cnn.STAGES = ((8, 1, 0), (16, 1, 1), (32, 1, 0))
+import train
+sys.exit(train.main(sys.argv[1:]))
+"""
+
+
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory, run_script, sample_csv):
-    """A model folder trained on the drawn faces, and what the training printed."""
+def trained(tmp_path_factory, sample_csv, sample_votes):
+    """A model folder with two heads trained on the drawn faces, and what the training printed."""
     folder = tmp_path_factory.mktemp("models") / "drawn"
-    arguments = ("--data", sample_csv, "--epochs", 7, "--batch-size", 32, "--output-dir", folder)
-    finished = run_script("train.py", *arguments)
+    arguments = ["--data", sample_csv, "--votes", sample_votes, "--epochs", 8, "--batch-size", 32]
+    command = [sys.executable, "-c", TRAIN_TINY, *map(str, arguments), "--output-dir", str(folder)]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert finished.returncode == 0, finished.stderr
     return folder, finished.stdout
 
 
 @pytest.fixture
 def tiny_network(monkeypatch):
-    """Makes the small network a tiny one, where only what is done with a network counts."""
-    import recipe
+    """Makes the network a tiny one, where only what is done with it counts."""
+    import cnn
 
-    monkeypatch.setitem(recipe.NETWORKS["small"], "STAGES", ((8, 1, 0), (16, 1, 1)))
+    monkeypatch.setattr(cnn, "STAGES", ((8, 1, 0), (16, 1, 1)))
 
 
 @pytest.fixture(scope="session")
@@ -85,3 +99,20 @@ def clip(tmp_path_factory, portrait):
         writer.write(portrait if number < 20 else np.full_like(portrait, 90))
     writer.release()
     return path
+
+
+@pytest.fixture
+def serve():
+    """Starts a web server on loopback for a request handler; returns its address."""
+    servers = []
+
+    def start(handler):
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        return f"127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
