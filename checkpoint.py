@@ -4,6 +4,7 @@ The state is one file, `<model folder>.partial/state.npz`. The new model is buil
 model that it replaces is kept as `<model folder>.previous`.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -22,7 +23,7 @@ MODEL_FILES = {"model.tflite", "model.json", "model.keras", "history.csv"}
 STATE_FILES = {"state.npz", "model"}
 DESKTOP_FILES = {".DS_Store", "desktop.ini", "Thumbs.db"}  # Left in any folder by file managers.
 # Settings that may change between the beginning and the end of a run: they do not change what is learned.
-NOT_COMPARED = {"data", "votes", "precision", "versions"}
+NOT_COMPARED = {"data", "votes", "precision", "versions", "constants"}  # Constants are compared one by one.
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -69,7 +70,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         if self.interrupted:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("Continue with --resume.")
 
     def on_epoch_end(self, epoch, logs=None):
         seconds = round(time.perf_counter() - self.started, 1)
@@ -91,16 +92,26 @@ class Checkpoint(keras.callbacks.Callback):
         pixels, done = np.square(self.sizes), len(self.rows)
         return sum(row["seconds"] for row in self.rows) / pixels[:done].sum() * pixels[done:].sum() / 60
 
-    def interrupt(self, *_):
-        """Handles a signal. Raising KeyboardInterrupt inside TensorFlow's compiled code can crash the process."""
-        self.interrupted = True
-
+    @contextlib.contextmanager
     def interrupt_between_batches(self):
-        """Lets Ctrl-C, SIGTERM and SIGHUP wait for the next batch. A signal that is ignored stays ignored."""
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)
-            if number and signal.getsignal(number) is signal.default_int_handler:
-                signal.signal(number, self.interrupt)
+        """Lets a signal wait for the next batch. A second one interrupts at once.
+
+        Raising KeyboardInterrupt inside TensorFlow's compiled code can crash the process.
+        """
+
+        def interrupt(number, frame):
+            self.interrupted = True
+            signal.signal(number, signal.default_int_handler)
+
+        numbers = [getattr(signal, name) for name in utils.SIGNALS if hasattr(signal, name)]
+        deferred = [number for number in numbers if signal.getsignal(number) is signal.default_int_handler]
+        for number in deferred:
+            signal.signal(number, interrupt)
+        try:
+            yield
+        finally:
+            for number in deferred:
+                signal.signal(number, signal.default_int_handler)
 
 
 def name_heads(logs):
@@ -122,7 +133,8 @@ def mean_accuracy(row):
 
 def get_weights(variables):
     """Returns the values of Keras variables, list of arrays."""
-    return [keras.ops.convert_to_numpy(variable) for variable in variables]
+    # By way of a tensor, because NumPy warns of TensorFlow's variables.
+    return [keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable)) for variable in variables]
 
 
 def set_weights(variables, weights):
@@ -171,6 +183,7 @@ def check_same_run(began, config):
     Raises:
         ValueError: names the first difference.
     """
+    began, config = ({**each, **each.get("constants", {})} for each in (began, config))
     for name in sorted((began.keys() | config.keys()) - NOT_COMPARED):
         if began.get(name) != config.get(name):
             raise ValueError(

@@ -25,9 +25,10 @@ if __name__ == "__main__":  # The imports take seconds, and Ctrl-C must end them
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:
             signal.signal(getattr(signal, name), stop)
 
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Hides TensorFlow's messages, which would bury ours.
     import utils
 
-    with utils.quiet_stderr():  # Hides TensorFlow's start-up messages, which would bury ours.
+    with utils.quiet_stderr():  # Some come before TensorFlow reads that variable.
         import keras
 
 import argparse
@@ -136,7 +137,9 @@ def list_gpus():
     """Returns the names of the GPUs that Keras can use."""
     if keras.backend.backend() not in ("jax", "tensorflow"):
         return []  # Keras knows the devices of these two only.
-    return [name for name in keras.distribution.list_devices() if "gpu" in name.lower()]
+    with utils.quiet_stderr():  # TensorFlow prints an error where there is none.
+        names = keras.distribution.list_devices()
+    return [name for name in names if "gpu" in name.lower()]
 
 
 def choose_precision():
@@ -227,8 +230,6 @@ def fit(state, faces, labels, validation, resume):
             shuffle=False,
             verbose=1 if sys.stdout.isatty() else 2,
         )
-        if state.interrupted:
-            raise KeyboardInterrupt
 
 
 def read_config(args):
@@ -273,10 +274,13 @@ def train(args):
     scope, devices = every_device()
     if args.batch_size % devices:
         raise ValueError(f"`--batch-size` must be a multiple of the {devices} GPUs, but it is {args.batch_size}.")
-    with scope:
-        state.interrupt_between_batches()
-        fit(state, faces, labels, validation, weights)
-    return write_model(state, output_dir, labels, validation)
+    with state.interrupt_between_batches():
+        with scope:
+            fit(state, faces, labels, validation, weights)
+        description = write_model(state, output_dir, labels, validation)
+    if state.interrupted:  # After the last batch, when there was nothing left to stop.
+        raise KeyboardInterrupt
+    return description
 
 
 def read_finished(output_dir, config):
@@ -417,10 +421,16 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         usage=argparse.SUPPRESS, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=utils.DEFAULT_DATA, help="data set (default: data/fer2013.csv)")
-    parser.add_argument("--votes", type=Path, help="fer2013new.csv of FER+; adds a second head (default: none)")
+    parser.add_argument(
+        "--data", type=utils.path_option, default=utils.DEFAULT_DATA, help="data set (default: data/fer2013.csv)"
+    )
+    parser.add_argument(
+        "--votes", type=utils.path_option, help="fer2013new.csv of FER+; adds a second head (default: none)"
+    )
     parser.add_argument("--classes", type=int, choices=utils.CLASS_SETS, default=5, help="emotions (default: 5)")
-    parser.add_argument("--output-dir", type=Path, help="model folder (default: models/my-emotions-<classes>)")
+    parser.add_argument(
+        "--output-dir", type=utils.path_option, help="model folder (default: models/my-emotions-<classes>)"
+    )
     count = whole_number(1, 1_000_000)
     parser.add_argument("--epochs", type=count, default=EPOCHS, help=f"length (default: {EPOCHS})")
     parser.add_argument("--batch-size", type=count, default=BATCH_SIZE, help=f"(default: {BATCH_SIZE})")

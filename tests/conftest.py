@@ -53,7 +53,7 @@ TRAIN_TINY = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 import cnn
-cnn.STAGES = ((8, 1, 0), (16, 1, 1), (32, 1, 0))
+cnn.STAGES = ((16, 1, 0), (32, 1, 0), (64, 1, 0))
 import train
 sys.exit(train.main(sys.argv[1:]))
 """
@@ -63,7 +63,7 @@ sys.exit(train.main(sys.argv[1:]))
 def trained(tmp_path_factory, sample_csv, sample_votes):
     """A model folder with two heads trained on the drawn faces, and what the training printed."""
     folder = tmp_path_factory.mktemp("models") / "drawn"
-    arguments = ["--data", sample_csv, "--votes", sample_votes, "--epochs", 8, "--batch-size", 32]
+    arguments = ["--data", sample_csv, "--votes", sample_votes, "--epochs", 20, "--batch-size", 32]
     command = [sys.executable, "-c", TRAIN_TINY, *map(str, arguments), "--output-dir", str(folder)]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert finished.returncode == 0, finished.stderr

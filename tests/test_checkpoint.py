@@ -1,0 +1,176 @@
+"""The state of a training survives kills and full disks, and no file of the user is touched.
+
+python -m pytest tests/test_checkpoint.py
+"""
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import checkpoint
+import utils
+
+CONFIG = {
+    "seed": 0,
+    "epochs": 3,
+    "data": "a.csv",
+    "precision": "float32",
+    "versions": {},
+    "constants": {"MOMENTUM": 0.9},
+}
+
+
+def write_state(path, epochs=1):
+    weights = [np.arange(6, dtype=np.float32).reshape(2, 3), np.array(7, np.int64)]
+    rows = [{"epoch": epoch + 1, "val_labels_accuracy": 0.5} for epoch in range(epochs)]
+    checkpoint.save_state(path, CONFIG, rows, weights, weights[:1])
+    return rows, weights
+
+
+def test_state_is_read_as_it_was_written(tmp_path):
+    rows, weights = write_state(tmp_path / "state.npz", epochs=2)
+    config, read_rows, read_weights, best = checkpoint.load_state(tmp_path / "state.npz")
+    assert config == CONFIG and read_rows == rows
+    assert all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(read_weights, weights, strict=True))
+    assert len(best) == 1 and np.array_equal(best[0], weights[0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(position=st.floats(0, 0.999), value=st.integers(0, 255), cut=st.booleans())
+def test_damaged_state_is_one_line_or_unchanged(tmp_path_factory, position, value, cut):
+    path = tmp_path_factory.mktemp("state") / "state.npz"
+    _, weights = write_state(path)
+    content = bytearray(path.read_bytes())
+    index = int(position * len(content))
+    content = content[:index] if cut else content[:index] + bytes([value]) + content[index + 1 :]
+    path.write_bytes(content)
+    try:
+        _, _, read, _ = checkpoint.load_state(path)
+    except ValueError as error:
+        assert "damaged" in str(error) and "\n" not in str(error)
+    else:
+        assert all(np.array_equal(a, b) for a, b in zip(read, weights, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seed": 1}, "Cannot resume: `seed` was 0 when the run began, now 1."),
+        ({"epochs": 4}, "`epochs` was 3"),
+        ({"constants": {"MOMENTUM": 0.8}}, "`MOMENTUM` was 0.9 when the run began, now 0.8."),
+    ],
+)
+def test_resume_with_another_config_is_refused(changed, message):
+    with pytest.raises(ValueError) as caught:
+        checkpoint.check_same_run(CONFIG, CONFIG | changed)
+    assert message in str(caught.value)
+
+
+def test_resume_elsewhere_is_allowed_and_keeps_the_precision(tmp_path):
+    (tmp_path / "model.partial").mkdir()
+    write_state(tmp_path / "model.partial" / "state.npz")
+    elsewhere = CONFIG | {"data": "b.csv", "precision": "mixed_bfloat16"}
+    state = checkpoint.Checkpoint(tmp_path / "model", elsewhere, [40, 48, 48])
+    assert len(state.start(resume=True)) == 2 and len(state.rows) == 1
+    assert state.config["precision"] == "float32"
+
+
+def test_new_run_clears_the_old_state(tmp_path):
+    (tmp_path / "model.partial").mkdir()
+    write_state(tmp_path / "model.partial" / "state.npz")
+    checkpoint.Checkpoint(tmp_path / "model", CONFIG, [48]).start(resume=False)
+    assert list((tmp_path / "model.partial").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["model", "model.partial", "model.previous"])
+def test_folder_with_foreign_files_is_never_replaced(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="contains notes.txt, which train.py did not write"):
+        checkpoint.check_output(tmp_path / "model")
+    assert (tmp_path / name / "notes.txt").read_text() == "mine"
+
+
+def test_desktop_files_do_not_stop_a_training(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / ".DS_Store").write_text("")
+    checkpoint.check_output(tmp_path / "model")
+
+
+def make_model(folder, text):
+    folder.mkdir(parents=True)
+    (folder / "model.json").write_text(text)
+
+
+def test_former_model_becomes_previous(tmp_path):
+    make_model(tmp_path / "model.previous", "oldest")
+    make_model(tmp_path / "model", "former")
+    make_model(tmp_path / "model.partial" / "model", "new")
+    checkpoint.replace_model(tmp_path / "model")
+    assert (tmp_path / "model" / "model.json").read_text() == "new"
+    assert (tmp_path / "model.previous" / "model.json").read_text() == "former"
+    assert not (tmp_path / "model.partial").exists()
+
+
+def test_kill_between_the_two_renames_loses_no_model(tmp_path):
+    make_model(tmp_path / "model.previous", "former")
+    make_model(tmp_path / "model.partial" / "model", "new")
+    checkpoint.check_output(tmp_path / "model")
+    assert (tmp_path / "model" / "model.json").read_text() == "new"
+    assert (tmp_path / "model.previous" / "model.json").read_text() == "former"
+
+
+def test_files_that_appear_during_training_are_not_replaced(tmp_path):
+    make_model(tmp_path / "model.partial" / "model", "new")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="notes.txt"):
+        checkpoint.replace_model(tmp_path / "model")
+    assert (tmp_path / "model" / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "model.partial" / "model" / "model.json").read_text() == "new"
+
+
+def test_best_row_averages_the_heads():
+    state = checkpoint.Checkpoint(utils.ROOT / "none", CONFIG, [48, 48])
+    state.rows = [
+        {"epoch": 1, "val_labels_accuracy": 0.7, "val_votes_accuracy": 0.8},
+        {"epoch": 2, "val_labels_accuracy": 0.6, "val_votes_accuracy": 0.95},
+        {"epoch": 3, "val_labels_accuracy": 0.64, "val_votes_accuracy": 0.9},
+    ]
+    assert state.best_row()["epoch"] == 2
+
+
+def test_time_left_follows_the_pixels_of_the_crops():
+    """Two epochs of 100 s at 40 pixels; one at 48 pixels costs 100 * (48 / 40) ** 2 = 144 s = 2.4 minutes."""
+    state = checkpoint.Checkpoint(utils.ROOT / "none", CONFIG, [40, 40, 48])
+    state.rows = [{"seconds": 100.0}, {"seconds": 100.0}]
+    assert state.minutes_left() == pytest.approx(2.4)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("unshare"), reason="mounts a small disk")
+def test_full_disk_keeps_the_last_state(tmp_path):
+    """On a disk of 1 MB: a state of 400 kB fits, one of 2 MB does not."""
+    script = f"""
+import sys
+sys.path.insert(0, {str(utils.ROOT)!r})
+from pathlib import Path
+import numpy as np
+import checkpoint
+path = Path({str(tmp_path)!r}) / "state.npz"
+checkpoint.save_state(path, {{}}, [], [np.zeros(100_000, np.float32)], [])
+try:
+    checkpoint.save_state(path, {{}}, [], [np.ones(500_000, np.float32)], [])
+except OSError as error:
+    print("full:", error.strerror)
+print(len(checkpoint.load_state(path)[2][0]), [file.name for file in path.parent.iterdir()])
+"""
+    mount = f"mount -t tmpfs -o size=1m tmpfs {tmp_path} && {sys.executable} -"
+    finished = subprocess.run(["unshare", "-m", "sh", "-c", mount], input=script, capture_output=True, text=True)
+    if "permission" in finished.stderr.lower() or "not permitted" in finished.stderr.lower():
+        pytest.skip("needs the right to mount")
+    assert finished.stdout.splitlines() == ["full: No space left on device", "100000 ['state.npz']"], finished.stderr
