@@ -882,6 +882,8 @@ def _load_network(content):
             run(faces=np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 1), np.float32))  # LiteRT prints more at the first run.
             return run
     except ImportError as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Ctrl-C while the native module was loading.
+            raise KeyboardInterrupt from error
         raise ValueError("LiteRT is not installed. Install it: pip install -r requirements.txt") from error
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"model.tflite: LiteRT cannot read it ({shorten(error)}). Train the model again.") from error
