@@ -528,7 +528,12 @@ class AnnotatedFiles:
 
     def __init__(self, path, many):
         self.path, self.many, self.file, self.writer, self.written = path, many, None, None, 0
-        (path if many else path.parent).mkdir(parents=True, exist_ok=True)
+        folder = path if many else path.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            name = utils.printable(folder)
+            raise OSError(f"{name}: cannot be a folder ({error.strerror}). Choose another --output.") from error
 
     def write(self, annotated, source_frame):
         """Writes a frame.

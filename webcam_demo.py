@@ -298,8 +298,8 @@ def parse_args(argv=None):
 
 
 def file_path(text):
-    if not text.strip():
-        raise argparse.ArgumentTypeError("must be a path, but it is empty.")
+    if not text.strip() or "://" in text:
+        raise argparse.ArgumentTypeError(f"must be a path, but it is {utils.printable(text) or 'empty'}.")
     return Path(text)
 
 
@@ -372,6 +372,9 @@ def check_paths(args, source, output):
         written.append(("--output", output))
     if args.log:
         written += [("--log", args.log), ("the timeline of the log", emotion_log.timeline_path(args.log))]
+    for _, path in written:
+        if path.exists() and not path.is_file():  # Opening a named pipe would wait for its other end.
+            raise ValueError(f"{utils.printable(path)}: not a regular file. Choose another path.")
     uses = {}
     for use, path in [*read, *written]:
         # Links to a file share its device and inode.

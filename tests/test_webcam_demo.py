@@ -1,0 +1,511 @@
+"""The demo as a user runs it: on real pictures, encoded videos and a live stream, with its files read back.
+
+python -m pytest tests/test_webcam_demo.py
+"""
+
+import ast
+import contextlib
+import csv
+import http.server
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import emotion_log
+import utils
+import video
+import webcam_demo
+
+DEMO = [sys.executable, str(ROOT / "webcam_demo.py")]
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux can do without a display")
+NO_DISPLAY = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
+
+
+@pytest.fixture
+def headless(run_script, tmp_path):
+    """Runs the demo as a user without a display does, in an empty folder."""
+
+    def run(*arguments, env=NO_DISPLAY, **options):
+        return run_script("webcam_demo.py", *arguments, cwd=tmp_path, env=env, **options)
+
+    return run
+
+
+def read_csv(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def count_frames(path):
+    """Decodes a video to its end; returns its frames and its frames per second."""
+    capture, count = cv2.VideoCapture(str(path)), 0
+    while capture.read()[0]:
+        count += 1
+    return count, capture.get(cv2.CAP_PROP_FPS)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What it writes and prints
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_video_is_labelled_frame_by_frame(headless, clip, tmp_path):
+    finished = headless(clip, "--no-display", "--output", "out.mp4", "--log", "log.csv")
+    assert finished.returncode == 0, finished.stderr
+    rows = read_csv(tmp_path / "log.csv")
+    head = (tmp_path / "log.csv").read_text().splitlines()[0]
+    assert head == "frame,time_s,track,x,y,width,height,label,confidence,Angry,Happy,Sad,Surprise,Neutral"
+    assert [float(row["time_s"]) for row in rows] == pytest.approx([int(row["frame"]) / 10 for row in rows])
+    assert {int(row["frame"]) for row in rows} == set(range(30))
+    faces = [row for row in rows if row["label"]]
+    assert {int(row["frame"]) for row in faces} >= set(range(20)) and {row["track"] for row in faces} == {"1"}
+    for row in faces:
+        probabilities = [float(row[name]) for name in ("Angry", "Happy", "Sad", "Surprise", "Neutral")]
+        assert sum(probabilities) == pytest.approx(1, abs=1e-3) and float(row["confidence"]) == max(probabilities)
+    assert all(not row["x"] and not row["Happy"] for row in rows if not row["label"])
+    assert count_frames(tmp_path / "out.mp4") == (30, 10)
+    assert re.search(r"^30 frames, \d+ faces, [\d.]+ frames/s\.$", finished.stdout, re.MULTILINE)
+
+
+def test_image_prints_one_line_per_face_where_the_face_is(headless, portrait_path, tmp_path):
+    finished = headless(portrait_path, "--no-display", "--output", "out.png", "--log", "log.csv")
+    assert finished.returncode == 0, finished.stderr
+    (row,) = read_csv(tmp_path / "log.csv")
+    x, y, width, height = (int(row[name]) for name in ("x", "y", "width", "height"))
+    assert x < 260 < x + width and y < 210 < y + height  # The nose, read off the picture in pixels.
+    confidence = f"{float(row['confidence']):.0%}"
+    line = f"face 1: {row['label']} {confidence}, x {x}, y {y}, width {width}, height {height}"
+    assert finished.stdout.splitlines()[0] == line and "frames/s" not in finished.stdout
+    before, after = cv2.imread(str(portrait_path)), cv2.imread(str(tmp_path / "out.png"))
+    changed = (before.astype(int) - after).any(axis=-1)
+    assert changed[y : y + height, x].mean() > 0.9  # The box's left side.
+    assert not changed[y + height + 20 :].any()
+
+
+def test_image_without_a_face_says_so(headless, tmp_path):
+    cv2.imwrite(str(tmp_path / "gray.png"), np.full((200, 300, 3), 80, np.uint8))
+    finished = headless("gray.png", "--no-display")
+    assert finished.returncode == 0 and finished.stdout == "No face found.\n"
+
+
+def test_folder_prints_one_line_per_file_and_writes_a_folder(headless, portrait, clip, tmp_path):
+    (tmp_path / "photos").mkdir()
+    cv2.imwrite(str(tmp_path / "photos" / "b.jpg"), portrait)
+    cv2.imwrite(str(tmp_path / "photos" / "a.png"), np.full((200, 300, 3), 80, np.uint8))
+    for name in ("c.mp4", "d.mp4"):
+        shutil.copy(clip, tmp_path / "photos" / name)
+    finished = headless("photos", "--no-display", "--output", "labelled", "--log", "log.csv")
+    assert finished.returncode == 0, finished.stderr
+    lines = finished.stdout.splitlines()
+    assert lines[0] == "a.png: no face" and re.fullmatch(r"b\.jpg: [A-Z][a-z]+ \d+%", lines[1])
+    assert lines[2].startswith("c.mp4: 30 frames, ") and lines[3] == lines[2].replace("c.mp4", "d.mp4")
+    rows = read_csv(tmp_path / "log.csv")
+    assert next(iter(rows[0])) == "file"
+    first, second = ([row for row in rows if row["file"] == name] for name in ("c.mp4", "d.mp4"))
+    strip = [{name: row[name] for name in row if name not in ("file", "frame")} for row in first]
+    assert strip == [{name: row[name] for name in row if name not in ("file", "frame")} for row in second]
+    assert second[0]["time_s"] == "0.0" and second[0]["track"] == "1"
+    assert sorted(os.listdir(tmp_path / "labelled")) == ["a.png", "b.jpg", "c.mp4", "d.mp4"]
+    assert count_frames(tmp_path / "labelled" / "d.mp4") == (30, 10)
+
+
+def test_benchmark_ends_with_one_json_object(headless, clip):
+    finished = headless(clip, "--no-display", "--benchmark")
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads(finished.stdout.splitlines()[-1])
+    assert set(result) == {"frames", "faces", "fps", "startup_s", "peak_memory_mb", "stages_ms"}
+    assert result["frames"] == 30 and result["faces"] >= 20 and result["fps"] > 0
+    assert 0 < result["startup_s"] < 60 and set(result["stages_ms"]) == {"read", "detect", "classify", "draw"}
+    assert all(0 < times["median"] <= times["p95"] for times in result["stages_ms"].values())
+
+
+def test_frame_rate_leaves_out_the_time_before_the_first_frame():
+    benchmark, frame = webcam_demo.Benchmark(), video.SourceFrame(np.zeros((2, 2, 3)), 0.0, "clip", 25.0, False)
+    time.sleep(0.3)
+    for source_frame in benchmark.time_reading(iter([frame] * 5)):
+        benchmark.count(source_frame, 0)
+    assert benchmark.recent_fps() > 20 and benchmark.fps() > 20
+
+
+@LINUX
+def test_without_source_camera_and_display_the_bundled_clip_is_labelled(headless, tmp_path):
+    if cv2.VideoCapture(0).isOpened():
+        pytest.skip("this machine has a camera")
+    finished = headless()
+    assert finished.returncode == 0, finished.stderr
+    assert "No camera found" in finished.stdout and "No display found" in finished.stdout
+    assert count_frames(tmp_path / "output" / "labelled-demo.mp4") == count_frames(video.DEMO_CLIP)
+
+
+@LINUX
+@pytest.mark.parametrize("display", [{"DISPLAY": ":77"}, {"WAYLAND_DISPLAY": "wayland-77"}])
+def test_display_that_does_not_exist_is_noticed(headless, portrait_path, tmp_path, display):
+    finished = headless(portrait_path, env=NO_DISPLAY | display)
+    assert finished.returncode == 0 and "No display found" in finished.stdout, finished.stderr
+    assert os.listdir(tmp_path / "output") == [f"labelled-{portrait_path.stem}.png"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Mistakes
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("97", ["Camera 97: cannot be opened", "--source"]),
+        ("missing.mp4", ["missing.mp4: no such file"]),
+        ("", ["--source", "empty"]),
+        ("garbage.mp4", ["garbage.mp4: cannot be read"]),
+        ("garbage.jpg", ["garbage.jpg: cannot be read"]),
+        ("half.png", ["half.png: cannot be read"]),
+        ("empty", ["empty: no images or videos"]),
+        ("pipe.jpg", ["pipe.jpg: not a regular file"]),
+        ("/dev/zero", ["/dev/zero: not a regular file"]),
+        ("two\nlines\x1b[31m.mp4", ["two\\x0alines\\x1b[31m.mp4: no such file"]),
+        ("http://127.0.0.1:1/video", ["127.0.0.1:1/video: cannot be opened"]),
+    ],
+)
+def test_source_that_cannot_be_read_is_one_line_and_status_2(headless, tmp_path, portrait, source, words):
+    for name in ("garbage.mp4", "garbage.jpg"):
+        (tmp_path / name).write_bytes(os.urandom(3000))
+    (tmp_path / "half.png").write_bytes(cv2.imencode(".png", portrait)[1].tobytes()[:50])
+    (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    finished = headless(source, "--no-display", timeout=30)
+    assert finished.returncode == 2 and finished.stderr.count("\n") == 1, finished.stderr
+    for word in words:
+        assert word in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--output", "occupied/out.mp4"], ["occupied"]),
+        (["--output", "out.xyz"], ["--output must end in", "out.xyz"]),
+        (["--output", "pipe.mp4"], ["pipe.mp4: not a regular file"]),
+        (["--output", ""], ["--output", "empty"]),
+        (["--log", "occupied/log.csv"], ["occupied"]),
+        (["--log", "log.txt"], [".csv or .jsonl", "log.txt"]),
+        (["--log", "pipe.csv"], ["pipe.csv: not a regular file"]),
+        (["--log", ""], ["--log", "empty"]),
+        (["--log", "two\nlines.txt"], ["two\\x0alines.txt"]),
+        (["--model", "emotions5"], ["emotions5", "models/emotions-5", "models/emotions-7"]),
+        (["--min-confidence", "1.5"], ["0 to 1", "1.5"]),
+        (["--source", "other.mp4"], ["once"]),
+        (["--speed", "2"], ["--speed"]),
+    ],
+)
+def test_wrong_argument_is_one_line_and_status_2(headless, clip, tmp_path, arguments, words):
+    (tmp_path / "occupied").write_text("a file where a folder would have to be")
+    for name in ("pipe.mp4", "pipe.csv"):
+        os.mkfifo(tmp_path / name)
+    finished = headless(clip, "--no-display", *arguments, timeout=30)
+    assert finished.returncode == 2 and finished.stderr.count("\n") == 1, finished.stderr
+    for word in words:
+        assert word in finished.stderr
+
+
+def test_source_is_never_overwritten(headless, clip, portrait_path, tmp_path):
+    """The same path, links, a log's timeline with the name of a photograph."""
+    photographs = [tmp_path / "a.jpg", tmp_path / "seen-timeline.png"]
+    for photograph in photographs:
+        photograph.write_bytes(portrait_path.read_bytes())
+    (tmp_path / "chosen").mkdir()
+    os.link(photographs[0], tmp_path / "chosen" / "a.jpg")
+    cases = [
+        (clip, "--output", clip),
+        (photographs[1], "--log", tmp_path / "seen.csv"),
+        (tmp_path, "--log", tmp_path / "seen.csv"),
+        (tmp_path / "chosen", "--output", tmp_path),
+    ]
+    before = clip.read_bytes()
+    for arguments in cases:
+        finished = headless(*arguments, "--no-display")
+        assert finished.returncode == 2 and "must be different files" in finished.stderr, arguments
+    assert clip.read_bytes() == before
+    assert all(photograph.read_bytes() == portrait_path.read_bytes() for photograph in photographs)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_two_files_with_the_same_annotated_name_are_refused(headless, clip, tmp_path):
+    (tmp_path / "films").mkdir()
+    for name in ("a.gif", "a.gif.mp4"):
+        shutil.copy(clip, tmp_path / "films" / name)
+    finished = headless("films", "--no-display", "--output", "labelled")
+    assert finished.returncode == 2 and "a.gif.mp4 must be different files" in finished.stderr
+    assert not (tmp_path / "labelled").exists()
+
+
+def test_files_of_the_model_are_never_overwritten(headless, clip, tmp_path):
+    shutil.copytree(utils.DEFAULT_MODEL, tmp_path / "model", ignore=shutil.ignore_patterns("*.keras"))
+    before = (tmp_path / "model" / "history.csv").read_bytes()
+    for log in ("model/model.json", "model/history.csv"):
+        finished = headless(clip, "--no-display", "--model", "model", "--log", log)
+        assert finished.returncode == 2 and finished.stderr.count("\n") == 1
+    assert "a file of the model" in finished.stderr and (tmp_path / "model" / "history.csv").read_bytes() == before
+
+
+def test_output_of_a_folder_must_be_a_folder(headless, portrait_path, tmp_path):
+    (tmp_path / "photos").mkdir()
+    shutil.copy(portrait_path, tmp_path / "photos" / "saved.jfif")
+    finished = headless("photos", "--no-display", "--output", "out.mp4")
+    assert finished.returncode == 2 and "must be a folder" in finished.stderr
+    finished = headless("photos", "--no-display", "--output", "out")
+    assert finished.returncode == 0 and cv2.imread(str(tmp_path / "out" / "saved.jfif")).shape == (600, 512, 3)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows allows neither in the name of a file")
+@pytest.mark.parametrize("name", ["12:30", "two\nlines"])
+def test_names_with_colon_and_newline_are_files(headless, clip, tmp_path, name):
+    shutil.copy(clip, tmp_path / f"{name}.mp4")
+    finished = headless(f"{name}.mp4", "--no-display", "--output", f"{name}-out.mp4")
+    assert finished.returncode == 0, finished.stderr
+    assert count_frames(tmp_path / f"{name}-out.mp4")[0] == 30
+    assert f"Wrote {utils.printable(f'{name}-out.mp4')}." in finished.stdout.splitlines()
+
+
+def test_damaged_video_keeps_what_was_read(headless, portrait, tmp_path):
+    """In an AVI the frames follow each other, so the first half of one is half a video with a whole header."""
+    writer = cv2.VideoWriter(str(tmp_path / "whole.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, portrait.shape[1::-1])
+    for _ in range(40):
+        writer.write(portrait)
+    writer.release()
+    whole = (tmp_path / "whole.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2] + os.urandom(2000))
+    finished = headless("cut.avi", "--no-display", "--output", "out.mp4", "--log", "log.csv")
+    assert finished.returncode == 2 and finished.stderr.count("\n") == 1
+    assert "cut.avi: ends after frame" in finished.stderr and "Wrote out.mp4." in finished.stdout
+    frames, _ = count_frames(tmp_path / "out.mp4")
+    assert 10 < frames < 40 and int(read_csv(tmp_path / "log.csv")[-1]["frame"]) == frames - 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Packages
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def run_program(program, folder):
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        env={**NO_DISPLAY, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_demo_imports_no_training_package_before_its_loop_ends(clip, tmp_path):
+    program = (
+        "import sys, webcam_demo;"
+        f"status = webcam_demo.main([{str(clip)!r}, '--no-display']);"
+        "print(status, sorted({'tensorflow', 'keras', 'pandas', 'matplotlib', 'sklearn'} & set(sys.modules)))"
+    )
+    finished = run_program(program, tmp_path)
+    assert finished.stdout.splitlines()[-1] == "0 []", finished.stderr
+
+
+def test_demo_needs_no_training_package(clip, tmp_path):
+    hidden = ["tensorflow", "keras", "pandas", "matplotlib", "seaborn", "sklearn"]
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({hidden}));"
+        f"import webcam_demo; sys.exit(webcam_demo.main([{str(clip)!r}, '--no-display', '--log', 'log.csv']))"
+    )
+    finished = run_program(program, tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert "pip install matplotlib" in finished.stdout and emotion_log.read_log(tmp_path / "log.csv")
+
+
+@pytest.mark.parametrize("missing", ["cv2", "numpy", "tqdm", "ai_edge_litert"])
+def test_missing_package_is_one_line_that_names_the_command(headless, clip, tmp_path, missing):
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / f"{missing}.py").write_text(f'raise ImportError("No module named {missing}")')
+    finished = headless(clip, "--no-display", env={**NO_DISPLAY, "PYTHONPATH": str(tmp_path / "packages")})
+    assert finished.returncode == 2 and finished.stderr.count("\n") == 1, finished.stderr
+    assert "pip install -r requirements.txt" in finished.stderr
+
+
+def test_opencv_without_windows_is_one_line(clip, monkeypatch, capsys):
+    """opencv-python-headless raises cv2.error from namedWindow."""
+    monkeypatch.setattr(webcam_demo, "has_display", lambda: True)
+
+    def refuse(*_):
+        raise cv2.error("The function is not implemented. Rebuild the library with Windows, GTK+ 2.x or Cocoa support.")
+
+    monkeypatch.setattr(cv2, "namedWindow", refuse)
+    assert webcam_demo.open_window(webcam_demo.parse_args([]), video.open_source(str(clip))) is None
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1 and "pip uninstall opencv-python-headless" in printed
+
+
+def test_importing_the_demo_does_nothing(tmp_path):
+    program = "import signal; before = signal.getsignal(2); import webcam_demo; assert signal.getsignal(2) is before"
+    finished = run_program(program, tmp_path)
+    assert (finished.returncode, finished.stdout, finished.stderr, os.listdir(tmp_path)) == (0, "", "", [])
+
+
+def test_python_that_is_too_old_can_parse_the_version_check():
+    ast.parse((ROOT / "webcam_demo.py").read_text(encoding="utf-8"), feature_version=(3, 8))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Interrupts
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def long_video(tmp_path, portrait):
+    path = tmp_path / "long.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25, portrait.shape[1::-1])
+    for _ in range(800):
+        writer.write(portrait)
+    writer.release()
+    return path
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send to another process")
+def test_ctrl_c_in_the_loop_leaves_a_playable_video_and_a_log(tmp_path, long_video):
+    command = [*DEMO, str(long_video), "--no-display", "--output", "out.mp4", "--log", "log.csv"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    log, deadline = tmp_path / "log.csv", time.monotonic() + 30
+    while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") > 10):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130 and stderr == "webcam_demo.py: stopped.\n" and "Wrote out.mp4." in stdout
+    frames, _ = count_frames(tmp_path / "out.mp4")
+    assert 10 <= frames < 800 and abs(int(read_csv(log)[-1]["frame"]) + 1 - frames) <= 1
+
+
+def wait_for_handler(process):
+    """Waits until a process has its own handler for SIGTERM."""
+    while process.poll() is None:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+        if caught >> (signal.SIGTERM - 1) & 1:
+            return
+        time.sleep(0.001)
+
+
+@LINUX
+def test_signal_at_any_moment_is_one_line_and_status_130(tmp_path, clip):
+    """From the first line of the script on, through its imports, to its last frame."""
+    moments = random.Random(0)
+    for number in range(9):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        process = subprocess.Popen(
+            [*DEMO, str(clip), "--no-display", "--output", "out.mp4"],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_for_handler(process)
+        time.sleep(moments.uniform(0, 0.6))
+        process.send_signal((signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[number % 3])
+        stderr = process.communicate(timeout=30)[1]
+        assert (process.returncode, stderr) in [(130, "webcam_demo.py: stopped.\n"), (0, "")]
+        assert set(os.listdir(folder)) <= {"out.mp4"}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Streams and privacy
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mjpeg(portrait):
+    """Serves a portrait as a motion JPEG stream, `frames` times in all; then there is nothing."""
+
+    class MjpegStream(http.server.BaseHTTPRequestHandler):
+        frames, jpeg = 50, cv2.imencode(".jpg", portrait)[1].tobytes()
+
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+            self.end_headers()
+            while MjpegStream.frames:
+                self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(self.jpeg))
+                self.wfile.write(self.jpeg + b"\r\n")
+                MjpegStream.frames -= 1
+                time.sleep(0.04)
+
+        def log_message(self, *_):
+            pass
+
+        def handle(self):
+            with contextlib.suppress(OSError):  # The client hangs up.
+                super().handle()
+
+    return MjpegStream
+
+
+def test_live_stream_is_labelled_and_shows_no_secrets(headless, mjpeg, serve, tmp_path):
+    """Its end is a sentence. User, password, query and fragment are in no text, title, log or name of a file."""
+    address = f"http://user:pass@{serve(mjpeg)}/hall?token=secret#part"
+    finished = headless(address, "--log", "log.csv")
+    assert finished.returncode == 2 and finished.stderr.count("\n") == 1
+    assert "/hall: no more frames" in finished.stderr
+    rows = read_csv(tmp_path / "log.csv")
+    assert len(rows) > 5 and all(row["utc"] for row in rows) and any(row["label"] for row in rows)
+    times = [float(row["time_s"]) for row in rows]
+    assert times == sorted(times)
+    frames, fps = count_frames(tmp_path / "output" / "labelled-hall.mp4")
+    assert frames / fps == pytest.approx(times[-1] - times[0], abs=0.2)
+    texts = [finished.stdout, finished.stderr, (tmp_path / "log.csv").read_text(), *map(str, tmp_path.rglob("*"))]
+    assert not re.search("user|pass|token|secret|part", "\n".join(texts).replace(str(tmp_path), ""))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["http://user:pass@127.0.0.1:1/x?token=secret#part"],
+        ["rtsp://user:pass@127.0.0.1:1/x?token=secret"],
+        ["http://user:pa/ss@127.0.0.1:1/x?token=secret"],
+        ["a.mp4", "http://user:pass@127.0.0.1:1/x?token=secret"],
+        ["--model", "http://user:pass@127.0.0.1:1/x?token=secret"],
+        ["a.mp4", "--source", "http://user:pass@127.0.0.1:1/x?token=secret"],
+    ],
+)
+def test_message_about_an_address_shows_no_secrets(headless, arguments):
+    finished = headless(*arguments, "--no-display")
+    assert finished.returncode == 2 and finished.stderr.count("\n") == 1
+    assert not re.search("user|pa.?ss|token|secret|part", finished.stdout + finished.stderr), finished.stderr
+
+
+@pytest.mark.skipif(
+    not (shutil.which("strace") and shutil.which("unshare"))
+    or subprocess.run(["unshare", "-rn", "strace", "true"], capture_output=True).returncode != 0,
+    reason="needs unshare and strace, and the right to use them",
+)
+def test_demo_needs_no_network_and_writes_only_what_was_asked_for(clip, tmp_path):
+    """Without any network interface; strace lists each socket and each file that is opened for writing."""
+    trace, cache = tmp_path / "trace", tmp_path / "matplotlib"
+    command = ["unshare", "-rn", "strace", "-f", "-qq", "-s", "4096", "-o", str(trace)]
+    command += ["-e", "trace=openat,open,creat,socket,rename,renameat,renameat2,mkdir", *DEMO, str(clip)]
+    command += ["--no-display", "--output", "out.mp4", "--log", "log.csv"]
+    environment = {**NO_DISPLAY, "PYTHONDONTWRITEBYTECODE": "1", "MPLCONFIGDIR": str(cache)}
+    finished = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 0, finished.stderr
+    calls = [line for line in trace.read_text().splitlines() if " = -1 " not in line]
+    assert not [call for call in calls if re.search(r"socket\(AF_INET", call)]
+    opened = [call for call in calls if re.search("O_WRONLY|O_RDWR|O_CREAT", call)]
+    written = {os.path.join(tmp_path, re.search('"(.*?)"', call).group(1)) for call in opened}
+    allowed = re.compile(rf"/dev/.+|{re.escape(str(tmp_path))}/(\.new-\d+-)?(out\.mp4|log\.csv|log-timeline\.png)")
+    outside = {path for path in written if not allowed.fullmatch(path) and not path.startswith(str(cache))}
+    assert outside == set() and any(path.endswith("out.mp4") for path in written)
+    assert sorted(os.listdir(tmp_path)) == ["log-timeline.png", "log.csv", "matplotlib", "out.mp4", "trace"]
