@@ -17,6 +17,7 @@ import zlib
 import keras
 import numpy as np
 
+import cli
 import utils
 
 MODEL_FILES = {"model.tflite", "model.json", "model.keras", "history.csv"}
@@ -60,6 +61,8 @@ class Checkpoint(keras.callbacks.Callback):
             self.config |= {name: began[name] for name in ("precision", "versions")}
             print(f"Resuming after epoch {len(self.rows)} of {len(self.sizes)}.", flush=True)
             return weights
+        if resume:
+            print(f"{utils.printable(self.folder)} holds no state. Starting a new run.", flush=True)
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         return []
@@ -103,7 +106,7 @@ class Checkpoint(keras.callbacks.Callback):
             self.interrupted = True
             signal.signal(number, signal.default_int_handler)
 
-        numbers = [getattr(signal, name) for name in utils.SIGNALS if hasattr(signal, name)]
+        numbers = [getattr(signal, name) for name in cli.SIGNALS if hasattr(signal, name)]
         deferred = [number for number in numbers if signal.getsignal(number) is signal.default_int_handler]
         for number in deferred:
             signal.signal(number, interrupt)

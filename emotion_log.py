@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+import cli
 import utils
 
 SUFFIXES = (".csv", ".jsonl")
@@ -314,7 +315,7 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    return utils.run_script("emotion_log.py", lambda: print(report(args.log)))
+    return cli.run_script("emotion_log.py", lambda: print(report(args.log)))
 
 
 if __name__ == "__main__":

@@ -8,33 +8,23 @@
 Scores model.tflite, the file that the demo runs. Prints a report and writes it, metrics.json and the figures.
 """
 
-import os
-import signal
-import sys
-
-if __name__ == "__main__":  # The imports take a second, and Ctrl-C must end them in one line too.
-
-    def stop(*_):
-        os.write(2, b"evaluate.py: stopped.\n")
-        os._exit(130)
-
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:
-            signal.signal(getattr(signal, name), stop)
-
 import argparse
 import contextlib
 import json
+import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import tqdm
-from sklearn import metrics
+import cli
 
-import plots
-import utils
+with cli.importing(__name__, "evaluate.py"):
+    import numpy as np
+    import pandas as pd
+    import tqdm
+    from sklearn import metrics
+
+    import plots
+    import utils
 
 SPLIT_NAMES = {split: utils.SPLITS[split] for split in ("test", "val")} | {"both": "PublicTest and PrivateTest"}
 FACES_PER_STEP = 256  # Of the progress bar.
@@ -482,7 +472,7 @@ def run(args):
 
 def main(argv=None):
     args = parse_args(argv)
-    return utils.run_script("evaluate.py", lambda: run(args))
+    return cli.run_script("evaluate.py", lambda: run(args))
 
 
 if __name__ == "__main__":

@@ -5,53 +5,34 @@
     python train.py --classes 7                           all seven emotions
     python train.py --resume                              continues a run that was stopped or killed
     python train.py --epochs 12                           a quick run; the whole schedule is scaled
-    python train.py --epochs 1 --limit 512                a trial run of a minute
 
 Fits on the Training split, keeps the epoch that is best on PublicTest, and never opens PrivateTest.
 """
 
-import os
-import signal
-import sys
-
-if __name__ == "__main__":  # The imports take seconds, and Ctrl-C must end them in one line too.
-    stderr = os.dup(2)
-
-    def stop(*_):
-        os.write(stderr, b"train.py: stopped.\n")
-        os._exit(130)
-
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:
-            signal.signal(getattr(signal, name), stop)
-
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Hides TensorFlow's messages, which would bury ours.
-    import utils
-
-    with utils.quiet_stderr():  # Some come before TensorFlow reads that variable.
-        import keras
-
 import argparse
-import contextlib
 import datetime
 import hashlib
 import importlib
 import json
-import platform
+import os
 import shutil
+import sys
 from pathlib import Path
 
-import keras
-import numpy as np
-import pandas as pd
+import cli
 
-import checkpoint
-import cnn
-import utils
+with cli.importing(__name__, "train.py"):
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's messages would bury ours.
+    import utils
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Constants
-# ---------------------------------------------------------------------------------------------------------------------
+    with utils.quiet_stderr():  # Some of them come before TensorFlow reads that variable.
+        import keras
+
+    import numpy as np
+    import pandas as pd
+
+    import checkpoint
+    import cnn
 
 EPOCHS = 48  # Two hours on two cores.
 BATCH_SIZE = 128
@@ -63,11 +44,6 @@ WARMUP = 0.05  # Share of all steps.
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-3  # Keras applies it outside the momentum: the usual 5e-4 / (1 - 0.9).
 LABEL_SMOOTHING = 0.1  # Of the labels only: votes are a distribution already.
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Data
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 class ShuffledFaces(keras.utils.PyDataset):
@@ -84,10 +60,7 @@ class ShuffledFaces(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        targets, weights = (
-            {head: array[rows] for head, array in each.items()} for each in (self.targets, self.weights)
-        )
-        return self.faces[rows], targets, weights
+        return self.faces[rows], *({head: each[head][rows] for head in each} for each in (self.targets, self.weights))
 
     def shuffle(self):
         self.order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.faces))
@@ -98,17 +71,10 @@ class ShuffledFaces(keras.utils.PyDataset):
 
 
 def load_targets(config, split, labels):
-    """Loads what each head learns, or is validated with.
+    """Returns targets, float32 (N, C), and weights, float32 (N,), of each head for the faces of a split.
 
-    Args:
-        config: dict with `data`, `votes` (path or None), `classes` and `limit`.
-        split: "train" or "val".
-        labels: int (N,).
-
-    Returns:
-        targets: dict of float32 (N, C) per head; rows sum to 1, or 0 where the weight is 0.
-        weights: dict of float32 (N,) per head. In training a face's votes count by the share that falls on the classes.
-            In validation only faces with a consensus count.
+    In training a face's votes weigh by the share of them that falls on the classes. In validation only faces with a
+    consensus count.
     """
     targets = {"labels": np.eye(config["classes"], dtype=np.float32)[labels]}
     weights = {"labels": np.ones(len(labels), np.float32)}
@@ -121,63 +87,6 @@ def load_targets(config, split, labels):
         targets["votes"] = votes
         weights["votes"] = share if split == "train" else np.float32(consensus >= 0)
     return targets, weights
-
-
-def hash_split(faces, labels):
-    """Returns the SHA-256 of faces and labels in hexadecimal digits."""
-    return hashlib.sha256(faces.tobytes() + labels.astype("<i8").tobytes()).hexdigest()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Hardware
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def list_gpus():
-    """Returns the names of the GPUs that Keras can use."""
-    if keras.backend.backend() not in ("jax", "tensorflow"):
-        return []  # Keras knows the devices of these two only.
-    with utils.quiet_stderr():  # TensorFlow prints an error where there is none.
-        names = keras.distribution.list_devices()
-    return [name for name in names if "gpu" in name.lower()]
-
-
-def choose_precision():
-    """Returns "mixed_bfloat16" where the hardware multiplies bfloat16, else "float32".
-
-    With it, training is 1.5 times as fast. Without it, bfloat16 is far slower than float32.
-    """
-    if list_gpus():
-        return "mixed_bfloat16"
-    cpuinfo = Path("/proc/cpuinfo")  # Linux only; elsewhere float32 is always right.
-    fast = keras.backend.backend() == "tensorflow" and cpuinfo.exists() and "avx512_bf16" in cpuinfo.read_text()
-    return "mixed_bfloat16" if fast else "float32"
-
-
-def every_device():
-    """Returns a context in which a model is trained on all GPUs of this host, and the number of devices.
-
-    28,709 faces need no second host.
-    """
-    gpus = list_gpus()
-    if len(gpus) < 2:
-        return contextlib.nullcontext(), 1
-    if keras.backend.backend() == "jax":
-        return keras.distribution.DataParallel(devices=gpus).scope(), len(gpus)
-    import tensorflow as tf
-
-    return tf.distribute.MirroredStrategy(gpus).scope(), len(gpus)
-
-
-def list_versions():
-    """Returns the versions of Python and of the libraries that decide the result."""
-    libraries = (importlib.import_module(keras.backend.backend()), keras, np)
-    return {"python": platform.python_version()} | {library.__name__: library.__version__ for library in libraries}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Training
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def list_crop_sizes(epochs):
@@ -201,13 +110,7 @@ def compile_model(model, heads, steps):
 
 
 def fit(state, faces, labels, validation, resume):
-    """Trains the remaining epochs, with one `model.fit` per crop size.
-
-    Args:
-        state: `checkpoint.Checkpoint`.
-        faces, labels: the Training split.
-        validation: faces, targets and weights of PublicTest.
-    """
+    """Trains the remaining epochs, with one `model.fit` per crop size; `resume` are the weights of an earlier run."""
     config, epochs = state.config, len(state.sizes)
     (targets, weights), batch_size = load_targets(config, "train", labels), min(config["batch_size"], len(faces))
     keras.utils.set_random_seed(config["seed"])
@@ -235,82 +138,50 @@ def fit(state, faces, labels, validation, resume):
 def read_config(args):
     """Returns everything that decides how a run goes, as it will stand in the state and in model.json."""
     constants = {**vars(cnn), **globals()}
+    libraries = (importlib.import_module(keras.backend.backend()), keras, np)
     config = {
         "data": str(args.data.resolve()),
         "votes": args.votes and str(args.votes.resolve()),
         **{name: getattr(args, name) for name in ("classes", "epochs", "batch_size", "seed", "limit")},
         "constants": {name: value for name, value in constants.items() if name.isupper()},
-        "precision": choose_precision(),
-        "versions": list_versions(),
+        "precision": cnn.choose_precision(),
+        "versions": {library.__name__: library.__version__ for library in libraries},
     }
     return json.loads(json.dumps(config))  # Tuples become lists, as they will when the state is read back.
 
 
 def train(args):
-    """Trains a model and writes its folder.
-
-    Args:
-        args: from `parse_args`.
-
-    Returns:
-        description: dict, the content of `model.json`.
+    """Trains with the options of `parse_args`, writes the model folder and returns the content of its `model.json`.
 
     Raises:
         FileNotFoundError, ValueError: the data cannot be used, or the state belongs to another run.
-        KeyboardInterrupt: on Ctrl-C; the state is kept.
     """
     output_dir, config = args.output_dir.resolve(), read_config(args)
     checkpoint.check_output(output_dir)
     faces, labels = utils.load_fer2013(args.data, "train", args.classes, args.limit)
     val_faces, val_labels = utils.load_fer2013(args.data, "val", args.classes, args.limit)
-    config["data_sha256"] = {"train": hash_split(faces, labels), "val": hash_split(val_faces, val_labels)}
+    splits = {"train": (faces, labels), "val": (val_faces, val_labels)}
+    config["data_sha256"] = {split: utils.hash_split(*arrays) for split, arrays in splits.items()}
     config["votes_sha256"] = hash_file(args.votes) if args.votes else None
-    if args.resume and (finished := read_finished(output_dir, config)):
-        print("This training is finished.")
-        return finished
     validation = (val_faces, *load_targets(config, "val", val_labels))
+    for warning in utils.data_warnings(args.data):
+        print(f"Warning: {warning}", file=sys.stderr)
     state = checkpoint.Checkpoint(output_dir, config, list_crop_sizes(args.epochs))
     weights = state.start(args.resume)
-    scope, devices = every_device()
+    scope, devices = cnn.every_device()
     if args.batch_size % devices:
         raise ValueError(f"`--batch-size` must be a multiple of the {devices} GPUs, but it is {args.batch_size}.")
     with state.interrupt_between_batches():
         with scope:
             fit(state, faces, labels, validation, weights)
         description = write_model(state, output_dir, labels, validation)
-    if state.interrupted:  # After the last batch, when there was nothing left to stop.
+    if state.interrupted:  # After the last batch: there was nothing left to stop.
         raise KeyboardInterrupt
     return description
 
 
-def read_finished(output_dir, config):
-    """Returns the description of a finished training with this config, or None if there is none."""
-    if (checkpoint.state_folder(output_dir) / "state.npz").exists():
-        return None
-    try:
-        description = utils.load_emotion_model(output_dir).description
-        checkpoint.check_same_run({name: description["training"][name] for name in config}, config)
-    except (OSError, ValueError, KeyError):
-        print("There is no unfinished training with these options. Starting a new one.")
-        return None
-    return description
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Export
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 def write_model(state, output_dir, labels, validation):
-    """Exports the best epoch, calibrates the exported file and moves the model folder into place.
-
-    Args:
-        labels: int (N,), those of Training.
-        validation: faces, targets and weights of PublicTest.
-
-    Returns:
-        description: dict, the content of `model.json`.
-    """
+    """Exports the best epoch, calibrates it on PublicTest, moves the folder into place; returns the description."""
     if keras.backend.backend() != "tensorflow":
         raise ValueError("The export needs TensorFlow. Repeat the command with KERAS_BACKEND=tensorflow and --resume.")
     keras.config.set_dtype_policy("float32")
@@ -321,21 +192,13 @@ def write_model(state, output_dir, labels, validation):
     folder.mkdir()
     pd.DataFrame(state.rows).to_csv(folder / "history.csv", index=False)
     network.save(folder / "model.keras")
-    export(network, folder / "model.tflite")
+    cnn.export(network, folder / "model.tflite")
     description = describe(network, state, labels) | {"tflite_sha256": hash_file(folder / "model.tflite")}
     write_description(folder, description)
     calibrate(folder, description, *validation)
     write_description(folder, description)
     checkpoint.replace_model(output_dir)
     return description
-
-
-def export(network, path):
-    """Writes a network as LiteRT file with int8 weights, and float input and output."""
-    import tensorflow as tf
-
-    with utils.quiet_stderr():
-        network.export(path, format="litert", optimizations=[tf.lite.Optimize.DEFAULT], verbose=False)
 
 
 def describe(network, state, labels):
@@ -385,7 +248,7 @@ def fit_temperature(logits, labels):
 
 
 def relative_path(path):
-    """Returns a path relative to the repository where that is possible, because model.json is published."""
+    """Returns a path relative to the repository if it lies there, because model.json is published."""
     path = Path(path)
     return path.relative_to(utils.ROOT).as_posix() if path.is_relative_to(utils.ROOT) else str(path)
 
@@ -400,41 +263,18 @@ def write_description(folder, description):
     (folder / "model.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Command line
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def whole_number(lowest, highest):
-    """Returns an argparse type for whole numbers within a range."""
-
-    def parse(text):
-        if not text.isdecimal() or not lowest <= int(text[:20]) <= highest:
-            rule = f"must be a whole number from {lowest} to {highest}"
-            raise argparse.ArgumentTypeError(f"{rule}, but it is {utils.shorten(text)}.")
-        return int(text)
-
-    return parse
-
-
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         usage=argparse.SUPPRESS, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--data", type=utils.path_option, default=utils.DEFAULT_DATA, help="data set (default: data/fer2013.csv)"
-    )
-    parser.add_argument(
-        "--votes", type=utils.path_option, help="fer2013new.csv of FER+; adds a second head (default: none)"
-    )
+    path, count = cli.path, cli.whole_number(1, 1_000_000)
+    parser.add_argument("--data", type=path, default=utils.DEFAULT_DATA, help="data set (default: data/fer2013.csv)")
+    parser.add_argument("--votes", type=path, help="fer2013new.csv of FER+; adds a second head (default: none)")
     parser.add_argument("--classes", type=int, choices=utils.CLASS_SETS, default=5, help="emotions (default: 5)")
-    parser.add_argument(
-        "--output-dir", type=utils.path_option, help="model folder (default: models/my-emotions-<classes>)"
-    )
-    count = whole_number(1, 1_000_000)
+    parser.add_argument("--output-dir", type=path, help="model folder (default: models/my-emotions-<classes>)")
     parser.add_argument("--epochs", type=count, default=EPOCHS, help=f"length (default: {EPOCHS})")
     parser.add_argument("--batch-size", type=count, default=BATCH_SIZE, help=f"(default: {BATCH_SIZE})")
-    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, help="random seed (default: 0)")
+    parser.add_argument("--seed", type=cli.whole_number(0, 2**32 - 1), default=0, help="random seed (default: 0)")
     parser.add_argument("--limit", type=count, help="use only the first LIMIT faces of each split")
     parser.add_argument("--resume", action="store_true", help="continue a run that was stopped or killed")
     args = parser.parse_args(argv)
@@ -447,16 +287,13 @@ def run(args):
     training = train(args)["training"]
     accuracies = ", ".join(f"{head} {accuracy:.4f}" for head, accuracy in training["val_accuracy"].items())
     votes = f" --votes {args.votes}" if args.votes else ""
-    print(
-        f"Validation accuracy (PublicTest, epoch {training['best_epoch']}): {accuracies}.\n"
-        f"The model is in {args.output_dir}.\n"
-        f"Next: python evaluate.py --data {args.data}{votes} --model {args.output_dir} --split val"
-    )
+    print(f"Validation accuracy (PublicTest, epoch {training['best_epoch']}): {accuracies}. See {args.output_dir}.")
+    print(f"Next: python evaluate.py --data {args.data}{votes} --model {args.output_dir} --split val")
 
 
 def main(argv=None):
     args = parse_args(argv)
-    return utils.run_script("train.py", lambda: run(args))
+    return cli.run_script("train.py", lambda: run(args))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The path from a pixel to a labelled pixel, shared by train.py, evaluate.py and webcam_demo.py.
 
 A function belongs here only if it is a step on that path and all scripts must agree on it. The exceptions are the
-helpers at the end, for files and the terminal. Importing this module costs OpenCV and NumPy. LiteRT is imported when a
+helpers at the end, for files and messages. Importing this module costs OpenCV and NumPy. LiteRT is imported when a
 model is loaded, TensorFlow and Keras never.
 
 The data that flows has the same names in every file:
@@ -22,12 +22,9 @@ As a library:
         print(face.box, face.label, face.confidence)
 """
 
-import argparse
 import contextlib
 import csv
-import errno
 import functools
-import gzip
 import hashlib
 import io
 import itertools
@@ -35,10 +32,7 @@ import json
 import math
 import os
 import re
-import signal
-import sys
 import tarfile
-import threading
 import zipfile
 import zlib
 from pathlib import Path
@@ -487,7 +481,7 @@ def _open_csv(path):
             yield stack.enter_context(archive.open(_find_csv(archive))), math.inf
             return
         if magic == b"\x1f\x8b":
-            file = stack.enter_context(gzip.open(file))
+            file = stack.enter_context(io.BufferedReader(_GzipStream(file)))
         in_tar = b"\0" in file.peek(512)[:512]
         yield file, _skip_to_csv(file) if in_tar else math.inf
 
@@ -499,6 +493,33 @@ class _PieceReader(io.BufferedReader):
         if size > MAX_BYTES_BEFORE_CSV:
             raise OSError("too many files in it")
         return super().read(size)
+
+
+class _GzipStream(io.RawIOBase):
+    """The content of a gzip file. Python's `gzip` takes minutes for a header of 100 MB or many empty members."""
+
+    def __init__(self, file):
+        super().__init__()
+        self.file, self.members, self.decoder = file, 1, zlib.decompressobj(zlib.MAX_WBITS + 16)
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        data = b""
+        while not data:
+            packed = self.decoder.unconsumed_tail or self.decoder.unused_data or self.file.read(io.DEFAULT_BUFFER_SIZE)
+            if self.decoder.eof and packed:
+                self.members, self.decoder = self.members + 1, zlib.decompressobj(zlib.MAX_WBITS + 16)
+            if self.members > MAX_ROWS:
+                raise OSError("too many gzip members")
+            data = self.decoder.decompress(packed, len(buffer))
+            if not data and not packed:
+                break
+        if not data and not self.decoder.eof:
+            raise EOFError("it ends early")
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def _find_csv(archive):
@@ -1034,18 +1055,10 @@ def put_text(frame, text, corner, scale, color):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 6. Files and the terminal
+# 6. Files and messages
 # ---------------------------------------------------------------------------------------------------------------------
 
-SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C, a kill, a closed terminal.
 LONGEST_TEXT = 200  # Characters of a path or of a library's message in one of our lines.
-
-
-def path_option(text):
-    """Returns the path that a command-line option names; the type of such an option."""
-    if not text or "\0" in text:
-        raise argparse.ArgumentTypeError("must be a path, but it is empty or holds a null character.")
-    return Path(text)
 
 
 @contextlib.contextmanager
@@ -1098,56 +1111,3 @@ def quiet_stderr():
     finally:
         os.dup2(saved, 2)
         os.close(saved)
-
-
-def run_script(name, run):
-    """Runs a script's work and returns its exit status.
-
-    A mistake of the user's ends in one line on stderr and status 2. Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt
-    in `run` and end in one line and status 130. A reader that closes the pipe early ends the script quietly.
-
-    Args:
-        name: of the script, for messages.
-        run: function without arguments; may return an exit status.
-    """
-    _interrupt_on_signals()
-    escape_unprintable_output()
-    try:
-        status = run() or 0
-        if sys.stdout:  # None under pythonw.
-            sys.stdout.flush()  # Here, where a full disk or a closed pipe is still caught.
-        return status
-    except BrokenPipeError:
-        _discard_output()
-        return 0
-    except (OSError, ValueError) as error:
-        if getattr(error, "errno", None) == errno.ENOSPC:
-            _discard_output()
-        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as interrupt:
-        print(f"{name}: stopped. {interrupt}".strip(), file=sys.stderr)
-        return 130
-
-
-def _interrupt_on_signals():
-    """Makes SIGTERM and SIGHUP act like Ctrl-C. A signal that is ignored, as under nohup, stays ignored."""
-    if threading.current_thread() is not threading.main_thread():
-        return
-    for name in SIGNALS:
-        number = getattr(signal, name, None)  # Windows has no SIGHUP.
-        if number and signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
-
-
-def _discard_output():
-    """Points stdout at nothing, so that Python's last flush does not raise again."""
-    with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
-
-
-def escape_unprintable_output():
-    """Makes print() escape characters that the terminal's encoding cannot show, instead of raising."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # A notebook's streams show every character.
-            stream.reconfigure(errors="backslashreplace")

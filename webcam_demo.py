@@ -23,24 +23,10 @@ import datetime
 import json
 import os
 import re
-import signal
 import sys
 from pathlib import Path
 
-
-def stop_importing(*_):
-    """Ends the process on Ctrl-C, SIGTERM or SIGHUP during the imports, where an exception would print a traceback."""
-    os.write(2, b"webcam_demo.py: stopped.\n")
-    os._exit(130)
-
-
-if __name__ == "__main__":
-    if sys.version_info < (3, 11):  # noqa: UP036
-        sys.exit("webcam_demo.py: Python 3.11 or later is needed. Run it with: python3.11 webcam_demo.py")
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # Windows has no SIGHUP.
-        if number and signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, stop_importing)
+import cli
 
 # OpenCV and FFmpeg print lines of their own about every missing camera and damaged file. Ours say what to do.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
@@ -48,7 +34,7 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "100000000")  # `video.MAX_IMAGE_PIXELS`; 20,000 x 20,000 is 2.4 GB.
 os.environ.setdefault("OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS", "0")  # Windows: a camera opens in 1 s instead of 20.
 
-try:
+with cli.importing(__name__, "webcam_demo.py"):
     import cv2
     import numpy as np
     import tqdm
@@ -58,11 +44,6 @@ try:
     import video
     from tracking import FaceTracker
     from window import Window, has_display
-except ImportError as error:
-    if __name__ != "__main__":
-        raise
-    print(f"webcam_demo.py: {error}. Install what is missing: pip install -r requirements.txt", file=sys.stderr)
-    sys.exit(2)
 
 
 class Benchmark:
@@ -432,7 +413,7 @@ def report(args, source, output, benchmark):
 
 def main(argv=None):
     args = parse_args(argv)
-    return utils.run_script("webcam_demo.py", lambda: demo(args))
+    return cli.run_script("webcam_demo.py", lambda: demo(args))
 
 
 if __name__ == "__main__":
