@@ -461,6 +461,8 @@ def _read_lines(stream, size, name):
     """Yields the lines in the next `size` bytes, in bounded memory, whatever the stream holds."""
     for number in range(1, MAX_ROWS + 2):
         line = stream.readline(min(size, MAX_ROW_BYTES + 1))
+        if not line and 0 < size < math.inf:
+            raise EOFError("it ends early")
         if not line:
             return
         if len(line) > MAX_ROW_BYTES:
