@@ -1,23 +1,32 @@
-"""The measures agree with arithmetic on paper, and the script writes all that it promises.
+"""The metrics agree with arithmetic on paper, and the script writes all that it promises.
 
 python -m pytest tests/test_evaluate.py
 """
 
+import csv
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import evaluate
 import utils
 
-PICTURES = ("confusion_matrix", "roc", "accuracy", "loss", "calibration", "mistakes", "architecture")
+# Metrics
 
 
-def test_measures_of_five_faces_worked_by_hand():
-    """True 0 0 0 1 1, labelled 0 0 1 1 1.
+def test_metrics_of_five_faces_worked_by_hand():
+    """True 0 0 0 1 1, predicted 0 0 1 1 1.
 
     Accuracy 4/5. Class 0: precision 2/2, recall 2/3, F1 0.8. Class 1: precision 2/3, recall 2/2, F1 0.8. Macro F1 0.8.
     Balanced accuracy (2/3 + 1) / 2 = 5/6. Majority 3/5. AUC: class 0 scores 0.9 0.8 0.4 against 0.3 0.1,
@@ -26,6 +35,7 @@ def test_measures_of_five_faces_worked_by_hand():
     """
     first = np.array([0.9, 0.8, 0.4, 0.3, 0.1])
     result = evaluate.measure(np.array([0, 0, 0, 1, 1]), np.column_stack([first, 1 - first]), ("Happy", "Sad"))
+    assert result["rows"] == 5
     assert result["accuracy"] == pytest.approx(0.8)
     assert result["macro_f1"] == pytest.approx(0.8)
     assert result["balanced_accuracy"] == pytest.approx(5 / 6)
@@ -43,117 +53,361 @@ def test_measures_of_five_faces_worked_by_hand():
     }
 
 
-def test_the_wilson_interval_of_eight_in_ten():
+def test_auc_is_the_share_of_pairs_in_order():
+    """Scores 0.9, 0.4 of the class against 0.6, 0.1: 3 of the 4 pairs are in order."""
+    assert evaluate.area_under_curve(np.array([1, 1, 0, 0], bool), np.array([0.9, 0.4, 0.6, 0.1])) == 0.75
+
+
+def test_wilson_interval_of_eight_in_ten():
     """Newcombe (1998) gives 0.490 to 0.943 for 8 of 10."""
     assert evaluate.wilson_interval(0.8, 10) == pytest.approx([0.490, 0.943], abs=5e-4)
 
 
-def test_copies_of_training_faces_are_left_out_of_the_unseen_accuracy(sample_csv):
+def test_unseen_accuracy_leaves_out_copies():
     """Of four faces two are copies: the other two are one right and one wrong."""
-    faces, _ = utils.load_fer2013(sample_csv, "train", limit=2)
-    copies = evaluate.find_copies(sample_csv, np.concatenate([faces, 255 - faces]), 5)
-    assert copies.tolist() == [True, True, False, False]
-    result = evaluate.measure_unseen(np.array([0, 0, 0, 0]), np.eye(5)[[0, 0, 0, 1]], copies)
+    labels, probabilities = np.zeros(4, int), np.eye(5)[[0, 0, 0, 1]]
+    result = evaluate.measure_unseen(labels, probabilities, np.array([True, True, False, False]))
     assert result == {"rows_also_in_training": 2, "accuracy_unseen": 0.5}
+    assert evaluate.measure_unseen(labels, probabilities, np.ones(4, bool))["accuracy_unseen"] is None
+    assert evaluate.measure_unseen(labels, probabilities, None)["rows_also_in_training"] is None
 
 
-def test_a_class_without_faces_has_no_auc_and_spoils_no_mean():
+def test_class_without_faces_has_no_auc_and_is_left_out_of_means():
     probabilities = np.array([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1]])
     result = evaluate.measure(np.array([0, 1]), probabilities, ("Angry", "Happy", "Sad"))
     assert result["per_class"]["Sad"]["auc"] is None and result["per_class"]["Sad"]["support"] == 0
     assert result["auc_macro"] == 1 and result["balanced_accuracy"] == 1
 
 
-def test_the_mirror_image_of_a_mirror_image_is_the_face():
-    class Model:
-        def predict(self, faces):
-            left = faces[:, :, :24].mean(axis=(1, 2, 3)) / 255
-            return np.column_stack([left, 1 - left])
-
-    faces = np.random.default_rng(0).integers(0, 256, (4, 48, 48, 1), dtype=np.uint8)
-    views = evaluate.predict_with_mirror(Model(), faces)
-    assert np.array_equal(views[0], Model().predict(faces)) and not np.allclose(views[0], views[1])
-    assert np.array_equal(views[::-1], evaluate.predict_with_mirror(Model(), faces[:, :, ::-1]))
+def test_heads_are_scored_on_faces_with_a_consensus_only():
+    """Labels 0 1 1; consensus 0, none, 0. A head that always predicts 0 is right in 1 of 3 and in 2 of 2."""
+    predictions = {"demo": np.array([[0.9, 0.1]] * 3)}
+    result = evaluate.measure_heads(np.array([0, 1, 1]), np.array([0, -1, 0]), predictions)["demo"]
+    assert result["labels"] == {"accuracy": pytest.approx(1 / 3), "ece": pytest.approx(0.9 - 1 / 3)}
+    assert result["consensus"] == {"accuracy": 1.0, "ece": pytest.approx(0.1)}
 
 
-def test_the_temperature_is_undone_by_hand():
-    """Logits 2 ln 3 and 0 divided by 2: probabilities 3/4 and 1/4. To the power of 2, 9/16 and 1/16: 0.9 and 0.1."""
-    assert np.allclose(evaluate.undo_temperature(np.array([[0.75, 0.25]], np.float32), 2.0), [[0.9, 0.1]])
+def test_report_says_when_every_face_is_a_copy():
+    labels, classes = np.array([0, 1]), ("Happy", "Sad")
+    result = {"split": "val"} | evaluate.measure(labels, np.eye(2)[labels], classes)
+    result |= evaluate.measure_unseen(labels, np.eye(2)[labels], np.ones(2, bool))
+    assert "2 faces are exact copies of Training's: all of them are." in evaluate.format_report(
+        labels, labels, result, classes
+    )
+
+
+# The script
+
+PICTURES = [name for name in evaluate.FILES if name.endswith(".png")]
+METRICS = [
+    "rows", "accuracy", "accuracy_ci95", "macro_f1", "balanced_accuracy", "majority_baseline", "log_loss", "ece",
+    "auc_macro", "confusion_matrix", "per_class",
+]  # fmt: skip
+
+
+def write_votes(path, data, votes_of):
+    """Writes a votes file for a data set; `votes_of` returns a row's votes from its emotion and its number."""
+    columns = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
+    with open(data, newline="") as file, open(path, "w", newline="") as output:
+        writer = csv.writer(output)
+        writer.writerow(["Usage", "Image name", *columns])
+        for number, row in enumerate(csv.DictReader(file)):
+            votes = dict.fromkeys(columns, 0) | votes_of(utils.VOTE_COLUMNS[int(row["emotion"])], number)
+            writer.writerow([row["Usage"], f"fer{number:07}.png", *votes.values()])
+    return path
 
 
 @pytest.fixture(scope="module")
-def evaluated(run_script, trained, sample_csv, tmp_path_factory):
-    """The script run with --tta on both halves of the evaluation faces, a fifth of them called Happy.
-
-    The finished process, the folder of the results and the data.
-    """
-    folder, mislabelled = tmp_path_factory.mktemp("figures"), tmp_path_factory.mktemp("data") / "mislabelled.csv"
+def mislabelled(sample_csv, tmp_path_factory):
+    """The drawn data set with every fifth face called Happy, so that there are mistakes to draw."""
+    path = tmp_path_factory.mktemp("data") / "mislabelled.csv"
     header, *rows = sample_csv.read_text().splitlines(keepends=True)
-    mislabelled.write_text(header + "".join("3" + row[1:] if i % 5 == 0 else row for i, row in enumerate(rows)))
-    arguments = ("--data", mislabelled, "--model", trained[0], "--split", "both", "--tta", "--output-dir", folder)
-    return run_script("evaluate.py", *arguments), folder, mislabelled
+    path.write_text(header + "".join("3" + row[1:] if i % 5 == 0 else row for i, row in enumerate(rows)))
+    return path
 
 
-def test_the_script_writes_and_prints_everything(evaluated):
+@pytest.fixture(scope="module")
+def evaluated(run_script, trained, mislabelled, tmp_path_factory):
+    """The script run with votes on both evaluation splits: the finished process, the results and the data.
+
+    Nine of ten people agree with the label, but of every tenth face, whose votes are split.
+    """
+    folder = tmp_path_factory.mktemp("figures") / "drawn"
+    votes = write_votes(
+        folder.parent / "votes.csv",
+        mislabelled,
+        lambda emotion, i: {emotion: 5, "unknown": 5} if i % 10 == 0 else {emotion: 9, "NF": 1},
+    )
+    options = ("--data", mislabelled, "--votes", votes, "--model", trained[0], "--split", "both")
+    return run_script("evaluate.py", *options, "--output-dir", folder), folder, mislabelled
+
+
+def test_script_writes_and_prints_everything(evaluated):
     finished, folder, _ = evaluated
     assert finished.returncode == 0, finished.stderr
-    written = {f"{name}.png" for name in PICTURES} | {"metrics.json", "classification_report.txt"}
-    assert {path.name for path in folder.iterdir()} == written
+    assert {path.name for path in folder.iterdir()} == set(evaluate.FILES)
     report = (folder / "classification_report.txt").read_text()
-    assert report in finished.stdout and "Surprise" in report
-    metrics = json.loads((folder / "metrics.json").read_text())
-    assert metrics["split"] == "both" and metrics["tta"] is True
-    assert metrics["rows"] == np.sum(metrics["confusion_matrix"])
-    assert metrics["accuracy"] == pytest.approx(np.trace(metrics["confusion_matrix"]) / metrics["rows"])
-    low, high = metrics["accuracy_ci95"]
-    assert low < metrics["accuracy"] < high
-    assert list(metrics["per_class"]) == ["Angry", "Happy", "Sad", "Surprise", "Neutral"]
+    assert report in finished.stdout and "Consensus of ten people" in report
+    assert "People agree when the demo names an emotion: Angry" in report
+    result = json.loads((folder / "metrics.json").read_text())
+    assert list(result) == ["split", *METRICS, "rows_also_in_training", "accuracy_unseen", "consensus", "heads"]
+    assert list(result["consensus"]) == METRICS
+    assert result["split"] == "both" and result["rows"] == np.sum(result["confusion_matrix"])
+    assert result["accuracy"] == pytest.approx(np.trace(result["confusion_matrix"]) / result["rows"])
+    assert result["accuracy_ci95"][0] < result["accuracy"] < result["accuracy_ci95"][1]
+    assert list(result["per_class"]) == ["Angry", "Happy", "Sad", "Surprise", "Neutral"]
+    assert list(result["heads"]) == ["labels", "votes", "demo"]
 
 
-def test_mirror_averaging_scores_the_mean_of_a_face_and_its_mirror_image(evaluated, trained):
+def test_script_scores_the_exported_network(evaluated, trained):
     _, folder, data = evaluated
     model = utils.load_emotion_model(trained[0])
     parts = [utils.load_fer2013(data, split) for split in ("val", "test")]
     faces, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    views = evaluate.predict_with_mirror(model, faces)
-    expected = evaluate.measure(labels, views.mean(axis=0), model.classes)
-    metrics = json.loads((folder / "metrics.json").read_text())
-    assert metrics["log_loss"] == pytest.approx(expected["log_loss"])
-    assert metrics["log_loss"] != pytest.approx(evaluate.measure(labels, views[0], model.classes)["log_loss"])
-    assert metrics["accuracy_tta"] == metrics["accuracy"] == expected["accuracy"]
+    result = json.loads((folder / "metrics.json").read_text())
+    for head, probabilities in {"labels": model.predict(faces, "labels"), "demo": model.predict(faces)}.items():
+        expected = evaluate.measure(labels, probabilities, model.classes)
+        assert result["heads"][head]["labels"]["accuracy"] == expected["accuracy"]
+        assert result["heads"][head]["labels"]["ece"] == pytest.approx(expected["ece"])
+        assert (result["log_loss"] == pytest.approx(expected["log_loss"])) == (head == "labels")
+
+
+def test_consensus_equals_labels_where_all_people_agree_with_them(evaluated, trained, tmp_path):
+    """Then the consensus section holds what `measure` says of the demo's probabilities against the labels."""
+    data = evaluated[2]
+    votes = write_votes(tmp_path / "votes.csv", data, lambda emotion, _: {emotion: 10})
+    evaluate.evaluate(data, votes, trained[0], "val", tmp_path / "results")
+    result = json.loads((tmp_path / "results" / "metrics.json").read_text())
+    model = utils.load_emotion_model(trained[0])
+    faces, labels = utils.load_fer2013(data, "val")
+    expected = evaluate.measure(labels, model.predict(faces), model.classes)
+    assert result["consensus"]["confusion_matrix"] == expected["confusion_matrix"]
+    assert result["consensus"]["log_loss"] == pytest.approx(expected["log_loss"])
+    assert all(values["labels"] == values["consensus"] for values in result["heads"].values())
+
+
+def test_faces_without_a_consensus_are_left_out(evaluated):
+    result = json.loads((evaluated[1] / "metrics.json").read_text())
+    _, labels, consensus = evaluate.load_faces(evaluated[2], evaluated[1].parent / "votes.csv", "both", 5)
+    assert result["consensus"]["rows"] == np.sum(consensus >= 0) < len(labels)
+    assert np.array_equal(consensus[consensus >= 0], labels[consensus >= 0])
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_a_picture_is_no_blank_sheet(evaluated, name):
-    picture = cv2.imread(str(evaluated[1] / f"{name}.png"))
+def test_picture_is_not_blank(evaluated, name):
+    picture = cv2.imread(str(evaluated[1] / name))
     assert min(picture.shape[:2]) > 400
     assert 0.005 < (picture < 250).any(axis=-1).mean() < 0.98
 
 
-def test_a_data_set_without_the_split_is_one_line_and_status_2(trained, sample_csv, tmp_path, capsys):
-    lines = sample_csv.read_text().splitlines(keepends=True)
-    (tmp_path / "public.csv").write_text("".join(line for line in lines if "PrivateTest" not in line))
-    arguments = [
-        "--data",
-        str(tmp_path / "public.csv"),
-        "--model",
-        str(trained[0]),
-        "--output-dir",
-        str(tmp_path / "out"),
-    ]
-    assert evaluate.main(arguments) == 2
+def test_shipped_model_needs_two_files_and_no_votes(mislabelled, tmp_path, capsys):
+    """Files of an earlier evaluation with votes and history disappear; other files stay."""
+    model, results = tmp_path / "model", tmp_path / "results"
+    model.mkdir(), results.mkdir()
+    for name in ("model.tflite", "model.json"):
+        shutil.copy(utils.DEFAULT_MODEL / name, model)
+    (results / "consensus_matrix.png").write_text("old")
+    (results / "notes.txt").write_text("mine")
+    options = ["--data", mislabelled, "--model", model, "--split", "val", "--output-dir", results]
+    assert evaluate.main(list(map(str, options))) == 0
+    missing = {"consensus_matrix.png", "accuracy.png", "loss.png"}
+    assert {path.name for path in results.iterdir()} == {*evaluate.FILES, "notes.txt"} - missing
+    assert "history.csv: no such file. accuracy.png and loss.png are left out." in capsys.readouterr().err
+    assert "consensus" not in json.loads((results / "metrics.json").read_text())
+
+
+# Warnings
+
+
+def test_split_that_was_trained_on_is_noticed(sample_csv):
+    splits = {split: utils.hash_split(*utils.load_fer2013(sample_csv, split)) for split in utils.SPLITS}
+    description = {"classes": [""] * 5, "training": {"data_sha256": {"train": splits["train"], "val": splits["val"]}}}
+    assert evaluate.compare_hashes(sample_csv, "both", description) == []
+    description["training"]["data_sha256"] = {"train": splits["val"], "val": splits["test"]}
+    lines = evaluate.compare_hashes(sample_csv, "both", description)
+    assert len(lines) == 3
+    assert "Training is not the one that the model was trained with" in lines[0]
+    assert "PublicTest holds the faces that were Training" in lines[1]
+    assert "PrivateTest holds the faces that were PublicTest" in lines[2]
+
+
+def test_hashes_of_a_limited_training_are_compared_with_as_many_faces(sample_csv):
+    hashes = {split: utils.hash_split(*utils.load_fer2013(sample_csv, split, limit=30)) for split in ("train", "val")}
+    description = {"classes": [""] * 5, "training": {"data_sha256": hashes, "limit": 30}}
+    assert evaluate.compare_hashes(sample_csv, "val", description) == []
+
+
+def test_shuffled_labels_are_warned_of(trained, sample_csv, tmp_path, capsys):
+    """Each label is that of the next emotion: nearly every prediction is wrong."""
+    header, *rows = sample_csv.read_text().splitlines(keepends=True)
+    following = {"0": "3", "3": "4", "4": "5", "5": "6", "6": "0"}
+    rows = [following.get(row[0], row[0]) + row[1:] for row in rows]
+    (tmp_path / "shuffled.csv").write_text(header + "".join(rows))
+    evaluate.evaluate(tmp_path / "shuffled.csv", None, trained[0], "val", tmp_path / "out")
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "PrivateTest" in error
-    assert not (tmp_path / "out").exists()
+    assert "is under that of always predicting the most frequent class (0.2000)" in error
+    assert all(line.startswith("Warning: ") for line in error.splitlines())
+
+
+# Mistakes of the user
+
+
+def check_refused(capsys, options, *expected):
+    """Runs the script, which must end with status 2 and one line."""
+    try:
+        status = evaluate.main(list(map(str, options)))
+    except SystemExit as error:
+        status = error.code
+    error = capsys.readouterr().err
+    assert status == 2 and error.count("\n") == 1 and all(text in error for text in expected), error
+
+
+@pytest.fixture
+def options(trained, sample_csv, tmp_path):
+    """Options of a valid command, as a dict, with a copy of the model folder."""
+    shutil.copytree(trained[0], tmp_path / "model")
+    return {"--data": sample_csv, "--model": tmp_path / "model", "--output-dir": tmp_path / "out", "--split": "val"}
+
+
+def flatten(options):
+    return [text for item in options.items() for text in item]
+
+
+@pytest.mark.parametrize("option", ["--data", "--votes", "--model", "--output-dir"])
+def test_empty_path_is_refused(capsys, options, option):
+    check_refused(capsys, flatten(options | {option: ""}), option, "must be a path, but is empty")
 
 
 @pytest.mark.parametrize(
-    "history", ["", "epoch,accuracy\n1,0.5\n", "epoch,size,accuracy,loss,val_accuracy,val_loss\n1,48,x,1,0.5,1\n"]
+    ("option", "path", "text"),
+    [
+        ("--data", "/", "no train/<emotion>"),
+        ("--data", "/dev/zero", "not a regular file"),
+        ("--data", "/nowhere.csv", "no such file"),
+        ("--votes", "/nowhere.csv", "no such file"),
+        ("--votes", __file__, "test_evaluate.py"),
+        ("--model", "/nowhere", "no such file"),
+        ("--output-dir", __file__, "not a folder"),
+    ],
 )
-def test_a_damaged_history_is_one_line_and_status_2(trained, sample_csv, tmp_path, capsys, history):
-    shutil.copytree(trained[0], tmp_path / "model")
-    (tmp_path / "model" / "history.csv").write_text(history)
-    arguments = ["--data", str(sample_csv), "--model", str(tmp_path / "model"), "--output-dir", str(tmp_path / "out")]
-    assert evaluate.main(arguments) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "history.csv" in error
+def test_unusable_path_is_refused(capsys, options, option, path, text):
+    check_refused(capsys, flatten(options | {option: path}), text)
+    assert not options["--output-dir"].exists()
+
+
+def test_missing_split_is_refused(options, sample_csv, tmp_path, capsys):
+    lines = sample_csv.read_text().splitlines(keepends=True)
+    (tmp_path / "public.csv").write_text("".join(line for line in lines if "PrivateTest" not in line))
+    check_refused(capsys, flatten(options | {"--data": tmp_path / "public.csv", "--split": "test"}), "PrivateTest")
+
+
+def test_votes_without_any_consensus_are_refused(options, sample_csv, tmp_path, capsys):
+    votes = write_votes(tmp_path / "votes.csv", sample_csv, lambda emotion, _: {emotion: 4, "unknown": 6})
+    check_refused(capsys, flatten(options | {"--votes": votes}), "votes.csv: no face of PublicTest has a consensus")
+
+
+HISTORY = (
+    "epoch,size,labels_accuracy,labels_loss,val_labels_accuracy,val_labels_loss,"
+    "votes_accuracy,votes_loss,val_votes_accuracy,val_votes_loss\n"
+)
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        "",
+        "epoch,size\n1,48\n",
+        HISTORY,
+        f"{HISTORY}1,48,x,1,0.5,1,0.5,1,0.5,1\n",
+        f"{HISTORY}1,48,inf,1,0.5,1,0.5,1,0.5,1\n",
+    ],
+)
+def test_damaged_history_is_refused(options, capsys, history):
+    (options["--model"] / "history.csv").write_text(history)
+    check_refused(capsys, flatten(options), "history.csv: damaged", "Delete it")
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        None,
+        [],
+        {},
+        [1],
+        [{"name": "a", "kind": "Dense", "text": "Dense", "shape": [], "sources": []}],
+        [{"name": "a", "kind": "Dense", "text": "Dense", "shape": [5], "sources": ["b"]}],
+        [{"name": "a", "kind": "Dense", "text": 1, "shape": [5], "sources": []}],
+    ],
+)
+def test_damaged_layers_are_refused(options, capsys, layers):
+    path = options["--model"] / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"layers": layers}))
+    check_refused(capsys, flatten(options), "model.json: `layers` is missing or damaged")
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.recursive(st.none() | st.integers() | st.text(max_size=3), lambda inner: st.lists(inner, max_size=3)))
+def test_any_layers_are_read_or_refused_with_a_value_error(layers):
+    with pytest.raises(ValueError, match="layers"):
+        evaluate.read_layers(Path("model"), {"layers": layers})
+
+
+# Interruptions
+
+
+def start_evaluation(options, **pipes):
+    """Starts the script and waits until it handles SIGTERM: from then on, signals must end it in one line."""
+    command = [sys.executable, str(utils.ROOT / "evaluate.py"), *map(str, flatten(options))]
+    process = subprocess.Popen(command, text=True, **pipes)
+    status = Path(f"/proc/{process.pid}/status")
+    while not int(status.read_text().partition("SigCgt:")[2].split()[0], 16) & 1 << (signal.SIGTERM - 1):
+        time.sleep(0.005)
+    return process
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+
+
+@needs_proc
+@pytest.mark.parametrize(("name", "delay"), [("SIGINT", 0), ("SIGTERM", 0.4), ("SIGHUP", 0.8)])
+def test_signal_during_the_imports_is_one_line_and_status_130(options, name, delay):
+    process = start_evaluation(options, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(delay)
+    process.send_signal(getattr(signal, name))
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and error.splitlines()[-1] == "evaluate.py: stopped."
+    assert "Traceback" not in error
+
+
+@needs_proc
+def test_interrupt_while_files_are_written_leaves_the_old_ones(options):
+    results = options["--output-dir"]
+    results.mkdir()
+    (results / "metrics.json").write_text("old")
+    process = start_evaluation(options, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not list(results.glob(".new-*/*.png")):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert [path.name for path in results.iterdir()] == ["metrics.json"]
+    assert (results / "metrics.json").read_text() == "old"
+
+
+def test_reader_that_closes_the_pipe_ends_the_script_quietly(options):
+    command = [sys.executable, str(utils.ROOT / "evaluate.py"), *map(str, flatten(options))]
+    reading, writing = os.pipe()
+    os.close(reading)
+    finished = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=100)
+    os.close(writing)
+    assert finished.returncode == 0 and "Traceback" not in finished.stderr and "Broken" not in finished.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_stdout_is_one_line_and_status_2(options):
+    command = [sys.executable, str(utils.ROOT / "evaluate.py"), *map(str, flatten(options))]
+    with open("/dev/full", "w") as full:
+        finished = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=100)
+    lines = [line for line in finished.stderr.splitlines() if not line.startswith("Warning: ")]
+    assert finished.returncode == 2 and len(lines) == 1 and "No space left" in lines[0]
