@@ -329,7 +329,8 @@ def _load_cached(path, files):
         arrays = _read_folder(path, files) if path.is_dir() else _read_csv(path)
         # A read-only or full disk costs the next start a few seconds, nothing else.
         with contextlib.suppress(OSError):
-            _write_cache(cache, signature, arrays)
+            faces, emotions, usages = arrays
+            save_arrays(cache, signature=signature, faces=faces, emotions=emotions, usages=usages)
     return arrays
 
 
@@ -347,28 +348,14 @@ def _sign(path, files):
 def _read_cache(cache, signature):
     """Returns the stored arrays, or None if there is no cache, or if it is damaged or belongs to another content."""
     try:
-        content = cache.read_bytes() if cache.is_file() and cache.stat().st_size <= MAX_FILE_BYTES else b""
-    except OSError:
+        stored = load_arrays(cache)
+        faces, emotions, usages = (stored[name] for name in ("faces", "emotions", "usages"))
+        shapes = (len(faces), IMAGE_SIZE, IMAGE_SIZE, 1), (len(faces),), (len(faces),)
+        fits = (faces.shape, emotions.shape, usages.shape) == shapes and stored["signature"] == signature
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    stored, digest = content[:-32], content[-32:]
-    if hashlib.sha256(stored).digest() != digest:
-        return None
-    with np.load(io.BytesIO(stored)) as arrays:
-        if arrays["signature"] != signature:
-            return None
-        faces, emotions, usages = (arrays[name] for name in ("faces", "emotions", "usages"))
-    shapes = (len(faces), IMAGE_SIZE, IMAGE_SIZE, 1), (len(faces),), (len(faces),)
-    fits = (faces.shape, emotions.shape, usages.shape) == shapes and faces.dtype == np.uint8
-    return (faces, emotions, usages) if fits and emotions.dtype == usages.dtype == np.int64 else None
-
-
-def _write_cache(cache, signature, arrays):
-    """Writes an .npz file, followed by the SHA-256 of its bytes."""
-    stored = io.BytesIO()
-    np.savez(stored, signature=signature, **dict(zip(("faces", "emotions", "usages"), arrays, strict=True)))
-    with replaced(cache) as new, open(new, "wb") as file:
-        file.write(stored.getbuffer())
-        file.write(hashlib.sha256(stored.getbuffer()).digest())
+    types = faces.dtype, emotions.dtype, usages.dtype
+    return (faces, emotions, usages) if fits and types == (np.uint8, np.int64, np.int64) else None
 
 
 # Files. Row numbers in messages are line numbers; the header is row 1.
@@ -820,9 +807,13 @@ class EmotionModel:
         Args:
             head: "labels" or "votes"; None for the mean of the heads' probabilities.
         """
-        logits, temperatures = self.logits(faces), self.description["temperatures"]
-        heads = self.heads if head is None else (head,)
-        return np.mean([softmax(logits[name] / temperatures[name]) for name in heads], axis=0)
+        logits = self.logits(faces)
+        return self.probabilities(logits if head is None else {head: logits[head]})
+
+    def probabilities(self, logits):
+        """Returns the mean of the heads' calibrated probabilities, float32 (N, C), of logits, dict of float32 (N, C)."""
+        temperatures = self.description["temperatures"]
+        return np.mean([softmax(logits[head] / temperatures[head]) for head in logits], axis=0)
 
 
 def softmax(logits):
@@ -924,6 +915,7 @@ def _read_description(path):
             "classes": (tuple(description["fer2013_ids"]), tuple(description["classes"])) in known,
             "image_size": description["image_size"] == IMAGE_SIZE,
             "heads": tuple(heads) in (HEADS, HEADS[:1]),
+            "training": isinstance(description["training"], dict),
             "tflite_sha256": bool(HASH_PATTERN.fullmatch(description["tflite_sha256"])),
             **{name: _is_positive(number) for name, number in numbers.items()},
         }
@@ -1073,6 +1065,31 @@ def replaced(path):
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def save_arrays(path, **arrays):
+    """Writes arrays in one step, as an .npz file followed by the SHA-256 of its bytes."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    with replaced(path) as temporary, open(temporary, "wb") as file:
+        file.write(content.getbuffer())
+        file.write(hashlib.sha256(content.getbuffer()).digest())
+
+
+def load_arrays(path):
+    """Returns the arrays that `save_arrays` wrote, as a dict.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        ValueError: the file is damaged.
+    """
+    if not path.is_file():  # Opening a named pipe would wait for its other end.
+        raise FileNotFoundError(f"{printable(path)}: no such file.")
+    content = memoryview(path.read_bytes())
+    if hashlib.sha256(content[:-32]).digest() != content[-32:]:
+        raise ValueError("its bytes do not match its hash")
+    with np.load(io.BytesIO(content[:-32])) as arrays:
+        return dict(arrays)
 
 
 def printable(source):
