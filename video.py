@@ -7,10 +7,10 @@ A source (`Files` or `LiveCapture`, from `open_source`) has
     many       whether it is a folder
     still      whether it is a single image
     camera     whether it is a camera
-    total      number of frames, or None where it is unknown
+    total      number of frames, None where it is unknown
     title      for messages, without the secrets of an address
     paths      its files; a camera or stream has none
-    problem    after the last frame: the sentence that says what went wrong, or None
+    problem    after the last frame: a sentence that says what went wrong, or None
     latency()  seconds since the last frame was taken, None for files
     close()
 """
@@ -20,7 +20,6 @@ import contextlib
 import http.client
 import re
 import shutil
-import struct
 import tempfile
 import threading
 import time
@@ -40,10 +39,10 @@ VIDEO_SUFFIXES = {".3gp", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg
 IMAGE_SUFFIXES = {".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 WRITABLE_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4"}  # Videos for which OpenCV has an encoder.
 MAX_IMAGE_PIXELS = 100_000_000  # 10,000 x 10,000. The demo needs seven bytes a pixel.
-MAX_IMAGE_BYTES = 400_000_000  # The largest file of so many pixels, four bytes each.
+MAX_IMAGE_BYTES = 400_000_000  # A file of so many pixels with four bytes each.
 MAX_VIDEO_PIXELS = 40_000_000  # Per frame: 8K has 33 million.
-MAX_CAMERAS = 1000  # A larger number is not a camera's index.
 MAX_DOWNLOAD = 1_000_000_000  # Bytes.
+MAX_CAMERAS = 1000  # A larger number is not a camera's index.
 STREAM_TIMEOUT = 5.0  # Seconds without a frame before a stream is opened again. A camera's driver has its own.
 HEADER_TIMEOUT = 2.0  # Seconds that a web server may take to say what it sends.
 PATIENCE = 0.5  # Seconds without a frame before a stream counts as stalled. Slower cameras are rare.
@@ -52,7 +51,7 @@ ASSUMED_FPS = 25.0  # For cameras and streams that announce no rate.
 MAX_FPS = 500.0  # Higher values are timestamp rates, not frame rates.
 MISSING_FRAMES = 0.02  # Share of a video's announced frames that may be missing without a message.
 LONGEST_GAP = 60.0  # Seconds that a written video may stand still. A longer gap, or a jump of the clock, is cut.
-DISK_RESERVE = 16_000_000  # Bytes that stay free for the index at the end of a video: 16 per frame, 11 hours.
+DISK_RESERVE = 16_000_000  # Bytes that stay free for the index at the end of a video: 16 a frame, for 11 hours.
 
 
 class SourceFrame(NamedTuple):
@@ -65,11 +64,6 @@ class SourceFrame(NamedTuple):
     still: bool  # Whether it is an image rather than a frame of a video.
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Opening
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 def open_source(source):
     """Opens what the user asks for.
 
@@ -78,95 +72,63 @@ def open_source(source):
             or, where there is none, the bundled clip.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it cannot be opened, or exceeds a limit.
+        OSError, ValueError: it does not exist, cannot be opened, or exceeds a limit.
     """
-    if source is None:
-        return open_default()
-    if not source:
-        raise ValueError("--source must name a camera, a file, a folder or a URL, but it is empty.")
-    if source.isdecimal() and int(source) < MAX_CAMERAS:
-        return open_camera(int(source))
+    index = 0 if source is None else int(source) if source.isdecimal() and int(source) < MAX_CAMERAS else None
+    if index is not None:
+        camera = open_camera(index)
+        if camera:
+            return camera
+        if source is not None:
+            raise ValueError(
+                f"Camera {index}: cannot be opened. Check that it is plugged in, that no other program uses it and "
+                "that this terminal may use it, or try without one: --source data/demo.mp4"
+            )
+        print(f"No camera found; playing the bundled clip {utils.printable(DEMO_CLIP)}.")
+        source = str(DEMO_CLIP)
     if source.startswith("file://"):
         source = urllib.request.url2pathname(urllib.parse.urlsplit(source).path)
     return open_address(source) if "://" in source else open_path(source)
 
 
-def open_default():
-    """Opens camera 0 or, where there is none, the bundled clip."""
-    capture = open_capture(0)
-    if gives_frames(capture):
-        return LiveCapture(capture, 0)
-    print(f"No camera found; playing the bundled clip {utils.printable(DEMO_CLIP)}.")
-    return open_path(DEMO_CLIP)
-
-
 def open_camera(index):
-    """Opens a camera.
-
-    Raises:
-        ValueError: there is none of this index, or it gives no frame.
-    """
+    """Opens a camera. Returns None if there is none of this index, or if it gives no frame."""
     capture = open_capture(index)
-    if not gives_frames(capture):
-        raise ValueError(
-            f"Camera {index}: cannot be opened. Check that it is plugged in, that no other program uses it and that "
-            "this terminal may use it, or try without one: --source data/demo.mp4"
-        )
-    return LiveCapture(capture, index)
+    with contextlib.suppress(cv2.error):  # Some drivers raise instead of giving no frame.
+        if capture.isOpened() and capture.read()[0]:
+            return LiveCapture(capture, index)
+    capture.release()
+    return None
 
 
-def open_path(path):
-    """Opens a file or a folder.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it holds no image or video.
-    """
-    path, name = Path(path), utils.printable(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{name}: no such file. Give a camera index, a file, a folder or a URL.")
+def open_path(source):
+    """Opens a file, or the images and videos of a folder in the order of their names."""
+    path, name = Path(source), utils.printable(source)
+    if not source or not path.exists():
+        raise FileNotFoundError(f"{name or '--source'}: no such file. Give a camera index, a file, a folder or a URL.")
+    paths = [path]
     if path.is_dir():
-        return open_folder(path)
-    if not path.is_file():  # Reading a named pipe or a device might never end.
+        suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+        # macOS leaves a ._photo.jpg, which is not an image, next to each photo.jpg on disks of other systems.
+        paths = [file for file in path.iterdir() if file.suffix.lower() in suffixes and file.name[0] != "."]
+        paths = sorted(file for file in paths if file.is_file())
+        if not paths:
+            raise ValueError(f"{name}: no images or videos. Put files there that end in {', '.join(sorted(suffixes))}.")
+    elif not path.is_file():  # Reading a named pipe or a device might never end.
         raise ValueError(f"{name}: not a regular file. For a camera give its index, such as 0.")
-    check_encoding(path)
-    return Files([path], name)
-
-
-def open_folder(folder):
-    """Opens the images and videos of a folder, in the order of their names."""
-    paths = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES]
-    # macOS leaves a ._photo.jpg, which is not an image, next to each photo.jpg on disks of other systems.
-    paths = sorted(path for path in paths if path.is_file() and not path.name.startswith("."))
-    name = utils.printable(folder)
-    if not paths:
-        suffixes = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
-        raise ValueError(f"{name}: no images or videos. Put files there that end in {suffixes}.")
-    for path in paths:
-        check_encoding(path)
-    return Files(paths, name, many=True)
+    for file in paths:
+        check_encoding(file)
+    return Files(paths, name, many=path.is_dir())
 
 
 def check_encoding(path):
-    """Refuses a name that cannot be written as text, such as old archives leave, because OpenCV would crash.
-
-    Raises:
-        ValueError: it is such a name.
-    """
-    name = str(path.resolve())
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{name!a}: not a UTF-8 name. Rename the file or its folder.") from error
+    """Refuses a name that is not UTF-8, such as old archives leave, because OpenCV would crash."""
+    if re.search("[\ud800-\udfff]", str(path.resolve())):
+        raise ValueError(f"{utils.printable(path)}: its name is not UTF-8. Rename the file or its folder.")
 
 
 def open_address(address):
-    """Opens an address: a stream, or a file that has an end.
-
-    Raises:
-        ValueError: it cannot be opened, or its frames are too large.
-    """
+    """Opens an address: a stream, or a file that has an end."""
     title, length, capture = utils.printable(address), content_length(address), open_capture(address)
     check_frame_size(capture, title)
     ends = length is not None or capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
@@ -176,9 +138,15 @@ def open_address(address):
     capture.release()
     if playable:
         return Files([address], title)
-    if length is not None:
-        return download(address, title, length)
-    raise ValueError(f"{title}: cannot be opened. Check the address in a video player.")
+    if length is None or length > MAX_DOWNLOAD:
+        raise ValueError(f"{title}: cannot be opened. Check the address in a video player.")
+    # For example an MP4 file with its index at the end, on a server that cannot seek.
+    print(f"Downloading {title}, because it cannot be played from its server.")
+    folder = tempfile.TemporaryDirectory(prefix="webcam-demo-")
+    path = Path(folder.name, f"download{Path(title).suffix}")
+    with request(address, STREAM_TIMEOUT) as response, open(path, "wb") as file:
+        shutil.copyfileobj(response, file)
+    return Files([path], title, folder=folder)
 
 
 def content_length(address):
@@ -188,42 +156,19 @@ def content_length(address):
             kind, length = response.headers.get_content_type(), response.headers.get("Content-Length", "")
     except (OSError, ValueError, http.client.HTTPException):
         return None
-    stream = kind.startswith("multipart/") or "mpegurl" in kind or kind == "application/dash+xml"
-    return int(length) if length.isdecimal() and not stream else None
+    return int(length) if length.isdecimal() and not re.search("^multipart/|mpegurl|dash", kind) else None
 
 
 def request(address, timeout):
-    """Sends a request for an address with http or https; returns the response.
-
-    Raises:
-        OSError, ValueError, http.client.HTTPException: it is another address, or there is no answer.
-    """
+    """Sends a request to a web server, with the user and password of the address; returns the response."""
     parts = urllib.parse.urlsplit(address)
     if parts.scheme not in ("http", "https"):
         raise ValueError("not a web address")
-    without_password = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="")
-    sent = urllib.request.Request(without_password.geturl())
+    sent = urllib.request.Request(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl())
     if parts.username:
-        credentials = urllib.parse.unquote(f"{parts.username}:{parts.password or ''}")
-        token = base64.b64encode(credentials.encode()).decode()
-        sent.add_unredirected_header("Authorization", f"Basic {token}")
+        credentials = urllib.parse.unquote(f"{parts.username}:{parts.password or ''}").encode()
+        sent.add_unredirected_header("Authorization", f"Basic {base64.b64encode(credentials).decode()}")
     return urllib.request.urlopen(sent, timeout=timeout)
-
-
-def download(address, title, length):
-    """Downloads a file that cannot be played from its server, such as an MP4 whose index is at its end.
-
-    Raises:
-        OSError, ValueError: it is too large, cannot be downloaded, or is not a video.
-    """
-    if length > MAX_DOWNLOAD:
-        raise ValueError(f"{title}: its server cannot seek, and it is over 1 GB. Download it, then give its path.")
-    print(f"Downloading {title}, because its server cannot seek.")
-    folder = tempfile.TemporaryDirectory(prefix="webcam-demo-")
-    path = Path(folder.name, f"download{Path(title).suffix}")
-    with request(address, STREAM_TIMEOUT) as response, open(path, "wb") as file:
-        shutil.copyfileobj(response, file)
-    return Files([path], title, folder=folder)
 
 
 def open_capture(target):
@@ -237,15 +182,6 @@ def open_capture(target):
     return cv2.VideoCapture(str(target), cv2.CAP_FFMPEG, limits)
 
 
-def gives_frames(capture):
-    """Returns whether a camera gives a frame. If it does not, it is released."""
-    with contextlib.suppress(cv2.error):  # Some drivers raise instead of giving no frame.
-        if capture.isOpened() and capture.read()[0]:
-            return True
-    capture.release()
-    return False
-
-
 def frame_rate(capture):
     """Returns the frames per second that a capture announces, or a usual rate if it announces none."""
     fps = capture.get(cv2.CAP_PROP_FPS)
@@ -253,29 +189,17 @@ def frame_rate(capture):
 
 
 def check_frame_size(capture, name):
-    """Refuses a video whose frames are too large, and releases it.
-
-    Raises:
-        ValueError: they have more than `MAX_VIDEO_PIXELS`.
-    """
+    """Refuses frames that are too large. They may become so within a video or stream."""
     width, height = (int(capture.get(size)) for size in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
     if width * height > MAX_VIDEO_PIXELS:
-        capture.release()
-        raise ValueError(
-            f"{name}: frames of {width}x{height} pixels, but at most {MAX_VIDEO_PIXELS // 10**6} million pixels are "
-            "possible. Make the video smaller."
-        )
+        limit = f"at most {MAX_VIDEO_PIXELS // 10**6} million pixels are possible"
+        raise ValueError(f"{name}: frames of {width}x{height} pixels, but {limit}. Make the video smaller.")
 
 
 def is_image(target):
     """Returns whether a path or an address has the suffix of an image."""
     path = re.split("[?#]", target)[0] if isinstance(target, str) else target
     return Path(path).suffix.lower() in IMAGE_SUFFIXES
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Files
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 class Files:
@@ -294,17 +218,19 @@ class Files:
     live, camera = False, False
 
     def __init__(self, paths, title, many=False, folder=None):
-        self.title, self.many, self.folder, self.problems = title, many, folder, []
-        self.targets, self.paths = paths, [path for path in paths if isinstance(path, Path) and not folder]
+        self.targets, self.title, self.many, self.folder, self.problems = paths, title, many, folder, []
+        self.paths = [path for path in paths if isinstance(path, Path) and not folder]
         self.still = not many and is_image(paths[0])
-        self.total = None if many else count_frames(paths[0], title)
+        self.total = 1 if self.still else None if many else count_frames(paths[0], title)
 
     def frames(self):
         for path in self.targets:
             name = utils.printable(path) if self.many else self.title
-            read = read_still if isinstance(path, Path) and is_image(path) else read_video
             try:
-                yield from read(path, name)
+                if isinstance(path, Path) and is_image(path):
+                    yield SourceFrame(read_image(path, name), 0.0, path.name, ASSUMED_FPS, still=True)
+                else:
+                    yield from read_video(path, name)
             except ValueError as error:
                 self.problems.append(str(error))
 
@@ -321,34 +247,18 @@ class Files:
             self.folder.cleanup()
 
 
-def count_frames(path, name):
-    """Returns the number of frames that a file announces, None if it announces none.
+UNREADABLE = "{}: cannot be read as a video or image. Convert it to .mp4 or .jpg."
 
-    Raises:
-        ValueError: it is not a video or image, or its frames are too large.
-    """
-    if is_image(path):
-        return 1
+
+def count_frames(path, name):
+    """Returns the number of frames that a video announces, None if it announces none."""
     capture = open_capture(path)
     check_frame_size(capture, name)
     opened, count = capture.isOpened(), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     capture.release()
     if not opened:
-        raise unreadable(name)
+        raise ValueError(UNREADABLE.format(name))
     return count if count > 0 else None
-
-
-def unreadable(name):
-    return ValueError(f"{name}: cannot be read as a video or image. Convert it to .mp4 or .jpg.")
-
-
-def read_still(path, name):
-    """Yields the one frame of an image file.
-
-    Raises:
-        ValueError: it cannot be read, or is too large.
-    """
-    yield SourceFrame(read_image(path, name), 0.0, path.name, ASSUMED_FPS, still=True)
 
 
 def read_image(path, name):
@@ -357,19 +267,21 @@ def read_image(path, name):
     Raises:
         ValueError: it cannot be read, or is too large.
     """
-    too_large = f"{name}: more than {MAX_IMAGE_PIXELS // 10**6} million pixels. Make the image smaller."
+    reason, image = UNREADABLE, None
     try:
-        if path.stat().st_size > MAX_IMAGE_BYTES:
-            raise ValueError(too_large)
-        content = np.fromfile(path, np.uint8)  # OpenCV cannot open a path with letters beyond ASCII on Windows.
-        with utils.quiet_stderr():  # libpng and libjpeg print what is wrong with a damaged file.
-            image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
-    except cv2.error as error:
-        raise (ValueError(too_large) if "MAX_IMAGE" in str(error) else unreadable(name)) from error
+        if path.stat().st_size <= MAX_IMAGE_BYTES:
+            content = np.fromfile(path, np.uint8)  # OpenCV cannot open a path with letters beyond ASCII on Windows.
+            with utils.quiet_stderr():  # libpng and libjpeg print what is wrong with a damaged file.
+                image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+        else:
+            reason = "{}: larger than 400 MB. Make the image smaller."
     except OSError as error:
-        raise ValueError(f"{name}: cannot be read ({error.strerror}). Check its permissions.") from error
+        reason = f"{{}}: cannot be read ({error.strerror}). Check its permissions."
+    except cv2.error as error:
+        if "MAX_IMAGE" in str(error):
+            reason = "{}: more than 100 million pixels. Make the image smaller."
     if image is None:
-        raise unreadable(name)
+        raise ValueError(reason.format(name))
     return image
 
 
@@ -380,12 +292,11 @@ def read_video(path, name):
         ValueError: at the end, if frames are missing; before it, if they are too large.
     """
     capture, count, time_s = open_capture(path), 0, -np.inf
-    check_frame_size(capture, name)
-    fps, announced = frame_rate(capture), max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+    fps, announced = frame_rate(capture), capture.get(cv2.CAP_PROP_FRAME_COUNT)
     file, still = (path.name, False) if isinstance(path, Path) else (name, is_image(path))
     try:
         while (read := capture.read())[0]:
-            check_frame_size(capture, name)  # It may change within a video.
+            check_frame_size(capture, name)
             # The file's own times, because phones record at no fixed rate. Some files have none, or jump back.
             stated = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
             time_s = stated if stated > time_s else time_s + 1 / fps
@@ -393,51 +304,24 @@ def read_video(path, name):
             count += 1
     finally:
         capture.release()
-    check_complete(path, name, count, announced)
-
-
-def check_complete(path, name, count, announced):
-    """Compares the number of frames that could be read with the announced one.
-
-    Raises:
-        ValueError: there was none, or an AVI, which announces their exact number, ends early.
-    """
     if count == 0:
-        raise unreadable(name)
-    exact = Path(path).suffix.lower() == ".avi"
-    if exact and isinstance(path, Path):
-        announced, exact = count_avi_frames(path, announced)
-    if count >= announced * (1 - MISSING_FRAMES) - 1:
-        return
-    if exact:
-        raise ValueError(f"{name}: ends after frame {count} of {announced}. The rest is missing or damaged.")
-    print(f"{name}: {count} frames, where {announced} were announced.")
+        raise ValueError(UNREADABLE.format(name))
+    if count < announced * (1 - MISSING_FRAMES) - 1:
+        if is_cut_off(path):
+            raise ValueError(f"{name}: ends after frame {count} of {announced:.0f}. The rest is missing.")
+        print(f"{name}: {count} frames, where {announced:.0f} were announced.")
 
 
-def count_avi_frames(path, announced):
-    """Returns the number of frames that an AVI file holds, and whether it is exact.
+def is_cut_off(path):
+    """Returns whether a file is an AVI that is shorter than its header says.
 
-    The header counts frames that were dropped while recording. In the index, at the end of the file, their size is 0.
-    A file that was cut off has no index.
+    Fewer frames than announced are no proof: a recorder may have dropped some, and other formats announce a guess.
     """
-    entry = np.dtype([("stream", "S4"), ("flags", "<u4"), ("offset", "<u4"), ("size", "<u4")])
-    with open(path, "rb") as file, contextlib.suppress(struct.error):
-        end = struct.unpack("<4xI4x", file.read(12))[0] + 8
-        while file.tell() < end:
-            chunk, size = struct.unpack("<4sI", file.read(8))
-            if chunk == b"idx1":
-                index = np.frombuffer(file.read(size), entry, count=-1)
-                file.seek(end)
-                whole = not file.read(4)  # Files over 1 GB go on, with an index for each part.
-                video = np.isin(index["stream"], [b"00dc", b"00db", b"01dc", b"01db"])
-                return int((video & (index["size"] > 0)).sum()) if whole else announced, whole
-            file.seek(size + size % 2, 1)
-    return announced, True
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Cameras and streams
-# ---------------------------------------------------------------------------------------------------------------------
+    if not isinstance(path, Path):
+        return False
+    with open(path, "rb") as file:
+        name, size = file.read(4), int.from_bytes(file.read(4), "little")
+    return name == b"RIFF" and path.stat().st_size < size + 8
 
 
 class LiveCapture:
@@ -478,11 +362,14 @@ class LiveCapture:
         pauses = iter(RETRY_PAUSES)
         while not self.stopped.is_set():
             image = None
-            with contextlib.suppress(cv2.error):  # As in `gives_frames`.
-                _, image = self.capture.read()
+            with contextlib.suppress(cv2.error):  # As in `open_camera`.
+                image = self.capture.read()[1]
             if image is not None:
                 pauses = iter(RETRY_PAUSES)
-                self._publish(image)
+                check_frame_size(self.capture, self.title)
+                with self.news:
+                    self.newest = self._frame(image)
+                    self.news.notify()
                 continue
             pause = next(pauses, None)
             if pause is None:
@@ -490,12 +377,6 @@ class LiveCapture:
             self.capture.release()
             if not self.stopped.wait(pause):
                 self.capture = open_capture(self.target)
-
-    def _publish(self, image):
-        check_frame_size(self.capture, self.title)  # It may change within a stream.
-        with self.news:
-            self.newest = self._frame(image)
-            self.news.notify()
 
     def _frame(self, image):
         return SourceFrame(image, time.perf_counter() - self.started, self.title, self.fps, still=False)
@@ -506,8 +387,7 @@ class LiveCapture:
                 if self.newest is None:
                     self.news.wait(timeout=PATIENCE)
                 newest, self.newest = self.newest, None
-            if newest:
-                self.shown = newest.time_s
+            self.shown = newest.time_s if newest else self.shown
             yield newest or self._frame(None)
 
     def latency(self):
@@ -518,13 +398,12 @@ class LiveCapture:
         self.thread.join(timeout=STREAM_TIMEOUT)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Writing
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 class AnnotatedFiles:
-    """Writes annotated frames to an image or a video or, for the files of a folder, to a folder of them."""
+    """Writes annotated frames to an image or a video or, for the files of a folder, to a folder of them.
+
+    Raises:
+        OSError: they cannot be written. A video that is nevertheless closed plays as far as it was written.
+    """
 
     def __init__(self, path, many):
         self.path, self.many, self.file, self.writer, self.written = path, many, None, None, 0
@@ -536,15 +415,7 @@ class AnnotatedFiles:
             raise OSError(f"{name}: cannot be a folder ({error.strerror}). Choose another --output.") from error
 
     def write(self, annotated, source_frame):
-        """Writes a frame.
-
-        Args:
-            annotated: uint8 (H, W, 3).
-            source_frame: the frame that it was drawn on.
-
-        Raises:
-            OSError: it cannot be written. A video can still be closed, and then plays.
-        """
+        """Writes a frame, uint8 (H, W, 3), that was drawn on a `SourceFrame`."""
         path = annotated_path(self.path, source_frame.file, self.many, source_frame.still)
         if source_frame.still:
             write_image(path, annotated)
@@ -557,8 +428,8 @@ class AnnotatedFiles:
         self.written += 1
 
     def close(self):
-        if self.writer:
-            writer, self.writer = self.writer, None
+        writer, self.writer = self.writer, None
+        if writer:
             writer.close()
 
 
@@ -570,11 +441,7 @@ def annotated_path(output, file, many, still):
 
 
 def write_image(path, image):
-    """Writes an image file.
-
-    Raises:
-        OSError: it cannot be written. A former file stays.
-    """
+    """Writes an image file, or raises OSError and leaves the former one."""
     name, encoded = utils.printable(path), False
     with contextlib.suppress(cv2.error):
         encoded, content = cv2.imencode(".jpg" if path.suffix.lower() == ".jfif" else path.suffix, image)
@@ -598,31 +465,21 @@ class VideoWriter:
         fps: its rate.
         size: width and height of its frames in pixels; other frames are resized.
         start: time of its first frame in seconds.
-
-    Raises:
-        OSError: it cannot be written.
     """
 
     def __init__(self, path, fps, size, start):
         self.fps = fps if fps < 65 else round(fps, 2)  # MPEG-4 divides a second into at most 65,535 parts.
         self.name, self.size, self.written = utils.printable(path), (max(2, size[0]), max(2, size[1])), 0
-        self.start, self.time, self.frame = start, start, None  # Seconds; the last frame.
-        if shutil.disk_usage(path.parent).free < DISK_RESERVE:
-            raise OSError(f"{self.name}: less than {DISK_RESERVE // 10**6} MB are free on its disk. Free some space.")
+        self.start, self.time, self.frame = start, start, None  # Seconds, seconds, and the last frame.
         self.stack = contextlib.ExitStack()
         self.path = self.stack.enter_context(utils.replaced(path))
         codec = cv2.VideoWriter.fourcc(*("MJPG" if path.suffix.lower() == ".avi" else "mp4v"))
         self.writer = cv2.VideoWriter(str(self.path.resolve()), cv2.CAP_FFMPEG, codec, self.fps, self.size)
         if not self.writer.isOpened():
-            self.stack.close()
             raise OSError(f"{self.name}: cannot be written as a video. Choose another --output.")
 
     def write(self, frame, time_s):
-        """Writes a frame, uint8 (H, W, 3), which is shown from `time_s`, in seconds, until the next one.
-
-        Raises:
-            OSError: the disk is nearly full. What is written so far plays after `close`.
-        """
+        """Writes a frame, uint8 (H, W, 3), that is shown from `time_s`, in seconds, until the next one."""
         if frame.shape[1::-1] != self.size:
             frame = cv2.resize(frame, self.size)
         self.start += max(0.0, time_s - self.time - LONGEST_GAP)
@@ -634,24 +491,19 @@ class VideoWriter:
         self.frame = frame
 
     def _put(self, frame):
-        if shutil.disk_usage(self.path.parent).free < DISK_RESERVE:
+        if shutil.disk_usage(self.path.parent).free < DISK_RESERVE:  # OpenCV does not report a failed write.
             raise OSError(f"{self.name}: the disk is full, so it ends after frame {self.written}. Free some space.")
         self.writer.write(frame)
         self.written += 1
 
     def close(self):
-        """Completes the video and gives it its name.
-
-        Raises:
-            OSError: it could not be completed. A former file stays.
-        """
+        """Completes the video and gives it its name, or raises OSError and leaves the former one."""
         with self.stack:
             self.writer.release()
-            # OpenCV does not report a failed write. Then the last frame cannot be reached.
             capture = open_capture(self.path)
             capture.set(cv2.CAP_PROP_POS_FRAMES, self.written - 1)
             capture.read()
             reached = capture.get(cv2.CAP_PROP_POS_FRAMES)
             capture.release()
             if reached < max(1, self.written):
-                raise OSError(f"{self.name}: could not be completed. Check that the disk has room.")
+                raise OSError(f"{self.name}: could not be completed. Check that its disk has room.")

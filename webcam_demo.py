@@ -31,7 +31,7 @@ import cli
 # OpenCV and FFmpeg print lines of their own about every missing camera and damaged file. Ours say what to do.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "100000000")  # `video.MAX_IMAGE_PIXELS`; 20,000 x 20,000 is 2.4 GB.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "100000000")  # The demo needs seven bytes a pixel.
 os.environ.setdefault("OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS", "0")  # Windows: a camera opens in 1 s instead of 20.
 
 with cli.importing(__name__, "webcam_demo.py"):
@@ -47,7 +47,7 @@ with cli.importing(__name__, "webcam_demo.py"):
 
 
 class Benchmark:
-    """Counts the frames and times their stages."""
+    """Counts frames and faces, and times the stages of each frame."""
 
     STAGES = ("read", "detect", "classify", "draw")
 
@@ -99,24 +99,18 @@ class Benchmark:
 
     def report(self):
         """Returns a table for people, followed by one line of JSON for programs."""
-        stages = self.stage_times()
+        finished = min(map(len, self.seconds.values()))  # Ctrl-C can leave the last frame without all stages.
+        whole = np.sum([seconds[:finished] for seconds in self.seconds.values()], axis=0)
+        times = {}
+        for stage, seconds in {**self.seconds, "frame": whole}.items():
+            median, p95 = np.percentile(seconds, (50, 95)) * 1000 if len(seconds) else (0.0, 0.0)
+            times[stage] = {"median": round(float(median), 2), "p95": round(float(p95), 2)}
         result = {"frames": self.frames, "faces": self.faces, "fps": round(self.fps(), 1), "startup_s": self.startup}
         result |= {"peak_memory_mb": peak_memory_mb()}
         lines = [f"{'stage':<10}{'median ms':>12}{'95 % ms':>12}"]
-        lines += [f"{stage:<10}{times['median']:>12.2f}{times['p95']:>12.2f}" for stage, times in stages.items()]
+        lines += [f"{stage:<10}{of['median']:>12.2f}{of['p95']:>12.2f}" for stage, of in times.items()]
         lines += [f"{name}: {value}" for name, value in result.items()]
-        result["stages_ms"] = {stage: stages[stage] for stage in self.STAGES}
-        return "\n".join([*lines, json.dumps(result)])
-
-    def stage_times(self):
-        """Returns median and 95th percentile in ms of each stage and of whole frames, as dict of dict."""
-        finished = min(map(len, self.seconds.values()))  # Ctrl-C can leave the last frame without all stages.
-        frames = np.sum([seconds[:finished] for seconds in self.seconds.values()], axis=0)
-        times = {}
-        for stage, seconds in {**self.seconds, "frame": frames}.items():
-            median, p95 = np.percentile(seconds, (50, 95)) * 1000 if len(seconds) else (0.0, 0.0)
-            times[stage] = {"median": round(float(median), 2), "p95": round(float(p95), 2)}
-        return times
+        return "\n".join([*lines, json.dumps(result | {"stages_ms": {stage: times[stage] for stage in self.STAGES}})])
 
 
 def process_seconds():
@@ -157,21 +151,20 @@ class FrameLabeler:
 
         Returns:
             annotated: uint8 (H, W, 3).
-            faces: list of (track, box, (label, confidence), probabilities), lists and numbers of Python.
+            faces: list of (track, box, (label, confidence), probabilities), all plain Python numbers and lists.
         """
-        frame = cv2.flip(source_frame.image, 1) if mirrored else source_frame.image
+        frame, time_s = cv2.flip(source_frame.image, 1) if mirrored else source_frame.image, source_frame.time_s
         self._prepare_tracker(source_frame, mirrored)
         with self.benchmark.stage("detect"):
             gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-            boxes = self.tracker.find(gray, source_frame.time_s)
+            boxes = self.tracker.find(gray, time_s)
         with self.benchmark.stage("classify"):
-            probabilities = self.model.predict(utils.crop_faces(gray, boxes))
-            probabilities = self.tracker.average(probabilities, source_frame.time_s)
+            probabilities = self.tracker.average(self.model.predict(utils.crop_faces(gray, boxes)), time_s)
             labels = utils.choose_labels(probabilities, self.model.classes, self.min_confidence)
         with self.benchmark.stage("draw"):
             annotated = utils.annotate_frame(frame, boxes, labels)
-        faces = zip(self.tracker.numbers(), boxes.tolist(), labels, probabilities.tolist(), strict=True)
-        return annotated, list(faces)
+        self.benchmark.count(source_frame, len(boxes))
+        return annotated, list(zip(self.tracker.numbers(), boxes.tolist(), labels, probabilities.tolist(), strict=True))
 
     def _prepare_tracker(self, source_frame, mirrored):
         if source_frame.file != self.file:
@@ -182,32 +175,32 @@ class FrameLabeler:
             self.tracker.mirror(source_frame.image.shape[1])
 
 
-def run(source, labeler, log, output, window, benchmark):
+def run(source, labeler, log, output, window):
     """Labels the frames of a source until it ends or the window is closed.
 
     Args:
         source: from `video.open_source`.
         labeler: `FrameLabeler`.
         log, output, window: `EmotionLog`, `AnnotatedFiles` and `Window`, or None each.
-        benchmark: `Benchmark`.
     """
+    benchmark = labeler.benchmark
     for source_frame in benchmark.time_reading(progress_bar(source)):
-        if source_frame.image is None:
-            if window:
-                window.stall(source.title)
-        else:
+        file, time_s = source_frame.file, source_frame.time_s
+        if source_frame.image is not None:
             annotated, faces = labeler.label(source_frame, mirrored=bool(window and window.mirrored))
-            benchmark.count(source_frame, len(faces))
             if source_frame.still:
-                print(file_text(source_frame.file, faces) if source.many else image_text(faces), flush=True)
+                print(file_text(file, faces) if source.many else image_text(faces), flush=True)
             if log:
-                log.write(
-                    benchmark.frames - 1, source_frame.time_s, source_frame.file, faces, utc() if source.live else None
-                )
+                utc = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+                log.write(benchmark.frames - 1, time_s, file, faces, utc)
             if output:
                 output.write(annotated, source_frame)
             if window:
-                window.show(annotated, source, source_frame, bars(faces, labeler.model), benchmark.recent_fps())
+                nearest = max(faces, key=lambda face: face[1][2], default=None)
+                bars = nearest and (nearest[3], labeler.model.classes)
+                window.show(annotated, source, source_frame, bars, benchmark.recent_fps())
+        elif window:
+            window.stall(source.title)
         if window and window.closed:
             break
 
@@ -217,16 +210,6 @@ def progress_bar(source):
     hidden = True if source.total in (None, 1) or sys.stderr is None else None  # None: shown on a terminal only.
     with tqdm.tqdm(source.frames(), total=source.total, unit=" frames", disable=hidden) as bar:
         yield from bar
-
-
-def bars(faces, model):
-    """Returns what the window's bars show, the probabilities of the largest face and their classes, None without it."""
-    largest = max(faces, key=lambda face: face[1][2], default=None)
-    return largest and (largest[3], model.classes)
-
-
-def utc():
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
 def image_text(faces):
@@ -253,35 +236,20 @@ class Parser(argparse.ArgumentParser):
 
 def parse_args(argv=None):
     parser = Parser(usage=argparse.SUPPRESS, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "positional", nargs="?", metavar="SOURCE", help="camera index, video, image, folder or URL (default: camera 0)"
-    )
-    parser.add_argument("--source", metavar="SOURCE", help="the same")
-    parser.add_argument(
-        "--model", type=file_path, default=utils.DEFAULT_MODEL, help="model folder (default: models/emotions-5)"
-    )
-    parser.add_argument("--output", type=file_path, help="annotated video (.mp4) or image, or folder for a folder's")
-    parser.add_argument("--log", type=file_path, help="labels and probabilities per face and frame (.csv or .jsonl)")
-    parser.add_argument("--no-display", action="store_true", help="open no window")
-    parser.add_argument(
-        "--min-confidence",
-        type=probability,
-        default=0.3,
-        metavar="P",
-        help="below it a face is uncertain (default: 0.3)",
-    )
-    parser.add_argument("--benchmark", action="store_true", help="end with a table of times and one line of JSON")
+    add = parser.add_argument
+    add("positional", nargs="?", metavar="SOURCE", help="camera, video, image, folder or URL (default: camera 0)")
+    add("--source", metavar="SOURCE", help="the same as an option")
+    add("--model", type=cli.path, default=utils.DEFAULT_MODEL, help="model folder (default: models/emotions-5)")
+    add("--output", type=cli.path, help="annotated video (.mp4) or image; a folder if the source is one")
+    add("--log", type=cli.path, help="labels and probabilities per face and frame (.csv or .jsonl)")
+    add("--no-display", action="store_true", help="open no window")
+    add("--min-confidence", type=probability, default=0.3, help="below it a face is uncertain (default: 0.3)")
+    add("--benchmark", action="store_true", help="end with a table of times and one line of JSON")
     args = parser.parse_args(argv)
     if args.positional is not None and args.source is not None:
         parser.error("SOURCE must be given once, but it is given with and without --source.")
     args.source = args.source if args.positional is None else args.positional
     return args
-
-
-def file_path(text):
-    if not text.strip() or "://" in text:
-        raise argparse.ArgumentTypeError(f"must be a path, but it is {utils.printable(text) or 'empty'}.")
-    return Path(text)
 
 
 def probability(text):
@@ -301,17 +269,13 @@ def open_window(args, source):
     try:
         return Window(mirrored=source.camera)
     except cv2.error:
-        print("This OpenCV opens no windows. Install one that does: pip uninstall opencv-python-headless; ", end="")
-        print('pip install --force-reinstall "opencv-python<5"')
+        reinstall = 'pip uninstall opencv-python-headless, then pip install --force-reinstall "opencv-python<5"'
+        print(f"This OpenCV opens no windows. Replace it: {reinstall}")
         return None
 
 
 def open_output(args, source, window):
-    """Opens the annotated file. If a window was wanted and cannot open, there is one without --output too.
-
-    Raises:
-        ValueError: a path has another use or the wrong suffix.
-    """
+    """Opens the annotated file. If a window was wanted and cannot open, there is one without --output too."""
     path = args.output
     if not path and not window and not args.no_display:
         path = default_output(source)
@@ -320,57 +284,51 @@ def open_output(args, source, window):
     if path is None:
         return None
     video.check_encoding(path)
-    if source.many and path.suffix.lower() in video.IMAGE_SUFFIXES | video.WRITABLE_SUFFIXES:
-        raise ValueError(f"--output must be a folder, because the source is one, but it is {utils.printable(path)}.")
+    name, suffix = utils.printable(path), path.suffix.lower()
+    if source.many and suffix in video.IMAGE_SUFFIXES | video.WRITABLE_SUFFIXES:
+        raise ValueError(f"--output must be a folder, because the source is one, but it is {name}.")
     suffixes = video.IMAGE_SUFFIXES if source.still else video.WRITABLE_SUFFIXES
-    if not source.many and path.suffix.lower() not in suffixes:
-        raise ValueError(f"--output must end in {', '.join(sorted(suffixes))}, but it is {utils.printable(path)}.")
+    if not source.many and suffix not in suffixes:
+        raise ValueError(f"--output must end in {', '.join(sorted(suffixes))}, but it is {name}.")
     return video.AnnotatedFiles(path, source.many)
 
 
 def default_output(source):
     """Returns the path of the annotated file without --output."""
     suffix = "" if source.many else ".png" if source.still else ".mp4"
-    path = re.sub("^[a-z]+://[^/]*", "", source.title)  # Without the host of an address.
+    path = re.sub("^[a-z]+://[^/]*", "", source.title)  # An address without its host.
     stem = "camera" if source.camera else Path(path).stem[:100] or "stream"
     return video.OUTPUT_DIR / f"labelled-{stem}{suffix}"
 
 
 def check_paths(args, source, output):
-    """Refuses to overwrite a file that has another use, before anything is written.
-
-    Raises:
-        ValueError: a path has two uses, or is not a regular file.
-    """
+    """Refuses to overwrite a file that has another use, before anything is written."""
     read = [("the source", path) for path in source.paths]
     read += [("a file of the model", path) for path in args.model.iterdir()]
-    written = []
+    written = [("--output", output)] if output and not source.many else []
     if output and source.many:
         for path in source.paths:
             target = video.annotated_path(output, path.name, many=True, still=video.is_image(path))
             written.append((f"the annotated {utils.printable(path.name)}", target))
-    elif output:
-        written.append(("--output", output))
     if args.log:
         written += [("--log", args.log), ("the timeline of the log", emotion_log.timeline_path(args.log))]
-    for _, path in written:
-        if path.exists() and not path.is_file():  # Opening a named pipe would wait for its other end.
-            raise ValueError(f"{utils.printable(path)}: not a regular file. Choose another path.")
     uses = {}
     for use, path in [*read, *written]:
-        # Links to a file share its device and inode.
-        identity = os.stat(path)[1:3] if path.exists() else path.resolve()
+        name, exists = utils.printable(path), path.exists()
+        if exists and not path.is_file() and (use, path) in written:
+            raise ValueError(f"{name}: not a regular file. Choose another path.")
+        identity = os.stat(path)[1:3] if exists else path.resolve()  # Links to a file share its device and inode.
         other = uses.setdefault(identity, use)
-        if (use, path) in written and other != use:
-            raise ValueError(f"{other} and {use} must be different files, but both are {utils.printable(path)}.")
+        if other != use and (use, path) in written:
+            raise ValueError(f"{other} and {use} must be different files, but both are {name}.")
 
 
 def demo(args):
     """Opens what the arguments name, runs the loop, closes and reports.
 
     Raises:
-        OSError, ValueError: the source ended early, or a file cannot be written; after the report.
-        KeyboardInterrupt: likewise.
+        KeyboardInterrupt, OSError, ValueError: it was stopped, the source ended early, or a file cannot be written.
+            What was written is completed and reported before.
     """
     failure, benchmark = None, Benchmark()
     model, detector = utils.load_emotion_model(args.model), utils.load_face_detector()
@@ -381,10 +339,9 @@ def demo(args):
         log = emotion_log.EmotionLog(args.log, model.classes, source.many, source.live) if args.log else None
         for part in filter(None, (window, output, log)):
             stack.enter_context(contextlib.closing(part))
-        labeler = FrameLabeler(model, detector, args.min_confidence, benchmark)
         try:
-            run(source, labeler, log, output, window, benchmark)
-        except (OSError, KeyboardInterrupt) as error:  # What was written is completed and reported.
+            run(source, FrameLabeler(model, detector, args.min_confidence, benchmark), log, output, window)
+        except (OSError, KeyboardInterrupt) as error:
             failure = error
     report(args, source, output, benchmark)
     if failure or source.problem:

@@ -139,7 +139,7 @@ def test_limits_are_stated(tmp_path, monkeypatch):
     monkeypatch.setattr(video, "MAX_IMAGE_BYTES", 10)
     cv2.imwrite(str(tmp_path / "a.png"), gray_frames(1)[0])
     source = video.open_source(str(tmp_path / "a.png"))
-    assert read_all(source) == [] and "more than 100 million pixels" in source.problem
+    assert read_all(source) == [] and "larger than 400 MB" in source.problem
 
 
 def write_large_png(path, side):

