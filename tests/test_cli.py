@@ -1,0 +1,119 @@
+"""A script ends in one line and the right status, whatever stops it.
+
+python -m pytest tests/test_cli.py
+"""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+
+import cli
+
+# A script whose imports and work are filled in.
+SCRIPT = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+import cli
+with cli.importing(__name__, "script.py"):
+    {{imports}}
+def work():
+    {{work}}
+sys.exit(cli.run_script("script.py", work))
+"""
+
+
+def start(imports="pass", work="pass", **options):
+    command = [sys.executable, "-c", SCRIPT.format(imports=imports, work=work)]
+    return subprocess.Popen(command, text=True, stderr=subprocess.PIPE, **{"stdout": subprocess.PIPE} | options)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals between processes")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("phase", ["imports", "work"])
+def test_signal_is_one_line_and_status_130(number, phase):
+    process = start(**{phase: "print('begun', flush=True); time.sleep(20)"})
+    assert process.stdout.readline() == "begun\n"
+    time.sleep(0.05)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=10)
+    assert (process.returncode, stderr) == (130, "script.py: stopped.\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no nohup")
+def test_ignored_signal_stays_ignored():
+    work = "print('begun', flush=True); time.sleep(0.5)"
+    process = start(work=work, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=10) == 0
+
+
+def test_missing_package_names_the_command():
+    process = start("import no_such_package")
+    _, stderr = process.communicate()
+    assert process.returncode == 2 and stderr.count("\n") == 1
+    assert "no_such_package" in stderr and "pip install -r requirements.txt" in stderr
+
+
+def test_old_python_names_the_version(monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 9))
+    with (
+        pytest.raises(SystemExit, match="script.py: Python 3.11 or later is needed"),
+        cli.importing("__main__", "script.py"),
+    ):
+        pass
+
+
+def test_import_by_another_module_changes_no_handler():
+    before = signal.getsignal(signal.SIGINT)
+    with cli.importing("script", "script.py"):
+        assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("error", ["ValueError('a\\nb')", "FileNotFoundError('a b')"])
+def test_mistake_is_one_line_and_status_2(error):
+    process = start(work=f"raise {error}")
+    _, stderr = process.communicate()
+    assert (process.returncode, stderr) == (2, "script.py: a b\n")
+
+
+def test_bug_is_not_hidden():
+    process = start(work="raise ZeroDivisionError")
+    _, stderr = process.communicate()
+    assert process.returncode == 1 and "Traceback" in stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX pipe")
+def test_closed_pipe_is_quiet():
+    process = start(work="[print('x' * 1000) for _ in range(1000)]")
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+def test_full_disk_on_stdout_is_one_line():
+    with open("/dev/full", "w") as full:
+        process = start(work="print('x')", stdout=full)
+        _, stderr = process.communicate()
+    assert process.returncode == 2 and stderr.count("\n") == 1 and "No space left" in stderr
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", 1), ("10", 10)])
+def test_whole_number_accepts_its_range(text, value):
+    assert cli.whole_number(1, 10)(text) == value
+
+
+@pytest.mark.parametrize("text", ["0", "11", "-1", "1.5", "x", "", "9" * 5000])
+def test_whole_number_refuses_the_rest(text):
+    with pytest.raises(cli.argparse.ArgumentTypeError, match="whole number from 1 to 10"):
+        cli.whole_number(1, 10)(text)
+
+
+def test_path_refuses_nothing():
+    with pytest.raises(cli.argparse.ArgumentTypeError, match="empty"):
+        cli.path("")
