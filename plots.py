@@ -86,19 +86,20 @@ def calibration(panels, path):
     """Draws how often predictions are right at each confidence, and how many faces have it.
 
     Args:
-        panels: list of (title, curves); curves is a dict of name to (confidence, accuracy, faces, error), the first
-            three (bins,) as from `utils.calibration_bins`. The counts of the last curve are drawn.
+        panels: list of (title, truth, curves). The truth is int (N,), -1 where it is unknown; curves is a dict of name
+            to probabilities, float (N, C). The histogram is of the last one.
     """
     figure, axes = plt.subplots(
         2, len(panels), figsize=(HALF_WIDTH * (0.4 + 0.6 * len(panels)), 5.2), sharex=True, sharey="row",
         squeeze=False, height_ratios=(3, 1), layout="constrained",
     )  # fmt: skip
-    for (title, curves), (ax, histogram) in zip(panels, axes.T, strict=True):
+    for (title, truth, curves), (ax, histogram) in zip(panels, axes.T, strict=True):
         ax.plot([0, 1], [0, 1], color="lightgray", zorder=0)
-        for name, (confidence, accuracy, _, error) in curves.items():
-            color = CALIBRATION_COLORS[name]
-            ax.plot(confidence, accuracy, "o-", markersize=4, color=color, label=f"{name}: ECE {error:.3f}")
-        faces = curves[name][2]
+        for name, probabilities in curves.items():
+            known, color = (probabilities[truth >= 0], truth[truth >= 0]), CALIBRATION_COLORS[name]
+            confidence, accuracy, faces = utils.calibration_bins(*known)
+            label = f"{name}: ECE {utils.expected_calibration_error(*known):.3f}"
+            ax.plot(confidence, accuracy, "o-", markersize=4, color=color, label=label)
         edges = np.arange(len(faces)) / len(faces)
         histogram.bar(edges, faces, width=1 / len(faces), align="edge", color=color, edgecolor="white")
         ax.set(title=title, xlim=(0, 1), ylim=(0, 1))
@@ -240,4 +241,26 @@ def timeline(curves, classes, path):
     legend = axes[0, 0].get_legend_handles_labels()
     figure.legend(*legend, loc="outside upper center", ncols=len(classes), frameon=False, handlelength=1)
     axes[-1, 0].set_xlabel("Time (s)")
+    save(figure, path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Benchmarks
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def training_race(curves, path):
+    """Draws validation accuracy over minutes of several trainings.
+
+    Args:
+        curves: dict from name to list of dict with `minutes` and `val_accuracy`.
+    """
+    figure, ax = plt.subplots(figsize=(7, 4))
+    for (name, curve), color in zip(curves.items(), ("#d55e00", "#0072b2"), strict=True):
+        minutes, accuracy = ([point[key] for point in curve] for key in ("minutes", "val_accuracy"))
+        best = max(accuracy)
+        ax.plot(minutes, accuracy, color=color, label=f"{name}: best {best:.1%}")
+        ax.plot(minutes[accuracy.index(best)], best, "o", color=color)
+    ax.set(xlabel="Time (minutes)", ylabel="Accuracy", title="PublicTest, five classes, while training")
+    ax.legend(loc="lower right")
     save(figure, path)
