@@ -158,11 +158,13 @@ class FrameLabeler:
         with self.benchmark.stage("detect"):
             gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
             boxes = self.tracker.find(gray, time_s)
+            angles = [track.angle for track in self.tracker.visible]
         with self.benchmark.stage("classify"):
-            probabilities = self.tracker.average(self.model.predict(utils.crop_faces(gray, boxes)), time_s)
+            probabilities = self.model.predict(utils.crop_faces(gray, boxes, angles))
+            probabilities = self.tracker.average(probabilities, time_s)
             labels = utils.choose_labels(probabilities, self.model.classes, self.min_confidence)
         with self.benchmark.stage("draw"):
-            annotated = utils.annotate_frame(frame, boxes, labels)
+            annotated = utils.annotate_frame(frame, boxes, labels, angles)
         self.benchmark.count(source_frame, len(boxes))
         return annotated, list(zip(self.tracker.numbers(), boxes.tolist(), labels, probabilities.tolist(), strict=True))
 

@@ -52,7 +52,9 @@ class Window:
         """
         if self.draw is None:
             cv2.resizeWindow(WINDOW, *window_size(*annotated.shape[1::-1]))
-        rate = [] if source_frame.still else [rate_text(fps, source.latency())]
+        latency = source.latency()
+        behind = "" if latency is None else f", {1000 * latency:.0f} ms behind"
+        rate = [] if source_frame.still else [f"{fps:.0f} frames/s{behind}"]
         self.draw = functools.partial(self._draw, annotated, bars, rate)
         self.draw()
         self._wait(self._seconds_left(source, source_frame))
@@ -153,11 +155,6 @@ def window_size(width, height):
     """Returns the width and height in pixels of the window for a frame of this size."""
     scale = min(1.0, LARGEST[0] / width, LARGEST[1] / height)
     return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def rate_text(fps, latency):
-    """Returns the frame rate and, for live sources, the latency, in seconds, as text."""
-    return f"{fps:.0f} frames/s" + ("" if latency is None else f", {1000 * latency:.0f} ms behind")
 
 
 def put_notes(image, lines):
