@@ -98,7 +98,7 @@ MAX_FILE_BYTES = 1_000_000_000  # fer2013.csv has 301 million.
 MAX_ROW_BYTES = 20_000
 MAX_VOTES = 10  # Raters of a face.
 MAX_IMAGE_BYTES = 100_000  # A face of the folder form has about 2,000.
-MAX_BYTES_BEFORE_CSV = 1_000_000  # In an archive: its list of files, and the files before the CSV.
+MAX_BYTES_AROUND_CSV = 1_000_000  # In an archive: its list of files, and the files before and after the CSV.
 
 # Bounds of what is not FER2013. The real values are in data/README.md.
 MIN_ROWS_TO_JUDGE = 1000  # Of a split. With fewer rows chance is too large.
@@ -195,7 +195,9 @@ def data_warnings(path):
     for number, split in enumerate(SPLITS.values()):
         rows = usages == number
         if rows.sum() >= MIN_ROWS_TO_JUDGE:
-            warnings += [_compare_mean_face(faces[rows], split), _compare_labels(faces[rows], emotions[rows], split)]
+            warnings.append(
+                _compare_mean_face(faces[rows], split) or _compare_labels(faces[rows], emotions[rows], split)
+            )
         if number:
             warnings.append(_compare_copies(faces[rows], faces[usages == 0], split))
     return [f"{printable(path)}: {warning}" for warning in warnings if warning]
@@ -473,13 +475,16 @@ def _open_csv(path):
             file = stack.enter_context(io.BufferedReader(_GzipStream(file)))
         in_tar = b"\0" in file.peek(512)[:512]
         yield file, _skip_to_csv(file) if in_tar else math.inf
+        # The checksum of gzip is at the end, after the other files.
+        if in_tar and len(file.read(MAX_BYTES_AROUND_CSV)) == MAX_BYTES_AROUND_CSV:
+            raise OSError("more than a CSV in it")
 
 
 class _PieceReader(io.BufferedReader):
     """A file that refuses large reads, because `zipfile` reads an archive's list of files at once."""
 
     def read(self, size=-1):
-        if size > MAX_BYTES_BEFORE_CSV:
+        if size > MAX_BYTES_AROUND_CSV:
             raise OSError("too many files in it")
         return super().read(size)
 
@@ -524,7 +529,7 @@ def _find_csv(archive):
 
 def _skip_to_csv(stream):
     """Reads a tar file up to the content of its first CSV. Returns the CSV's size in bytes."""
-    left = MAX_BYTES_BEFORE_CSV
+    left = MAX_BYTES_AROUND_CSV
     while left > 0:
         entry = tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), "utf-8", "replace")
         if entry.isreg() and _is_csv(entry.name) and entry.size > 0:
@@ -660,7 +665,7 @@ def confirm_face(gray, box, detector):
     return search_face(gray, box, detector.confirming, CONFIRMING_NEIGHBORS) is not None
 
 
-def search_face(gray, box, cascade, neighbors, angle=0.0, flipped=False):
+def search_face(gray, box, cascade, neighbors, angle=0.0, flipped=False, face_width=SEARCH_WIDTH):
     """Searches the surroundings of a box for a face of about its size.
 
     Args:
@@ -674,9 +679,9 @@ def search_face(gray, box, cascade, neighbors, angle=0.0, flipped=False):
     Returns:
         box: float (4,), the face nearest to the middle; None if there is none.
     """
-    size = round(SEARCH_WIDTH * (1 + 2 * SEARCH_MARGIN))
+    size = round(face_width * (1 + 2 * SEARCH_MARGIN))
     patch = cut_square(gray, box, size, SEARCH_MARGIN, angle)
-    smallest, largest = (round(share * SEARCH_WIDTH) for share in SEARCH_SIZES)
+    smallest, largest = (round(share * face_width) for share in SEARCH_SIZES)
     found = cascade.detectMultiScale(
         patch[:, ::-1] if flipped else patch, 1.1, neighbors, minSize=(smallest,) * 2, maxSize=(largest,) * 2
     )
@@ -684,9 +689,7 @@ def search_face(gray, box, cascade, neighbors, angle=0.0, flipped=False):
         return None
     # Middle of each face and its width, in pixels of the patch from its middle.
     offsets = np.array([(x + (width - size) / 2, y + (width - size) / 2, width) for x, y, width, _ in found])
-    offset_x, offset_y, width = (
-        min(offsets, key=lambda offset: (np.hypot(*offset[:2]), *offset)) * box[2] / SEARCH_WIDTH
-    )
+    offset_x, offset_y, width = min(offsets, key=lambda offset: (np.hypot(*offset[:2]), *offset)) * box[2] / face_width
     offset_x = -offset_x if flipped else offset_x
     cosine, sine = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     x = box[0] + box[2] / 2 + cosine * offset_x - sine * offset_y

@@ -13,6 +13,7 @@ import contextlib
 import csv
 import gzip
 import io
+import re
 import shutil
 import sys
 import tarfile
@@ -64,7 +65,7 @@ TOKENS = [
 ]
 EDITS = st.lists(
     st.tuples(
-        st.sampled_from(["replace", "insert", "delete", "cut", "repeat", "flip"]),
+        st.sampled_from(["replace", "insert", "delete", "cut", "repeat", "flip", "digit", "digit"]),
         st.integers(0, 2**20),  # Where: an offset, or the number of a separator.
         st.booleans(),  # At a separator, where most rules of a format apply.
         st.sampled_from(TOKENS) | st.binary(min_size=1, max_size=4),
@@ -89,6 +90,8 @@ def damage(content, edits):
             content = content[:i]
         elif kind == "repeat":
             content = content[:i] + content[max(0, i - 20 * len(token)) :]
+        elif kind == "digit":  # Many files stay valid, with another value.
+            content = content[:i] + re.sub(rb"\d", b"%d" % (place % 10), content[i:], count=1)
         elif i < len(content):
             content = content[:i] + bytes([content[i] ^ 1 << place % 8]) + content[i + 1 :]
     return content
