@@ -11,12 +11,13 @@ import csv
 import itertools
 import json
 import sys
-from pathlib import Path
-
-import numpy as np
 
 import cli
-import utils
+
+with cli.importing(__name__, "emotion_log.py"):
+    import numpy as np
+
+    import utils
 
 SUFFIXES = (".csv", ".jsonl")
 MAX_ROWS = 2_000_000  # 18 hours of one face at 30 frames a second; summing them up takes 20 s and 500 MB.
@@ -26,11 +27,6 @@ TRACKS_LISTED = 12  # In the summary, those seen longest.
 TRACKS_DRAWN = 6  # In the timeline.
 POINTS_DRAWN = 2000  # Per track of the timeline, more than its pixels.
 LABELS = (*utils.EMOTIONS, utils.UNCERTAIN, "")  # "" for a frame without a face.
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Writing
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 class EmotionLog:
@@ -84,23 +80,12 @@ class EmotionLog:
 
 
 def check_path(path):
-    """Refuses a path that cannot be a log.
-
-    Raises:
-        ValueError: it has another suffix.
-        OSError: something other than a regular file is there.
-    """
+    """Refuses a path that cannot be a log: of another suffix, or of something other than a regular file."""
+    name = utils.printable(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(
-            f"The name of a log must end in {' or '.join(SUFFIXES)}, but {utils.printable(path)} does not."
-        )
+        raise ValueError(f"The name of a log must end in {' or '.join(SUFFIXES)}, but {name} does not.")
     if path.exists() and not path.is_file():  # Opening a named pipe would wait for its other end.
-        raise OSError(f"{utils.printable(path)}: not a regular file. Choose another name for the log.")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Reading
-# ---------------------------------------------------------------------------------------------------------------------
+        raise OSError(f"{name}: not a regular file. Choose another name for the log.")
 
 
 def read_log(path):
@@ -114,8 +99,7 @@ def read_log(path):
         files: list of str.
 
     Raises:
-        OSError: the file cannot be read.
-        ValueError: it is not such a log, or has more than `MAX_ROWS` rows.
+        OSError, ValueError: the file cannot be read, is not such a log, or has more than `MAX_ROWS` rows.
     """
     check_path(path)
     name = utils.printable(path)
@@ -146,7 +130,7 @@ def bounded_lines(file):
 
 def parse_log(lines, json_lines):
     """Parses the lines of a log; see `read_log`."""
-    records = read_json_lines(lines) if json_lines else csv.DictReader(lines)
+    records = (json.loads(line) for line in lines if not line.isspace()) if json_lines else csv.DictReader(lines)
     first = next(records, None)
     if first is None:
         raise ValueError("no rows")
@@ -154,13 +138,12 @@ def parse_log(lines, json_lines):
     missing = [column for column in ("frame", "time_s", "track", "label") if column not in first]
     if missing or not classes:
         raise ValueError(f"no column {missing[0] if missing else utils.EMOTIONS[0]}")
+    files = collections.defaultdict(itertools.count().__next__)  # Numbers the names.
+    records = enumerate(itertools.chain([first], records), start=1)
     dtype = [("frame", np.int32), ("time_s", float), ("track", np.int32), ("label", np.int8), ("file", np.int32)]
     dtype += [("probabilities", np.float32, (len(classes),)), ("seconds", float)]
-    files = collections.defaultdict(itertools.count().__next__)
-    records = itertools.chain([first], records)
     with np.errstate(over="ignore"):  # An overflow becomes infinity, which is refused below.
-        values = (parse_record(record, number, classes, files) for number, record in enumerate(records, start=1))
-        rows = np.fromiter(values, np.dtype(dtype))
+        rows = np.fromiter((parse_record(record, row, classes, files) for row, record in records), np.dtype(dtype))
     valid = np.isfinite(rows["time_s"]) & ((rows["probabilities"] >= 0) & (rows["probabilities"] <= 1)).all(axis=1)
     if not valid.all():
         raise ValueError(f"a time or probability out of range in row {valid.argmin() + 1}")
@@ -168,20 +151,8 @@ def parse_log(lines, json_lines):
     return rows, classes, list(files)
 
 
-def read_json_lines(lines):
-    """Yields the object of each line that is not blank."""
-    return (json.loads(line) for line in lines if not line.isspace())
-
-
-def parse_record(record, number, classes, files):
-    """Returns a row's values in the order of the array's columns; see `read_log`.
-
-    Args:
-        record: dict of str, or of JSON's values.
-        number: int, of the row, from 1.
-        classes: tuple of str.
-        files: defaultdict that numbers the names of files.
-    """
+def parse_record(record, row, classes, files):
+    """Returns the values of a row's dict in the order of the array's columns; see `read_log`."""
     try:
         file, track, label, probabilities = files[record.get("file")], 0, LABELS.index(""), [0.0] * len(classes)
         if record["track"] not in ("", None):
@@ -189,14 +160,11 @@ def parse_record(record, number, classes, files):
             probabilities = [float(record[emotion]) for emotion in classes]
         return int(record["frame"]), float(record["time_s"]), track, label, file, probabilities, 0.0
     except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise ValueError(f"row {number}: {error or 'a field is missing'}") from error
+        raise ValueError(f"row {row}: {error}") from error
 
 
 def frame_seconds(rows):
-    """Returns how long the frame of each row was shown, seconds (N,).
-
-    The last frame of a file counts as long as the one before it.
-    """
+    """Returns how long the frame of each row was shown, seconds (N,): a file's last one as long as the one before."""
     _, first, frame = np.unique(rows["frame"], return_index=True, return_inverse=True)
     time_s, file = rows["time_s"][first], rows["file"][first]
     seconds = np.clip(np.diff(time_s, append=time_s[-1]), 0, LONGEST_FRAME)
@@ -204,11 +172,6 @@ def frame_seconds(rows):
     seconds[ends] = 0
     seconds[ends] = np.append(0, seconds[:-1])[ends]
     return seconds[frame]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Summing up
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def find_tracks(rows):
@@ -222,7 +185,7 @@ def find_tracks(rows):
 
 def sum_by_label(rows, weights):
     """Returns (label, sum of the weights (N,)) of each label that occurs, the largest sum first."""
-    sums = np.bincount(rows["label"], weights, minlength=len(LABELS))
+    sums = np.bincount(rows["label"], weights)
     return [(LABELS[i], sums[i]) for i in sorted(np.unique(rows["label"]), key=lambda i: -sums[i])]
 
 
@@ -233,11 +196,7 @@ def track_name(track, files):
 
 
 def summarize(rows, files):
-    """Returns as text how long each face was seen, and the share of that time of each emotion.
-
-    Args:
-        rows, files: from `read_log`.
-    """
+    """Returns as text how long each face was seen, and the share of that time of each emotion; of `read_log`'s rows."""
     faces, tracks = rows[rows["track"] > 0], find_tracks(rows)
     counts = f"{len(faces):,} faces in {len(np.unique(rows['frame'])):,} frames"
     if not rows["seconds"].any():  # Images.
@@ -259,57 +218,45 @@ def timeline_path(log):
 
 
 def timeline_curves(rows, files):
-    """Returns the curves of the tracks seen longest, in the order of their first frames.
-
-    Args:
-        rows, files: from `read_log`.
-
-    Returns:
-        list of (name, seconds (K,), probabilities (K, C)), K at most `POINTS_DRAWN` + 1.
-    """
+    """Returns (name, seconds (K,), probabilities (K, C)) of the tracks seen longest, by their first frame."""
     curves = []
     for track in sorted(find_tracks(rows)[:TRACKS_DRAWN], key=lambda track: track["time_s"][0]):
-        # Of a long track, a point is the mean of several rows.
-        starts = np.linspace(0, len(track), min(len(track), POINTS_DRAWN), endpoint=False, dtype=int)
-        means = np.add.reduceat(track["probabilities"], starts) / np.diff(starts, append=len(track))[:, np.newaxis]
+        drawn = track[:: len(track) // POINTS_DRAWN + 1]
         end = track["time_s"][-1] + track["seconds"][-1]  # The last frame is shown until the next one.
-        times = np.append(track["time_s"][starts], end)
-        curves.append((track_name(track, files), times, np.concatenate([means, means[-1:]])))
+        probabilities = np.concatenate([drawn["probabilities"], track["probabilities"][-1:]])
+        curves.append((track_name(track, files), np.append(drawn["time_s"], end), probabilities))
     return curves
 
 
 def report(path):
-    """Returns the summary of a log, and draws its timeline unless it is a log of images or has no face.
+    """Returns the summary of a log. Draws its timeline, unless it is a log of images or has no face.
 
     Raises:
         OSError, ValueError: the log cannot be read.
     """
     rows, classes, files = read_log(path)
     summary, curves = summarize(rows, files), timeline_curves(rows, files)
-    return f"{summary}\n{draw_timeline(path, curves, classes)}" if curves and rows["seconds"].any() else summary
-
-
-def draw_timeline(log, curves, classes):
-    """Draws the timeline of a log; returns a sentence that says where it is, or why there is none."""
-    path = timeline_path(log)
+    if not curves or not rows["seconds"].any():
+        return summary
+    picture = timeline_path(path)
     try:
         import plots  # Matplotlib, which the demo does without.
 
-        with utils.replaced(path) as new:
+        with utils.replaced(picture) as new:
             plots.timeline(curves, classes, new)
     except ImportError:
-        command = f"python emotion_log.py {utils.printable(log)}"
-        return f"For a picture of the log: pip install matplotlib seaborn, then {command}"
+        command = f"python emotion_log.py {utils.printable(path)}"
+        return f"{summary}\nFor a picture of the log: pip install matplotlib seaborn, then {command}"
     except OSError as error:
-        return f"{utils.printable(path)}: cannot be written ({error.strerror})."
-    return f"Drew {utils.printable(path)}."
+        return f"{summary}\n{utils.printable(picture)}: cannot be written ({error.strerror})."
+    return f"{summary}\nDrew {utils.printable(picture)}."
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         usage=argparse.SUPPRESS, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("log", type=Path, help="log of webcam_demo.py, .csv or .jsonl")
+    parser.add_argument("log", type=cli.path, help="log of webcam_demo.py, .csv or .jsonl")
     return parser.parse_args(argv)
 
 

@@ -26,7 +26,8 @@ with cli.importing(__name__, "evaluate.py"):
     import plots
     import utils
 
-SPLIT_NAMES = {split: utils.SPLITS[split] for split in ("test", "val")} | {"both": "PublicTest and PrivateTest"}
+SPLIT_PARTS = {"test": ("test",), "val": ("val",), "both": ("val", "test")}
+SPLIT_NAMES = {split: " and ".join(utils.SPLITS[part] for part in parts) for split, parts in SPLIT_PARTS.items()}
 FACES_PER_STEP = 256  # Of the progress bar.
 MAX_EPOCHS = 10_000  # Rows of a history.csv that are read.
 FILES = (
@@ -53,29 +54,20 @@ def measure(labels, probabilities, classes):
     probabilities = probabilities / probabilities.sum(axis=1, keepdims=True, dtype=float)  # To double precision's 1.
     predicted, indices = probabilities.argmax(axis=1), list(range(len(classes)))
     columns = metrics.precision_recall_fscore_support(labels, predicted, labels=indices, zero_division=0)
-    aucs = [area_under_curve(labels == i, probabilities[:, i]) for i in indices]
-    per_class = {
-        name: {
-            "precision": float(precision),
-            "recall": float(recall),
-            "f1": float(f1),
-            "auc": auc,
-            "support": int(faces),
-        }
-        for name, precision, recall, f1, faces, auc in zip(classes, *columns, aucs, strict=True)
-    }
-    present = [values for values in per_class.values() if values["support"]]
-    accuracy, known_aucs = float(np.mean(predicted == labels)), [auc for auc in aucs if auc is not None]
+    table = pd.DataFrame(np.transpose(columns), classes, ["precision", "recall", "f1", "support"])
+    table["auc"] = [area_under_curve(labels == i, probabilities[:, i]) for i in indices]
+    accuracy, aucs = float(np.mean(predicted == labels)), table["auc"].dropna()
+    per_class = table.astype({"support": int}).astype(object).where(table.notna(), None).to_dict("index")
     return {
         "rows": len(labels),
         "accuracy": accuracy,
         "accuracy_ci95": wilson_interval(accuracy, len(labels)),
-        "macro_f1": float(np.mean([values["f1"] for values in per_class.values()])),
-        "balanced_accuracy": float(np.mean([values["recall"] for values in present])),
-        "majority_baseline": max(values["support"] for values in present) / len(labels),
-        "log_loss": float(metrics.log_loss(labels, probabilities, labels=indices)),
+        "macro_f1": table["f1"].mean(),
+        "balanced_accuracy": table["recall"][table["support"] > 0].mean(),
+        "majority_baseline": table["support"].max() / len(labels),
+        "log_loss": metrics.log_loss(labels, probabilities, labels=indices),
         "ece": utils.expected_calibration_error(probabilities, labels),
-        "auc_macro": float(np.mean(known_aucs)) if known_aucs else None,
+        "auc_macro": aucs.mean() if len(aucs) else None,
         "confusion_matrix": metrics.confusion_matrix(labels, predicted, labels=indices).tolist(),
         "per_class": per_class,
     }
@@ -83,7 +75,7 @@ def measure(labels, probabilities, classes):
 
 def area_under_curve(is_class, scores):
     """Returns the area under the ROC curve of one class against the rest, or None if one side has no faces."""
-    return float(metrics.roc_auc_score(is_class, scores)) if 0 < is_class.sum() < len(is_class) else None
+    return metrics.roc_auc_score(is_class, scores) if 0 < is_class.sum() < len(is_class) else None
 
 
 def wilson_interval(accuracy, count):
@@ -94,43 +86,36 @@ def wilson_interval(accuracy, count):
     return [float(center - half), float(center + half)]
 
 
-def measure_unseen(labels, probabilities, copies):
-    """Computes the accuracy without the faces that are copies of Training's.
-
-    Args:
-        copies: bool (N,), or None if there is no Training split.
-    """
-    if copies is None:
+def measure_unseen(data, faces, labels, probabilities):
+    """Computes the accuracy without exact copies of Training's faces; None where it is not known."""
+    try:
+        trained_on, _ = utils.load_fer2013(data, "train", probabilities.shape[1])
+    except ValueError:  # A data set may hold only the faces to score.
         return {"rows_also_in_training": None, "accuracy_unseen": None}
+    copies = utils.find_copies(faces, trained_on)
     correct = (probabilities.argmax(axis=1) == labels)[~copies]
-    return {
-        "rows_also_in_training": int(copies.sum()),
-        "accuracy_unseen": float(correct.mean()) if len(correct) else None,
-    }
+    unseen = float(correct.mean()) if len(correct) else None
+    return {"rows_also_in_training": int(copies.sum()), "accuracy_unseen": unseen}
 
 
-def measure_heads(labels, consensus, predictions):
+def measure_heads(truths, predictions):
     """Computes accuracy and calibration error of each head and of the demo, against each truth.
 
     Args:
-        labels, consensus: int (N,); consensus is None without votes, and -1 for a face without one.
+        truths: dict of "labels" and perhaps "consensus" to int (N,), -1 for a face without one.
         predictions: dict of name to probabilities, float (N, C).
     """
-    truths = {"labels": labels} | ({} if consensus is None else {"consensus": consensus})
-    return {
-        head: {
-            truth: {
-                "accuracy": float(np.mean(probabilities[values >= 0].argmax(axis=1) == values[values >= 0])),
-                "ece": utils.expected_calibration_error(probabilities[values >= 0], values[values >= 0]),
-            }
-            for truth, values in truths.items()
-        }
-        for head, probabilities in predictions.items()
-    }
+    result = {head: {} for head in predictions}
+    for head, probabilities in predictions.items():
+        for truth, values in truths.items():
+            known, rows = values[values >= 0], probabilities[values >= 0]
+            accuracy, error = np.mean(rows.argmax(axis=1) == known), utils.expected_calibration_error(rows, known)
+            result[head][truth] = {"accuracy": float(accuracy), "ece": error}
+    return result
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Files
+# Input and output
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -139,61 +124,21 @@ def load_faces(data, votes, split, num_classes):
 
     Returns:
         faces: uint8 (N, 48, 48, 1).
-        labels: int (N,).
-        consensus: int (N,), -1 for a face without one; None without votes.
-
-    Raises:
-        OSError, ValueError: a file cannot be used, or no face has a consensus.
+        truths: dict of "labels" and, with votes, "consensus" to int (N,), -1 for a face without one.
     """
-    parts = ("val", "test") if split == "both" else (split,)
+    parts = SPLIT_PARTS[split]
     loaded = zip(*(utils.load_fer2013(data, part, num_classes) for part in parts), strict=True)
     faces, labels = (np.concatenate(arrays) for arrays in loaded)
-    if votes is None:
-        return faces, labels, None
+    if not votes:
+        return faces, {"labels": labels}
     consensus = np.concatenate([utils.load_votes(votes, data, part, num_classes)[2] for part in parts])
     if (consensus < 0).all():
         raise ValueError(f"{utils.printable(votes)}: no face of {SPLIT_NAMES[split]} has a consensus. Omit --votes.")
-    return faces, labels, consensus
-
-
-def find_copies(data, faces, num_classes):
-    """Returns a bool (N,) mask of the faces that are exact copies of Training's, or None if there is no Training."""
-    try:
-        return utils.find_copies(faces, utils.load_fer2013(data, "train", num_classes)[0])
-    except ValueError:  # A data set may hold only the faces to score.
-        return None
-
-
-def check_output_dir(path):
-    """Refuses a path that something other than a folder has, before the work."""
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"{utils.printable(path)}: not a folder. Choose another --output-dir.")
-
-
-def read_layers(model_dir, description):
-    """Returns the layers of `model.json`.
-
-    Raises:
-        ValueError: they are missing or damaged.
-    """
-    types = {"name": str, "kind": str, "text": str, "shape": list, "sources": list}
-    layers, known = description.get("layers"), set()
-    valid = isinstance(layers, list) and bool(layers)
-    for layer in layers if valid else ():
-        valid = valid and isinstance(layer, dict) and all(isinstance(layer.get(key), types[key]) for key in types)
-        valid = valid and bool(layer["shape"]) and all(source in known for source in layer["sources"])
-        known |= {layer["name"]} if valid else set()
-    if not valid:
-        path = utils.printable(model_dir / "model.json")
-        raise ValueError(f"{path}: `layers` is missing or damaged. Train the model again, or restore the file.")
-    return layers
+    return faces, {"labels": labels, "consensus": consensus}
 
 
 def read_history(path, heads):
-    """Reads `history.csv`.
-
-    Returns:
-        dict of column to float (E,), or None if there is no such file.
+    """Returns the columns of `history.csv`, dict of float (E,), or None if there is no such file.
 
     Raises:
         ValueError: the file is damaged.
@@ -225,41 +170,13 @@ def replaced_files(folder):
             if (Path(new) / name).exists():
                 (Path(new) / name).replace(folder / name)
             else:
-                (folder / name).unlink(missing_ok=True)  # Of an earlier evaluation.
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Warnings
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def compare_hashes(data, split, description):
-    """Returns a line for each split that is not what the model was trained with.
-
-    Args:
-        description: content of `model.json`, with the hashes of Training and PublicTest.
-    """
-    training = description["training"]
-    recorded, classes = training.get("data_sha256"), len(description["classes"])
-    if not isinstance(recorded, dict):
-        return []
-    hashes, lines = {}, []
-    for part in utils.SPLITS:
-        if part == "train" or split in (part, "both"):
-            with contextlib.suppress(ValueError):  # There are no rows of this split.
-                hashes[part] = utils.hash_split(*utils.load_fer2013(data, part, classes, training.get("limit")))
-    for part, name in utils.SPLITS.items():
-        same = [utils.SPLITS[other] for other in recorded if other != part and recorded[other] == hashes.get(part)]
-        if same:
-            lines.append(f"{name} holds the faces that were {same[0]} when the model was trained.")
-        elif part in recorded and hashes.get(part, recorded[part]) != recorded[part]:
-            lines.append(f"{name} is not the one that the model was trained with; copies of its faces may be missed.")
-    return [f"{utils.printable(data)}: {line}" for line in lines]
+                (folder / name).unlink(missing_ok=True)  # From an earlier evaluation.
 
 
 def warn(data, split, description, result):
     """Prints a line for each sign that data and model do not fit."""
-    lines = utils.data_warnings(data) + compare_hashes(data, split, description)
+    lines = utils.data_warnings(data)
+    lines += [f"{utils.printable(data)}: {line}" for line in compare_hashes(data, split, description)]
     if result["accuracy"] < result["majority_baseline"]:
         lines.append(
             f"accuracy {result['accuracy']:.4f} is under that of always predicting the most frequent class "
@@ -269,55 +186,61 @@ def warn(data, split, description, result):
         print(f"Warning: {line}", file=sys.stderr)
 
 
+def compare_hashes(data, split, description):
+    """Returns a line for each split that is not what the model was trained with, by the hashes in `model.json`."""
+    training, classes, lines = description["training"], len(description["classes"]), []
+    recorded = training.get("data_sha256")
+    for part in ("train", *SPLIT_PARTS[split]) if isinstance(recorded, dict) else ():
+        try:
+            digest = utils.hash_split(*utils.load_fer2013(data, part, classes, training.get("limit")))
+        except (ValueError, TypeError):  # There are no rows of this split, or the limit is damaged.
+            continue
+        other = [utils.SPLITS.get(name, name) for name in recorded if name != part and recorded[name] == digest]
+        if other:
+            lines.append(f"{utils.SPLITS[part]} holds the faces that were {other[0]} when the model was trained.")
+        elif recorded.get(part, digest) != digest:
+            lines.append(
+                f"{utils.SPLITS[part]} is not that of the model's training. Copies of its faces may be missed."
+            )
+    return lines
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Figures
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def draw_matrices(folder, result, classes):
-    """Draws the confusion matrices against the labels and the consensus."""
-    name = SPLIT_NAMES[result["split"]]
+def draw_predictions(folder, truths, predictions, result, classes):
+    """Draws the confusion matrices and the ROC curves."""
+    name, axes = SPLIT_NAMES[result["split"]], ("Label", "Prediction of the labels head")
     title = f"{name}: {result['rows']:,} faces"
-    axes = ("Label", "Prediction of the labels head")
     plots.confusion_matrix(result["confusion_matrix"], classes, *axes, title, folder / "confusion_matrix.png")
+    areas = {i: result["per_class"][emotion]["auc"] for i, emotion in enumerate(classes)}
+    curves = {
+        classes[i]: (*metrics.roc_curve(truths["labels"] == i, predictions["labels"][:, i])[:2], area)
+        for i, area in areas.items()
+        if area is not None
+    }
+    plots.roc(curves, title, folder / "roc.png")
     if "consensus" in result:
         title = f"{name}: {result['consensus']['rows']:,} faces with a consensus"
         matrix, axes = result["consensus"]["confusion_matrix"], ("Consensus of ten people", "Emotion in the demo")
         plots.confusion_matrix(matrix, classes, *axes, title, folder / "consensus_matrix.png")
 
 
-def draw_roc(folder, labels, probabilities, result, classes):
-    """Draws the ROC curves against the labels."""
-    curves = {}
-    for i, name in enumerate(classes):
-        area = result["per_class"][name]["auc"]
-        if area is not None:
-            curves[name] = (*metrics.roc_curve(labels == i, probabilities[:, i])[:2], area)
-    plots.roc(curves, f"{SPLIT_NAMES[result['split']]}: {result['rows']:,} faces", folder / "roc.png")
-
-
-def draw_calibration(folder, labels, consensus, logits, predictions):
-    """Draws confidence against accuracy before and after the temperature: labels head, and votes head or demo."""
-
-    def curve(probabilities, truth):
-        rows = truth >= 0
-        bins = utils.calibration_bins(probabilities[rows], truth[rows])
-        return *bins, utils.expected_calibration_error(probabilities[rows], truth[rows])
-
-    def before_and_after(head, truth):
-        return {"Before": curve(utils.softmax(logits[head]), truth), "After": curve(predictions[head], truth)}
-
-    panels = [("Labels head against the labels", before_and_after("labels", labels))]
-    if consensus is not None:
-        heads = before_and_after("votes", consensus) if "votes" in logits else {}
-        title = "Votes head and demo against the consensus" if heads else "Demo against the consensus"
-        panels.append((title, heads | {"Demo": curve(predictions["demo"], consensus)}))
+def draw_calibration(folder, truths, logits, predictions):
+    """Draws confidence against accuracy, for the labels and for the consensus."""
+    heads = {head: {"Before": utils.softmax(logits[head]), "After": predictions[head]} for head in logits}
+    panels = [("Labels head against the labels", truths["labels"], heads["labels"])]
+    if "consensus" in truths:
+        title = f"{'Votes head' if 'votes' in heads else 'Demo'} against the consensus"
+        panels.append((title, truths["consensus"], heads.get("votes", {}) | {"Demo": predictions["demo"]}))
     plots.calibration(panels, folder / "calibration.png")
 
 
-def draw_mistakes(folder, faces, labels, consensus, probabilities, classes):
+def draw_mistakes(folder, faces, truths, probabilities, classes):
     """Draws the faces whose wrong emotion the demo was surest of: by the consensus if there is one, else the labels."""
-    source, truth = ("Label", labels) if consensus is None else ("People", consensus)
+    source, truth = ("People", truths["consensus"]) if "consensus" in truths else ("Label", truths["labels"])
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero((predicted != truth) & (truth >= 0))
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][: plots.FACES_SHOWN]
@@ -325,14 +248,18 @@ def draw_mistakes(folder, faces, labels, consensus, probabilities, classes):
     plots.mistakes(faces[wrong], texts, "The surest mistakes", folder / "mistakes.png")
 
 
-def draw_training(folder, history, layers, model):
-    """Draws the training's history, where there is one, and the layers."""
-    best_epoch = model.description["training"].get("best_epoch")
+def draw_model(folder, history, description, model_dir):
+    """Draws the history of the training, if there is one, and the layers."""
     for quantity in ("accuracy", "loss") if history else ():
-        plots.history(history, quantity, model.heads, best_epoch, folder / f"{quantity}.png")
-    parameters, macs = model.description["parameters"] / 1e6, model.description["macs"] / 1e6
+        best_epoch = description["training"].get("best_epoch")
+        plots.history(history, quantity, description["heads"], best_epoch, folder / f"{quantity}.png")
+    parameters, macs = description["parameters"] / 1e6, description["macs"] / 1e6
     title = f"{parameters:.1f} million parameters, {macs:.0f} million multiply-adds a face"
-    plots.architecture(layers, title, folder / "architecture.png")
+    try:
+        plots.architecture(description["layers"], title, folder / "architecture.png")
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        path = utils.printable(model_dir / "model.json")
+        raise ValueError(f"{path}: `layers` is missing or damaged. Train the model again, or restore it.") from error
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -347,28 +274,15 @@ def score(model, faces):
         logits: dict of head to float32 (N, C).
         predictions: dict of head, and "demo", to probabilities, float32 (N, C).
     """
-    logits, demo = [], []
-    with tqdm.tqdm(total=len(faces), unit=" faces", disable=None) as bar:
-        for start in range(0, len(faces), FACES_PER_STEP):
-            batch = faces[start : start + FACES_PER_STEP]
-            logits.append(model.logits(batch))
-            demo.append(model.predict(batch))
-            bar.update(len(batch))
-    logits = {head: np.concatenate([part[head] for part in logits]) for head in model.heads}
-    temperatures = model.description["temperatures"]
-    predictions = {head: utils.softmax(logits[head] / temperatures[head]) for head in model.heads}
-    return logits, predictions | {"demo": np.concatenate(demo)}
+    steps = [faces[start : start + FACES_PER_STEP] for start in range(0, len(faces), FACES_PER_STEP)]
+    steps = [model.logits(step) for step in tqdm.tqdm(steps, unit_scale=FACES_PER_STEP, unit=" faces", disable=None)]
+    logits = {head: np.concatenate([step[head] for step in steps]) for head in model.heads}
+    predictions = {head: model.probabilities({head: logits[head]}) for head in model.heads}
+    return logits, predictions | {"demo": model.probabilities(logits)}
 
 
 def evaluate(data, votes, model_dir, split, output_dir):
-    """Scores a model folder and writes metrics, report and figures.
-
-    Args:
-        data: path of the data set.
-        votes: path of `fer2013new.csv`, or None.
-        model_dir: model folder.
-        split: "test", "val" or "both".
-        output_dir: folder for the results, created if it is missing.
+    """Scores a model folder and writes metrics, report and figures into `output_dir`.
 
     Returns:
         report: str, the results in words and the classification report.
@@ -376,89 +290,69 @@ def evaluate(data, votes, model_dir, split, output_dir):
     Raises:
         OSError, ValueError: a file cannot be read or written.
     """
-    check_output_dir(output_dir)
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"{utils.printable(output_dir)}: not a folder. Choose another --output-dir.")
     model = utils.load_emotion_model(model_dir)
-    classes, layers = model.classes, read_layers(model_dir, model.description)
-    history = read_history(model_dir / "history.csv", model.heads)
-    faces, labels, consensus = load_faces(data, votes, split, len(classes))
+    history, classes = read_history(model_dir / "history.csv", model.heads), model.classes
+    faces, truths = load_faces(data, votes, split, len(classes))
     logits, predictions = score(model, faces)
-    result = {"split": split} | measure(labels, predictions["labels"], classes)
-    result |= measure_unseen(labels, predictions["labels"], find_copies(data, faces, len(classes)))
-    if consensus is not None:
-        rated = consensus >= 0
-        result["consensus"] = measure(consensus[rated], predictions["demo"][rated], classes)
-    result["heads"] = measure_heads(labels, consensus, predictions)
+    result = {"split": split} | measure(truths["labels"], predictions["labels"], classes)
+    result |= measure_unseen(data, faces, truths["labels"], predictions["labels"])
+    if "consensus" in truths:
+        rows = truths["consensus"] >= 0
+        result["consensus"] = measure(truths["consensus"][rows], predictions["demo"][rows], classes)
+    result["heads"] = measure_heads(truths, predictions)
     warn(data, split, model.description, result)
-    report = format_report(labels, predictions["labels"].argmax(axis=1), result, classes)
+    report = format_report(truths["labels"], predictions["labels"].argmax(axis=1), result, classes)
     with replaced_files(output_dir) as folder:
-        draw_matrices(folder, result, classes)
-        draw_roc(folder, labels, predictions["labels"], result, classes)
-        draw_calibration(folder, labels, consensus, logits, predictions)
-        draw_mistakes(folder, faces, labels, consensus, predictions["demo"], classes)
-        draw_training(folder, history, layers, model)
+        draw_predictions(folder, truths, predictions, result, classes)
+        draw_calibration(folder, truths, logits, predictions)
+        draw_mistakes(folder, faces, truths, predictions["demo"], classes)
+        draw_model(folder, history, model.description, model_dir)
         (folder / "classification_report.txt").write_text(report, encoding="utf-8")
         (folder / "metrics.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return report
 
 
 def format_report(labels, predicted, result, classes):
-    """Returns the classification report under and above lines that say what was measured."""
-    table = metrics.classification_report(
-        labels, predicted, labels=range(len(classes)), target_names=classes, digits=4, zero_division=0
-    )
+    """Returns the classification report, with lines on accuracy, copies and consensus."""
     lines = [f"{SPLIT_NAMES[result['split']]}, {format_accuracy(result)}"]
-    copies = result["rows_also_in_training"]
-    if copies:
+    if result["rows_also_in_training"]:
         unseen = result["accuracy_unseen"]
         rest = "all of them are" if unseen is None else f"accuracy {unseen:.4f} without them"
-        lines.append(f"{copies:,} faces are exact copies of Training's: {rest}.")
-    lines += ["", table]
+        lines.append(f"{result['rows_also_in_training']:,} faces are exact copies of Training's: {rest}.")
+    names = {"labels": range(len(classes)), "target_names": classes}
+    lines += ["", metrics.classification_report(labels, predicted, **names, digits=4, zero_division=0)]
     if "consensus" in result:
-        lines += format_consensus(result["consensus"], classes)
+        consensus = result["consensus"]
+        named = np.sum(consensus["confusion_matrix"], axis=0)
+        precisions = [
+            (name, consensus["per_class"][name]["precision"]) for name, n in zip(classes, named, strict=True) if n
+        ]
+        agreement = ", ".join(f"{name} {precision:.0%}" for name, precision in precisions)
+        lines += [f"Consensus of ten people, {format_accuracy(consensus)}"]
+        lines += [f"People agree when the demo names an emotion: {agreement}.", ""]
     return "\n".join(lines)
 
 
 def format_accuracy(result):
     """Returns the accuracy of a section of `metrics.json` in words."""
     low, high = result["accuracy_ci95"]
-    return (
-        f"{result['rows']:,} faces: accuracy {result['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}; "
-        f"the most frequent class: {result['majority_baseline']:.4f})"
-    )
-
-
-def format_consensus(result, classes):
-    """Returns the lines of the report on the consensus, among them the precision of each emotion."""
-    named = np.sum(result["confusion_matrix"], axis=0)
-    agreement = [
-        f"{name} {result['per_class'][name]['precision']:.0%}" for name, n in zip(classes, named, strict=True) if n
-    ]
-    return [
-        f"Consensus of ten people, {format_accuracy(result)}",
-        f"People agree when the demo names an emotion: {', '.join(agreement)}.",
-        "",
-    ]
-
-
-def path_argument(text):
-    """Returns the path that an option names."""
-    if not text:
-        raise argparse.ArgumentTypeError("must be a path, but is empty")
-    return Path(text)
+    interval = f"95 % interval {low:.4f} to {high:.4f}"
+    baseline = f"the most frequent class: {result['majority_baseline']:.4f}"
+    return f"{result['rows']:,} faces: accuracy {result['accuracy']:.4f} ({interval}; {baseline})"
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         usage=argparse.SUPPRESS, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    path = {"type": path_argument, "metavar": "PATH"}
-    parser.add_argument("--data", **path, default=utils.DEFAULT_DATA, help="data set (default: data/fer2013.csv)")
-    parser.add_argument("--votes", **path, help="fer2013new.csv of FER+ (default: none)")
-    parser.add_argument(
-        "--model", **path, default=utils.DEFAULT_MODEL, help="model folder (default: models/emotions-5)"
-    )
+    path = cli.path
+    parser.add_argument("--data", type=path, default=utils.DEFAULT_DATA, help="data set (default: data/fer2013.csv)")
+    parser.add_argument("--votes", type=path, help="fer2013new.csv of FER+ (default: none)")
+    parser.add_argument("--model", type=path, default=utils.DEFAULT_MODEL, help="folder (default: models/emotions-5)")
     parser.add_argument("--split", choices=SPLIT_NAMES, default="test", help="faces to score (default: test)")
-    parser.add_argument("--output-dir", **path, help="results (default: figures/<model folder's name>)")
+    parser.add_argument("--output-dir", type=path, help="results (default: figures/<model folder's name>)")
     args = parser.parse_args(argv)
     args.output_dir = args.output_dir or utils.ROOT / "figures" / args.model.resolve().name
     return args

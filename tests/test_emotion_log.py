@@ -265,12 +265,13 @@ def test_curve_of_one_frame_lasts_as_long_as_the_frame(log):
     assert np.allclose(probabilities, [[0.1, 0.9], [0.1, 0.9]])
 
 
-def test_long_curve_is_drawn_with_means(tmp_path, monkeypatch):
-    monkeypatch.setattr(emotion_log, "POINTS_DRAWN", 2)
+def test_long_curve_is_drawn_with_fewer_points(tmp_path, monkeypatch):
+    """Of four frames every second one is drawn, and the end."""
+    monkeypatch.setattr(emotion_log, "POINTS_DRAWN", 3)
     rows, _, files = emotion_log.read_log(write_log(tmp_path / "log.csv"))
     _, seconds, probabilities = emotion_log.timeline_curves(rows, files)[0]
     assert seconds.tolist() == [0, 1, 2]
-    assert np.allclose(probabilities[:, 0], [0.75, 0.5, 0.5])
+    assert np.allclose(probabilities[:, 0], [0.8, 0.6, 0.4])
 
 
 def test_script_draws_the_timeline_next_to_the_log(log, capsys):
