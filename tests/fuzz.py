@@ -35,7 +35,7 @@ FACES = np.random.default_rng(0).integers(0, 256, (14, utils.IMAGE_SIZE**2), dty
 EMOTION_IDS = [0, 3, 1, 4, 2, 5, 6] * 2
 USAGES = ["Training"] * 8 + ["PublicTest"] * 4 + ["PrivateTest"] * 2
 LONGEST_MESSAGE = 700  # Characters.
-REFUSALS = (ValueError, OSError)  # What utils.run_script turns into one line.
+REFUSALS = (ValueError, OSError)  # What cli.run_script turns into one line.
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Damage
