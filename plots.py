@@ -17,8 +17,7 @@ import seaborn as sns
 
 import utils
 
-HALF_WIDTH = 5.5  # Inches of a picture that is shown next to another one.
-FULL_WIDTH = 10
+HALF_WIDTH = 5.5  # Inches of a picture that the README shows next to another one.
 FACES_SHOWN = 8  # FER2013's faces may not be passed on, so a picture holds few of them.
 HEAD_COLORS = {"labels": "#d55e00", "votes": "#0072b2"}
 CALIBRATION_COLORS = {"Before": "#e69f00", "After": "#0072b2", "Demo": "#333333"}  # Before and after the temperature.
@@ -174,7 +173,7 @@ def architecture(layers, title, path):
     boxes = merge_layers(layers)
     columns = [list(group) for _, group in itertools.groupby(boxes, key=lambda box: box["shape"][:-1])]
     rows = max(map(len, columns))
-    figure, ax = plt.subplots(figsize=(FULL_WIDTH, 0.55 * rows + 0.6), layout="constrained")
+    figure, ax = plt.subplots(figsize=(2 * len(columns), 0.55 * rows + 0.6), layout="constrained")
     places = {
         name: (column, row)
         for column, group in enumerate(columns)
@@ -231,7 +230,7 @@ def timeline(curves, classes, path):
         classes: C names.
     """
     count = len(curves)
-    size = (FULL_WIDTH * 0.8, 1.2 + 1.3 * count)
+    size = (8, 1.2 + 1.3 * count)
     figure, axes = plt.subplots(count, figsize=size, sharex=True, squeeze=False, layout="constrained")
     for ax, (name, seconds, probabilities) in zip(axes[:, 0], curves, strict=True):
         ax.stackplot(seconds, probabilities.T, labels=classes, colors=[utils.rgb(emotion) for emotion in classes])
