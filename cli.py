@@ -4,6 +4,7 @@ A mistake of the user's ends in one line on stderr and status 2. Ctrl-C ends in 
 """
 
 import argparse
+import atexit
 import contextlib
 import errno
 import os
@@ -64,6 +65,7 @@ def run_script(script, run):
         run: function without arguments; may return an exit status.
     """
     handle_signals(signal.default_int_handler)
+    atexit.register(handle_signals, signal.SIG_IGN)  # A signal while Python shuts down changes nothing any more.
     escape_unprintable_output()
     try:
         status = run() or 0
