@@ -1,6 +1,6 @@
-"""Draws figures/demo.jpg, three moments of the bundled clip as the demo labels them, and figures/timeline.png, its log.
+"""Makes figures/demo.jpg, three moments of the bundled clip as the demo labels them, and figures/timeline.png, its log.
 
-python figures/make_demo_picture.py
+    python figures/make_demo_picture.py
 """
 
 import shutil
@@ -14,12 +14,12 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 MOMENTS = (2.0, 4.5, 9.5)  # Seconds: Collins, both, Hopper.
-WIDTH = 480  # Pixels of each.
+WIDTH = 480  # Pixels of each frame.
 
 
 def label_clip(video, log):
-    """Runs the demo on the bundled clip, as a user does; it draws the log beside it."""
-    command = [sys.executable, ROOT / "webcam_demo.py", "--source", ROOT / "data" / "demo.mp4", "--no-display"]
+    """Runs the demo on the bundled clip, as a user does; it draws the timeline next to the log."""
+    command = [sys.executable, ROOT / "webcam_demo.py", ROOT / "data" / "demo.mp4", "--no-display"]
     subprocess.run([*command, "--output", video, "--log", log], check=True)
 
 
