@@ -5,14 +5,11 @@ model that it replaces is kept as `<model folder>.previous`.
 """
 
 import contextlib
-import io
 import json
 import os
 import shutil
 import signal
 import time
-import zipfile
-import zlib
 
 import keras
 import numpy as np
@@ -150,34 +147,22 @@ def save_state(path, config, rows, weights, best_weights):
     """Writes the state in one step. It is built in memory, because HDF5 crashes on a full disk."""
     arrays = {f"weights_{i}": value for i, value in enumerate(weights)}
     arrays |= {f"best_{i}": value for i, value in enumerate(best_weights)}
-    content = io.BytesIO()
-    np.savez(content, header=json.dumps({"config": config, "rows": rows}), **arrays)
-    with utils.replaced(path) as temporary:
-        temporary.write_bytes(content.getbuffer())
+    utils.save_arrays(path, header=np.array(json.dumps({"config": config, "rows": rows})), **arrays)
 
 
 def load_state(path):
-    """Reads what `save_state` wrote.
-
-    Returns:
-        config, rows, weights, best_weights.
+    """Returns config, rows, weights and best weights, as `save_state` wrote them.
 
     Raises:
         ValueError: the file is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            header = json.loads(str(arrays["header"]))
-            names = arrays.files
-            weights, best = (
-                [arrays[f"{kind}_{i}"] for i in range(sum(name.startswith(f"{kind}_") for name in names))]
-                for kind in ("weights", "best")
-            )
-            return dict(header["config"]), list(header["rows"]), weights, best
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"{utils.printable(path)}: damaged ({utils.shorten(error)}). Start again without --resume."
-        ) from error
+        arrays = utils.load_arrays(path)
+    except ValueError as error:
+        raise ValueError(f"{utils.printable(path)}: damaged ({error}). Start again without --resume.") from error
+    header = json.loads(str(arrays.pop("header")))
+    best = [value for name, value in arrays.items() if name.startswith("best_")]
+    return header["config"], header["rows"], list(arrays.values())[: len(arrays) - len(best)], best
 
 
 def check_same_run(began, config):

@@ -41,20 +41,17 @@ def test_state_is_read_as_it_was_written(tmp_path):
 
 
 @settings(max_examples=60, deadline=None)
-@given(position=st.floats(0, 0.999), value=st.integers(0, 255), cut=st.booleans())
-def test_damaged_state_is_one_line_or_unchanged(tmp_path_factory, position, value, cut):
+@given(position=st.floats(0, 0.999), bit=st.integers(0, 7), cut=st.booleans())
+def test_damaged_state_is_one_line(tmp_path_factory, position, bit, cut):
     path = tmp_path_factory.mktemp("state") / "state.npz"
-    _, weights = write_state(path)
+    write_state(path)
     content = bytearray(path.read_bytes())
     index = int(position * len(content))
-    content = content[:index] if cut else content[:index] + bytes([value]) + content[index + 1 :]
-    path.write_bytes(content)
-    try:
-        _, _, read, _ = checkpoint.load_state(path)
-    except ValueError as error:
-        assert "damaged" in str(error) and "\n" not in str(error)
-    else:
-        assert all(np.array_equal(a, b) for a, b in zip(read, weights, strict=True))
+    content[index] ^= 1 << bit
+    path.write_bytes(content[:index] if cut else content)
+    with pytest.raises(ValueError, match="state.npz: damaged .*Start again without --resume") as caught:
+        checkpoint.load_state(path)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
