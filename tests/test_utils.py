@@ -613,3 +613,50 @@ def test_the_sample_goes_to_a_csv_file_only(tmp_path, run_script):
     assert finished.returncode == 2 and finished.stderr == (
         "make_sample.py: /dev/null/faces.csv: File exists. Choose another --output.\n"
     )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 5. Probabilities -> drawing
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_label_below_min_confidence_is_uncertain():
+    probabilities = np.array([[0.7, 0.3], [0.45, 0.55]], np.float32)
+    labels = utils.choose_labels(probabilities, ("Happy", "Sad"), min_confidence=0.6)
+    assert [label for label, _ in labels] == ["Happy", utils.UNCERTAIN]
+    assert [confidence for _, confidence in labels] == pytest.approx([0.7, 0.55])
+
+
+@pytest.mark.parametrize("size", [(180, 320), (480, 640), (1080, 1920)])
+@pytest.mark.parametrize("corner", [(0, 0), (0.9, 0.9), (0.4, 0.4)])
+def test_annotate_frame_draws_box_and_label_on_a_copy(size, corner):
+    frame = np.full((*size, 3), 200, np.uint8)
+    box = [int(corner[0] * size[1]), int(corner[1] * size[0]), size[0] // 4, size[0] // 4]
+    drawn = utils.annotate_frame(frame, np.array([box]), [("Happy", 0.83)])
+    assert (frame == 200).all()
+    color = np.array(utils.EMOTION_COLORS["Happy"][::-1])
+    assert (drawn == color).all(axis=-1).sum() > 200  # The bar behind the label lies within the frame.
+    assert (drawn.max(axis=-1) < 120).sum() > 20  # Its black letters.
+
+
+def test_annotate_frame_turns_the_box_of_a_tilted_face_clockwise():
+    """The box 100..200 around (150, 150), turned by 30 degrees.
+
+    The middle of its top edge, 50 above the centre, moves to 50 (sin 30, -cos 30) = (25, -43) from it: (175, 107).
+    That of its bottom edge moves to (125, 193).
+    """
+    frame = np.full((300, 300, 3), 200, np.uint8)
+    drawn = utils.annotate_frame(frame, np.array([[100, 100, 100, 100]]), [("Sad", 0.5)], [30])
+    color = np.array(utils.EMOTION_COLORS["Sad"][::-1])
+    for x, y in ((175, 107), (125, 193)):
+        assert (drawn[y - 2 : y + 3, x - 2 : x + 3] == color).all(axis=-1).any()
+    assert (drawn[195:206, 180] == 200).all()  # Here the bottom edge of an upright box would be.
+
+
+@pytest.mark.parametrize("width", [1, 30, 300])
+def test_text_wider_than_the_frame_is_made_smaller(width):
+    frame = np.full((120, width, 3), 200, np.uint8)
+    bottom = utils.put_text(frame, "No picture from Camera 0; trying to open it again.", (0, 0), 0.8, (40, 40, 40))
+    assert 0 < bottom <= 120 and (frame == 40).all(axis=-1).any()
+    if width == 300:  # The last letter is within the frame.
+        assert (frame[:bottom, 280:] > 100).any()
