@@ -650,7 +650,7 @@ def test_annotate_frame_turns_the_box_of_a_tilted_face_clockwise():
     color = np.array(utils.EMOTION_COLORS["Sad"][::-1])
     for x, y in ((175, 107), (125, 193)):
         assert (drawn[y - 2 : y + 3, x - 2 : x + 3] == color).all(axis=-1).any()
-    assert (drawn[195:206, 180] == 200).all()  # Here the bottom edge of an upright box would be.
+    assert (drawn[98:105, 98:105] == 200).all()  # Here the corner of an upright box would be.
 
 
 @pytest.mark.parametrize("width", [1, 30, 300])
