@@ -25,6 +25,7 @@ As a library:
 import contextlib
 import csv
 import functools
+import gzip
 import hashlib
 import io
 import itertools
@@ -78,12 +79,30 @@ def rgb(emotion):
 COLUMNS = ("emotion", "pixels", "Usage")
 VOTE_COLUMNS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")  # In the order of EMOTIONS.
 OTHER_VOTE_COLUMNS = ("contempt", "unknown", "NF")  # Counted in the total only; NF means no face.
-FACES_PER_CLASS = (  # FER2013's rows of each emotion, in the order of EMOTIONS.
-    (3995, 436, 4097, 7215, 4830, 3171, 4965),  # Training
-    (467, 56, 496, 895, 653, 415, 607),  # PublicTest
-    (491, 55, 528, 879, 594, 416, 626),  # PrivateTest
+EMOTION_IDS = {str(number): number for number in range(len(EMOTIONS))}
+SPLIT_NUMBERS = {name: number for number, name in enumerate(SPLITS.values())}
+VOTE_COUNTS = {str(number): number for number in range(11)}  # Ten people looked at each face.
+HOW_TO_GET_DATA = (
+    "Download FER2013 from Kaggle, put it at data/fer2013.csv or name it with --data (its forms: data/README.md). "
+    "To try the pipeline with drawn faces: python data/make_sample.py, then --data data/sample.csv."
 )
-MEAN_FACE = (  # Gray levels of the mean Training face, as 6x6 blocks of 8x8 pixels.
+HOW_TO_GET_VOTES = "Download fer2013new.csv from github.com/microsoft/FERPlus."
+
+# Limits on what reading a file can cost.
+MAX_FILE_BYTES = 1_000_000_000  # fer2013.csv has 301 million.
+MAX_ROWS = 100_000  # FER2013 has 35,887.
+MAX_ROW_BYTES = 20_000  # A row of FER2013 has at most 9,240.
+MAX_IMAGE_BYTES = 100_000  # A face of the folder form has about 2,000.
+MAX_BYTES_AROUND_CSV = 1_000_000  # The other files of a tar file.
+UNREADABLE = (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, tarfile.TarError, csv.Error)
+
+# What FER2013 is like, and when a data set is not like it.
+FACES_PER_CLASS = (  # Training, PublicTest, PrivateTest; in the order of EMOTIONS.
+    (3995, 436, 4097, 7215, 4830, 3171, 4965),
+    (467, 56, 496, 895, 653, 415, 607),
+    (491, 55, 528, 879, 594, 416, 626),
+)
+MEAN_FACE = (  # Gray levels of the mean Training face, in blocks of 8x8 pixels.
     (110, 124, 145, 144, 123, 109),
     (111, 129, 148, 147, 128, 110),
     (120, 131, 142, 143, 131, 121),
@@ -91,33 +110,12 @@ MEAN_FACE = (  # Gray levels of the mean Training face, as 6x6 blocks of 8x8 pix
     (119, 133, 132, 132, 133, 118),
     (115, 119, 128, 128, 119, 113),
 )
-
-# Limits on what a file can cost. A row of FER2013 has at most 9,240 bytes.
-MAX_ROWS = 100_000  # FER2013 has 35,887.
-MAX_FILE_BYTES = 1_000_000_000  # fer2013.csv has 301 million.
-MAX_ROW_BYTES = 20_000
-MAX_VOTES = 10  # Raters of a face.
-MAX_IMAGE_BYTES = 100_000  # A face of the folder form has about 2,000.
-MAX_BYTES_AROUND_CSV = 1_000_000  # In an archive: its list of files, and the files before and after the CSV.
-
-# Bounds of what is not FER2013. The real values are in data/README.md.
 MIN_ROWS_TO_JUDGE = 1000  # Of a split. With fewer rows chance is too large.
-MIN_MEAN_FACE_CORRELATION = 0.75  # FER2013 transposed has 0.65, upside down 0.62.
-MIN_LABEL_SIGNAL = 2.0
-MAX_COPIES = 0.2  # Share of a split's faces.
-MIN_AGREEMENT = 0.4  # Share of the rows in which label and most votes agree.
-ROWS_PER_AGREEMENT = 500  # Rows moved within a larger block would go unnoticed.
-
-EMOTION_IDS = {str(number): number for number in range(len(EMOTIONS))}
-SPLIT_NUMBERS = {name: number for number, name in enumerate(SPLITS.values())}
-VOTE_COUNTS = {str(number): number for number in range(MAX_VOTES + 1)}
-KNOWN_FILES = ("fer2013.csv", "icml_face_data.csv", "fer2013new.csv")
-UNREADABLE = (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, tarfile.TarError, csv.Error)
-HOW_TO_GET_DATA = (
-    "Download FER2013 from Kaggle, put it at data/fer2013.csv or name it with --data (its forms: data/README.md). "
-    "To try the pipeline with drawn faces: python data/make_sample.py, then --data data/sample.csv."
-)
-HOW_TO_GET_VOTES = "Download fer2013new.csv from github.com/microsoft/FERPlus."
+MIN_MEAN_FACE_CORRELATION = 0.75  # At least 0.99 in 1,000 faces of FER2013; 0.68 if transposed, 0.65 if upside down.
+MIN_LABEL_SIGNAL = 2.0  # At least 2.2 in 1,000 faces of FER2013, at most 1.8 if the labels are shuffled.
+MAX_COPIES = 0.2  # Share of a split's faces that are in Training. FER2013: 0.08.
+MIN_AGREEMENT = 0.4  # Share of rows in which most votes name the label. FER2013: 0.59 in the worst 500 rows.
+ROWS_PER_AGREEMENT = 500
 
 
 def load_fer2013(path, split, num_classes=5, limit=None):
@@ -168,15 +166,14 @@ def load_votes(path, data, split, num_classes=5, limit=None):
         FileNotFoundError: there is nothing at `path`.
         ValueError: the file breaks a rule of the format, or its rows are not those of `data`.
     """
-    path = Path(path)
-    _check_file(path, HOW_TO_GET_VOTES)
-    _, emotions, usages = _load_parsed(data)
+    _check_file(Path(path), HOW_TO_GET_VOTES)
     if Path(data).is_dir():
         raise ValueError(
             f"{printable(path)}: a folder of images has lost the row order of the votes. Name fer2013.csv with --data."
         )
+    _, emotions, usages = _load_parsed(data)
     counts, totals, vote_usages = _read_votes(path)
-    _check_same_rows(path, data, (emotions, usages), (counts, vote_usages))
+    _check_same_rows(path, data, (usages, emotions), (vote_usages, counts.argmax(axis=1)))
     rows = _split_rows(emotions, usages, split, num_classes)[:limit]
     counts, totals = counts[rows][:, CLASS_SETS[num_classes]], totals[rows]
     sums = counts.sum(axis=1)
@@ -185,22 +182,27 @@ def load_votes(path, data, split, num_classes=5, limit=None):
 
 
 def data_warnings(path):
-    """Returns one line for each sign that a data set is not FER2013 as it was published.
-
-    The columns, values and pixel counts of a data set can be right and its content wrong: labels in another order,
-    negatives, mixed-up splits. Only a hash can prove that a copy is the original (data/README.md).
-    """
+    """Returns one line for each sign that a data set is not FER2013 as published (limits: data/README.md)."""
     faces, emotions, usages = _load_parsed(path)
-    warnings = [_compare_counts(emotions, usages)]
+    warnings = _compare_counts(emotions, usages)
     for number, split in enumerate(SPLITS.values()):
-        rows = usages == number
-        if rows.sum() >= MIN_ROWS_TO_JUDGE:
+        images, ids = faces[usages == number], emotions[usages == number]
+        if len(ids) >= MIN_ROWS_TO_JUDGE:
+            blocks = images.mean(axis=0, dtype=np.float32).reshape(6, 8, 6, 8).mean(axis=(1, 3))
+            correlation = np.corrcoef(blocks.ravel(), np.ravel(MEAN_FACE))[0, 1] if blocks.std() else 0.0
+            if correlation < MIN_MEAN_FACE_CORRELATION:
+                warnings.append(
+                    f"pixels may be inverted, transposed or blank: the mean face of {split} has a correlation of "
+                    f"{correlation:.2f} with FER2013's."
+                )
+            elif _label_signal(images, ids) < MIN_LABEL_SIGNAL:
+                warnings.append(f"labels may be shuffled: those of {split} are not related to the pixels.")
+        copies = int(find_copies(images, faces[usages == 0]).sum()) if number else 0
+        if copies > MAX_COPIES * len(images):
             warnings.append(
-                _compare_mean_face(faces[rows], split) or _compare_labels(faces[rows], emotions[rows], split)
+                f"{split} is not independent: {copies} of its {len(images)} faces are copies of Training's."
             )
-        if number:
-            warnings.append(_compare_copies(faces[rows], faces[usages == 0], split))
-    return [f"{printable(path)}: {warning}" for warning in warnings if warning]
+    return [f"{printable(path)}: {warning}" for warning in warnings]
 
 
 def find_copies(faces, others):
@@ -219,91 +221,46 @@ def _split_rows(emotions, usages, split, num_classes):
     return np.flatnonzero((usages == list(SPLITS).index(split)) & np.isin(emotions, CLASS_SETS[num_classes]))
 
 
-# Checks of the content.
-
-
 def _compare_counts(emotions, usages):
-    """Returns a line if the splits do not have FER2013's number of faces, in total or per emotion."""
+    """Returns a list of one line if the splits do not have FER2013's number of faces, in total or per emotion."""
     counts = np.array([np.bincount(emotions[usages == number], minlength=7) for number in range(3)])  # (split, emotion)
-    expected = np.array(FACES_PER_CLASS)
-    if not np.array_equal(counts.sum(axis=1), expected.sum(axis=1)):
-        received, sizes = (", ".join(map(str, table.sum(axis=1))) for table in (counts, expected))
-        return f"not the whole of FER2013: {', '.join(SPLITS.values())} have {received} rows instead of {sizes}."
-    if np.array_equal(counts, expected):
-        return None
-    split, emotion = np.unravel_index(np.abs(counts - expected).argmax(), counts.shape)
-    return (
-        f"splits or emotions may be mixed up: {list(SPLITS.values())[split]} has {counts[split, emotion]} faces of "
-        f"{EMOTIONS[emotion]} instead of {expected[split, emotion]}."
-    )
-
-
-def _compare_mean_face(faces, split):
-    """Returns a line if the mean face does not resemble FER2013's, as with negatives or transposed pixels."""
-    blocks = faces.mean(axis=0, dtype=np.float32).reshape(6, 8, 6, 8).mean(axis=(1, 3)).ravel()
-    expected = np.array(MEAN_FACE, np.float32).ravel()
-    correlation = np.corrcoef(blocks, expected)[0, 1] if blocks.std() else 0.0
-    if correlation >= MIN_MEAN_FACE_CORRELATION:
-        return None
-    return (
-        f"pixels may be inverted, transposed or blank: the mean face of {split} has a correlation of {correlation:.2f} "
-        f"with FER2013's, usually over {MIN_MEAN_FACE_CORRELATION}."
-    )
-
-
-def _compare_labels(faces, emotions, split):
-    """Returns a line if the mean faces of the emotions differ no more than those of random labels."""
-    signal = _label_signal(faces, emotions)
-    if signal >= MIN_LABEL_SIGNAL:
-        return None
-    return (
-        f"labels may be shuffled: in {split} the mean faces of the emotions differ by an F statistic of {signal:.1f}, "
-        f"usually over {MIN_LABEL_SIGNAL}."
-    )
+    received, expected = (", ".join(map(str, np.sum(table, axis=1))) for table in (counts, FACES_PER_CLASS))
+    if received != expected:
+        return [f"not the whole of FER2013: {', '.join(SPLIT_NUMBERS)} have {received} rows instead of {expected}."]
+    if np.array_equal(counts, FACES_PER_CLASS):
+        return []
+    split, emotion = np.argwhere(counts != FACES_PER_CLASS)[0]
+    return [
+        f"splits or emotions may be mixed up: {list(SPLIT_NUMBERS)[split]} has {counts[split, emotion]} faces of "
+        f"{EMOTIONS[emotion]} instead of {FACES_PER_CLASS[split][emotion]}."
+    ]
 
 
 def _label_signal(faces, emotions):
     """Returns the F statistic of the emotions' mean faces (one-way ANOVA over 144 pixels): about 1 at random."""
     pixels = faces[:, 2::4, 2::4].reshape(len(faces), -1).astype(np.float32)
     pixels -= pixels.mean(axis=0)
-    present = np.unique(emotions)
-    groups = [pixels[emotions == emotion] for emotion in present]
+    groups = [pixels[emotions == emotion] for emotion in np.unique(emotions)]
     between = sum(len(group) * np.square(group.mean(axis=0)).sum() for group in groups)
     within = np.square(pixels).sum() - between
-    degrees = len(present) - 1, len(faces) - len(present)
-    return float(between / degrees[0] / (within / degrees[1])) if degrees[0] and within > 0 else 0.0
-
-
-def _compare_copies(faces, trained_on, split):
-    """Returns a line if many faces of a split are copies of Training's."""
-    copies = int(find_copies(faces, trained_on).sum())
-    if copies <= MAX_COPIES * len(faces):
-        return None
-    return f"{split} is not independent of Training: {copies} of its {len(faces)} faces are exact copies."
+    return between / max(1, len(groups) - 1) / (within / (len(faces) - len(groups)))
 
 
 def _check_same_rows(path, data, labelled, voted):
-    """Checks that votes follow the rows of a data set, by split and by how often label and most votes agree."""
-    (emotions, usages), (counts, vote_usages) = labelled, voted
-    name, other = printable(path), printable(data)
+    """Checks that votes follow the rows of a data set, by the splits and by the emotions of both, int (N,) each."""
+    (usages, emotions), (vote_usages, most_voted), name, other = labelled, voted, printable(path), printable(data)
     if len(usages) != len(vote_usages):
         raise ValueError(f"{name} must have one row for each of {other}'s {len(usages)}, but has {len(vote_usages)}.")
     if not np.array_equal(usages, vote_usages):
         row = np.argmax(usages != vote_usages)
         raise ValueError(f"`Usage` of {name} must equal that of {other} in every row, but differs in row {row + 2}.")
-    agrees = (counts.argmax(axis=1) == emotions) & (counts.sum(axis=1) > 0)
-    blocks = np.array_split(agrees, max(1, len(agrees) // ROWS_PER_AGREEMENT))
-    lowest = min(range(len(blocks)), key=lambda number: blocks[number].mean())
-    if blocks[lowest].mean() < MIN_AGREEMENT:
-        start = 2 + sum(map(len, blocks[:lowest]))
+    blocks = np.array_split(most_voted == emotions, max(1, len(emotions) // ROWS_PER_AGREEMENT))
+    lowest = min(block.mean() for block in blocks)
+    if lowest < MIN_AGREEMENT:
         raise ValueError(
-            f"{name} must follow the rows of {other}, but only {blocks[lowest].mean():.0%} of rows {start} to "
-            f"{start + len(blocks[lowest]) - 1} have the emotion that most votes name (FER2013: 64%). "
-            "One of the files is in another order."
+            f"{name} must have the row order of {other}, but most votes name the label of only {lowest:.0%} of "
+            f"{len(blocks[0])} successive faces (FER2013: over 59%)."
         )
-
-
-# Cache: parsing FER2013 takes three seconds, reading the cache half a second.
 
 
 def _load_parsed(path):
@@ -311,66 +268,43 @@ def _load_parsed(path):
     path = Path(path)
     if not path.is_dir():
         _check_file(path, HOW_TO_GET_DATA)
-    states = [(file, file.stat()) for file in (_list_images(path) if path.is_dir() else [path])]
-    files = tuple((str(file), state.st_size, state.st_mtime_ns, state.st_ctime_ns) for file, state in states)
-    return _load_cached(path, files)
+    return _load_once(path, path.stat().st_mtime_ns, path.stat().st_ctime_ns)
 
 
 @functools.lru_cache(maxsize=1)  # The scripts load several splits of one data set.
-def _load_cached(path, files):
-    """Returns what `_load_parsed` does.
-
-    Args:
-        path: path of the data set.
-        files: its files, tuples of path, size, time of the content and of the file's entry.
-    """
-    place, signature = path.resolve(), _sign(path, files)
+def _load_once(path, *times):
+    """Returns what `_load_parsed` does; the times tell a data set that has changed since the last call."""
+    place, signature = path.resolve(), _sign(path)
     cache = place.parent / f"{place.name}.cache.npz"
-    arrays = _read_cache(cache, signature)
-    if arrays is None:
-        arrays = _read_folder(path, files) if path.is_dir() else _read_csv(path)
-        # A read-only or full disk costs the next start a few seconds, nothing else.
-        with contextlib.suppress(OSError):
-            faces, emotions, usages = arrays
-            save_arrays(cache, signature=signature, faces=faces, emotions=emotions, usages=usages)
-    return arrays
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # There is none, or it is damaged.
+        stored = load_arrays(cache)
+        arrays = stored["faces"], stored["emotions"], stored["usages"]
+        layout = [(array.shape[1:], array.dtype, len(array)) for array in arrays]
+        rows = len(arrays[0])
+        expected = [((IMAGE_SIZE, IMAGE_SIZE, 1), np.uint8, rows), ((), np.int64, rows), ((), np.int64, rows)]
+        if stored["signature"] == signature and layout == expected:
+            return arrays
+    faces, emotions, usages = _read_folder(path) if path.is_dir() else _read_csv(path)
+    with contextlib.suppress(OSError):  # A read-only or full disk costs the next start a few seconds, nothing else.
+        save_arrays(cache, signature=signature, faces=faces, emotions=emotions, usages=usages)
+    return faces, emotions, usages
 
 
-def _sign(path, files):
+def _sign(path):
     """Returns a hash that changes with the data set: of a file's content, or of a folder's names, sizes and times."""
     if path.is_dir():
-        return hashlib.sha256(repr([file[:3] for file in files]).encode()).hexdigest()
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()  # 0.3 s for FER2013.
-    except OSError as error:
-        raise OSError(f"{printable(path)}: {error.strerror}. Download it again or check its permissions.") from error
-
-
-def _read_cache(cache, signature):
-    """Returns the stored arrays, or None if there is no cache, or if it is damaged or belongs to another content."""
-    try:
-        stored = load_arrays(cache)
-        faces, emotions, usages = (stored[name] for name in ("faces", "emotions", "usages"))
-        shapes = (len(faces), IMAGE_SIZE, IMAGE_SIZE, 1), (len(faces),), (len(faces),)
-        fits = (faces.shape, emotions.shape, usages.shape) == shapes and stored["signature"] == signature
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    types = faces.dtype, emotions.dtype, usages.dtype
-    return (faces, emotions, usages) if fits and types == (np.uint8, np.int64, np.int64) else None
-
-
-# Files. Row numbers in messages are line numbers; the header is row 1.
+        states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in _list_images(path)]
+        return hashlib.sha256(repr(states).encode()).hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # 0.3 s for FER2013.
 
 
 def _check_file(path, remedy):
-    """Checks that there is a regular file of a size that is worth opening; a pipe or device could be read forever."""
+    """Checks that there is a regular file; a pipe or device could be read forever."""
     if not path.exists():
         raise FileNotFoundError(f"{printable(path)}: no such file. {remedy}")
-    if not path.is_file():
-        raise ValueError(f"{printable(path)}: not a regular file. {remedy}")
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise ValueError(f"{printable(path)}: larger than {MAX_FILE_BYTES / 1e9:.0f} GB. {remedy}")
+    if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
+        raise ValueError(f"{printable(path)}: not a regular file of at most {MAX_FILE_BYTES / 1e9:.0f} GB. {remedy}")
 
 
 def _read_csv(path):
@@ -387,14 +321,13 @@ def _read_csv(path):
 
 def _read_votes(path):
     """Returns the counts, float32 (N, 7), the totals with the other columns, float32 (N,), and the split numbers."""
-    name, counts, usages = printable(path), [], []
-    for row, (usage, *votes) in _read_rows(path, ("Usage", *VOTE_COLUMNS, *OTHER_VOTE_COLUMNS)):
+    name, counts, usages, columns = printable(path), [], [], (*VOTE_COLUMNS, *OTHER_VOTE_COLUMNS)
+    for row, (usage, *votes) in _read_rows(path, ("Usage", *columns)):
         where = f"row {row} of {name}"
         usages.append(_look_up(usage, SPLIT_NUMBERS, "Usage", where))
-        columns = zip(votes, (*VOTE_COLUMNS, *OTHER_VOTE_COLUMNS), strict=True)
-        counts.append([_look_up(vote, VOTE_COUNTS, column, where) for vote, column in columns])
-        if sum(counts[-1]) > MAX_VOTES:
-            raise ValueError(f"A face has at most {MAX_VOTES} votes, but {where} holds {sum(counts[-1])}.")
+        counts.append([_look_up(*pair, where) for pair in zip(votes, itertools.repeat(VOTE_COUNTS), columns)])
+        if sum(counts[-1]) > max(VOTE_COUNTS.values()):
+            raise ValueError(f"A face has at most 10 votes, but {where} holds {sum(counts[-1])}.")
     counts = np.array(counts, np.float32)
     return counts[:, : len(VOTE_COLUMNS)], counts.sum(axis=1), np.array(usages, np.int64)
 
@@ -421,7 +354,7 @@ def _parse_pixels(text, where):
 
 
 def _read_rows(path, columns):
-    """Yields the number and the fields in `columns` of each row of a CSV, without the blank ones."""
+    """Yields the line number, the header's being 1, and the fields in `columns` of each row that is not blank."""
     name, number = printable(path), 1
     try:
         with _open_csv(path) as (stream, size):
@@ -432,14 +365,12 @@ def _read_rows(path, columns):
                 raise ValueError(f"{name} must have the column {missing[0]}, but has {shorten(', '.join(header))!r}.")
             positions = [header.index(column) for column in columns]
             for fields in rows:
-                if not any(map(str.strip, fields)):
-                    continue
-                number = rows.line_num
-                if len(fields) != len(header):
-                    raise ValueError(
-                        f"{name} must have {len(header)} fields a row, but row {number} has {len(fields)}."
-                    )
-                yield number, [fields[position].strip() for position in positions]
+                if any(map(str.strip, fields)):
+                    number = rows.line_num
+                    if len(fields) != len(header):
+                        problem = f"must have {len(header)} fields a row, but row {number} has {len(fields)}"
+                        raise ValueError(f"{name} {problem}.")
+                    yield number, [fields[position].strip() for position in positions]
     except UNREADABLE as error:
         raise ValueError(f"{name}: not readable as a CSV ({shorten(error)}). Download it again.") from error
     if number == 1:
@@ -465,14 +396,20 @@ def _read_lines(stream, size, name):
 def _open_csv(path):
     """Yields the stream and the size of the CSV in a plain, gzip, zip or tar file, told apart by their first bytes."""
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(_PieceReader(io.FileIO(path)))
-        magic = file.peek(2)[:2]
-        if magic == b"PK":
+        file = stack.enter_context(open(path, "rb"))
+        if file.peek(2)[:2] == b"PK":
             archive = stack.enter_context(zipfile.ZipFile(file))
-            yield stack.enter_context(archive.open(_find_csv(archive))), math.inf
+            # Python decompresses other methods in unbounded pieces.
+            entries = [entry for entry in archive.infolist() if _is_csv(entry.filename)]
+            if not entries or {entry.compress_type for entry in entries} - {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+                raise OSError("no CSV in it, or an unusual compression")
+            largest = max(entries, key=lambda entry: entry.file_size)  # The whole data set, if there are parts of it.
+            yield stack.enter_context(archive.open(largest)), math.inf
             return
-        if magic == b"\x1f\x8b":
-            file = stack.enter_context(io.BufferedReader(_GzipStream(file)))
+        if file.peek(2)[:2] == b"\x1f\x8b":
+            if not zlib.decompressobj(zlib.MAX_WBITS + 16).decompress(file.peek(512), 1):
+                raise OSError("no content at its beginning")  # Python would take minutes for a header of 100 MB.
+            file = stack.enter_context(gzip.open(file))
         in_tar = b"\0" in file.peek(512)[:512]
         yield file, _skip_to_csv(file) if in_tar else math.inf
         # The checksum of gzip is at the end, after the other files.
@@ -480,81 +417,21 @@ def _open_csv(path):
             raise OSError("more than a CSV in it")
 
 
-class _PieceReader(io.BufferedReader):
-    """A file that refuses large reads, because `zipfile` reads an archive's list of files at once."""
-
-    def read(self, size=-1):
-        if size > MAX_BYTES_AROUND_CSV:
-            raise OSError("too many files in it")
-        return super().read(size)
-
-
-class _GzipStream(io.RawIOBase):
-    """The content of a gzip file. Python's `gzip` takes minutes for a header of 100 MB or many empty members."""
-
-    def __init__(self, file):
-        super().__init__()
-        self.file, self.members, self.decoder = file, 1, zlib.decompressobj(zlib.MAX_WBITS + 16)
-
-    def readable(self):
-        return True
-
-    def readinto(self, buffer):
-        data = b""
-        while not data:
-            packed = self.decoder.unconsumed_tail or self.decoder.unused_data or self.file.read(io.DEFAULT_BUFFER_SIZE)
-            if self.decoder.eof and packed:
-                self.members, self.decoder = self.members + 1, zlib.decompressobj(zlib.MAX_WBITS + 16)
-            if self.members > MAX_ROWS:
-                raise OSError("too many gzip members")
-            data = self.decoder.decompress(packed, len(buffer))
-            if not data and not packed:
-                break
-        if not data and not self.decoder.eof:
-            raise EOFError("it ends early")
-        buffer[: len(data)] = data
-        return len(data)
-
-
-def _find_csv(archive):
-    """Returns the entry of the only CSV in a zip file, or of FER2013's where there are others."""
-    entries = [entry for entry in archive.infolist() if _is_csv(entry.filename)]
-    entries = [entry for entry in entries if entry.filename.rpartition("/")[2] in KNOWN_FILES] or entries
-    if len(entries) != 1:
-        raise OSError(f"{len(entries)} CSV files in it instead of one")
-    if entries[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise OSError("neither stored nor deflated")  # Python decompresses other methods in unbounded pieces.
-    return entries[0]
-
-
 def _skip_to_csv(stream):
     """Reads a tar file up to the content of its first CSV. Returns the CSV's size in bytes."""
-    left = MAX_BYTES_AROUND_CSV
-    while left > 0:
+    for _ in range(10):  # Entries.
         entry = tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), "utf-8", "replace")
-        if entry.isreg() and _is_csv(entry.name) and entry.size > 0:
-            return entry.size
-        blocks = math.ceil(entry.size / tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        left -= tarfile.BLOCKSIZE + blocks
-        if blocks < 0 or left < 0:
+        if not 0 <= entry.size < MAX_FILE_BYTES:
             break
-        stream.read(blocks)
+        if _is_csv(entry.name):
+            return entry.size
+        stream.read(min(-(-entry.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE, MAX_BYTES_AROUND_CSV))
     raise OSError("no CSV at its beginning")
 
 
 def _is_csv(name):
     """Returns whether a file of an archive is a CSV, and not what macOS adds to it."""
-    name = name.rpartition("/")[2].lower()
-    return name.endswith(".csv") and not name.startswith(".")
-
-
-def read_image(path, mode=cv2.IMREAD_COLOR):
-    """Reads an image file as uint8 (H, W, 3) or, with `cv2.IMREAD_GRAYSCALE`, (H, W). Returns None if it is not one."""
-    try:
-        content = np.fromfile(path, np.uint8)  # OpenCV cannot open a path with letters beyond ASCII on Windows.
-        return cv2.imdecode(content, mode) if content.size else None
-    except (OSError, cv2.error):  # Unreadable, or larger than OpenCV's pixel limit.
-        return None
+    return name.lower().endswith(".csv") and not Path(name).name.startswith(".")
 
 
 def _list_images(path):
@@ -569,24 +446,32 @@ def _list_images(path):
     return sorted(files, key=lambda file: (int("0" + "".join(filter(str.isdecimal, file.stem))), file.name))
 
 
-def _read_folder(path, files):
-    """Reads the folder form; `files` as for `_load_cached`."""
+def _read_folder(path):
+    """Reads the folder form."""
+    files = _list_images(path)
     faces = np.empty((len(files), IMAGE_SIZE, IMAGE_SIZE, 1), np.uint8)
     emotions, usages = np.empty(len(files), np.int64), np.empty(len(files), np.int64)
     ids = {emotion.lower(): i for i, emotion in enumerate(EMOTIONS)}
-    for row, (file, size, *_) in enumerate(files):
-        name, file = printable(file), Path(file)
-        emotion, usage = file.parent.name.lower(), file.stem.split("_")[0]
+    for row, file in enumerate(files):
+        name, emotion, usage = printable(file), file.parent.name.lower(), file.stem.split("_")[0]
         if emotion not in ids:
             raise ValueError(f"A folder of faces must be named {', '.join(ids)}, but {name} is in another.")
         if usage not in SPLIT_NUMBERS:
             raise ValueError(f"The name of a face must begin with {', '.join(SPLIT_NUMBERS)}, but {name} does not.")
-        image = read_image(file, cv2.IMREAD_GRAYSCALE) if file.is_file() and size <= MAX_IMAGE_BYTES else None
-        if image is None or image.shape != (IMAGE_SIZE, IMAGE_SIZE):
-            raise ValueError(f"A face must be an image of {IMAGE_SIZE}x{IMAGE_SIZE} pixels, but {name} is not.")
-        faces[row, ..., 0] = image
-        emotions[row], usages[row] = ids[emotion], SPLIT_NUMBERS[usage]
+        faces[row, ..., 0], emotions[row], usages[row] = _read_face(file, name), ids[emotion], SPLIT_NUMBERS[usage]
     return faces, emotions, usages
+
+
+def _read_face(file, name):
+    """Returns the image, uint8 (48, 48), of a file of the folder form."""
+    image = None
+    if file.is_file() and 0 < file.stat().st_size <= MAX_IMAGE_BYTES:
+        with contextlib.suppress(cv2.error), quiet_stderr():  # libpng and libjpeg print what is wrong.
+            # From memory: OpenCV cannot open a path with letters beyond ASCII on Windows.
+            image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_GRAYSCALE)
+    if image is None or image.shape != (IMAGE_SIZE, IMAGE_SIZE):
+        raise ValueError(f"A face must be an image of {IMAGE_SIZE}x{IMAGE_SIZE} pixels, but {name} is not.")
+    return image
 
 
 # ---------------------------------------------------------------------------------------------------------------------

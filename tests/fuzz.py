@@ -203,14 +203,14 @@ def votes_reader(folder):
 def cache_reader(folder):
     data = folder / "fer2013.csv"
     data.write_bytes(csv_content())
-    utils._load_cached.cache_clear()
+    utils._load_once.cache_clear()
     utils.load_fer2013(data, "train", 7)
     cache = folder / "fer2013.csv.cache.npz"
     content = cache.read_bytes()
 
     def check(edits):
         cache.write_bytes(damage(content, edits))
-        utils._load_cached.cache_clear()
+        utils._load_once.cache_clear()
         faces, labels = utils.load_fer2013(data, "train", 7)
         assert np.array_equal(faces.reshape(len(faces), -1), FACES[:8]) and labels.tolist() == EMOTION_IDS[:8]
         return True
