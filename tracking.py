@@ -1,38 +1,54 @@
 """Faces over time: found fast, kept through misses, their probabilities averaged; used by webcam_demo.py.
 
-A full scan of a 1280x720 frame takes the cascade 80 ms. So a scan is made on a reduced picture, mostly in coarse steps,
-and while there are faces to follow its sizes are shared out over several frames. A place that a scan proposes counts as
-a face only if a second search around it finds one too. In every frame each known face is looked for only around where
-it should be, and only at its size, which takes 1 ms.
+A full scan of a frame takes the cascade 100 ms, so the scan is shared out over frames. In every frame each known face
+is searched only around the place where it should be, and only at its size, which takes 1 ms.
 """
 
 import itertools
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 import utils
 
-SCAN_INTERVAL = 0.45  # Seconds between scans while there are faces to follow; without any, every frame is scanned.
-FINE_INTERVAL = 1.8  # Seconds between the scans that are fine; that of a new scene is fine too.
-# Borders between the parts of a fine and of a coarse scan, in the smallest size looked for; each takes about as long.
-FINE_PARTS, COARSE_PARTS = (1.0, 1.15, 1.42, 2.0, 2.4, 3.0, 4.2, np.inf), (1.0, 1.42, 2.4, 3.0, 4.2, np.inf)
-# Step between sizes, neighbours that a place needs in the scan, and in the search that has to confirm it.
-FINE_SCAN, COARSE_SCAN = (1.1, 5, 3), (1.2, 2, 5)
-# Of the frame's height, in a video and in a still: smaller faces, or those under 48 pixels, are not looked for.
-SMALLEST_SHARE, SMALLEST_STILL_SHARE = 1 / 15, 1 / 30
-WINDOW = 24  # Pixels of the smallest face in the reduced picture of a scan: the cascade's own window.
-KNOWN_NEIGHBORS = 3  # Neighbours that a known face needs to remain one.
-SEARCH_WIDTH = 64  # Pixels to which a face is reduced for the search around it.
-SEARCH_MARGIN = 0.3  # Of the face's width, on each side.
-SEARCH_SIZES = (0.75, 1.35)  # Of the face's width.
+
+class View(NamedTuple):
+    """How a head is held, which decides how the cascades find it."""
+
+    angle: float = 0.0  # Degrees by which it is tilted clockwise.
+    profile: bool = False
+    flipped: bool = False  # A profile that looks to the right of the picture.
+
+
+UPRIGHT, PROFILES = View(), (View(profile=True), View(profile=True, flipped=True))
+TILT_STEP = 25  # Degrees; the frontal cascade itself finds faces that are tilted up to 15.
+TILTS = (View(-TILT_STEP), View(TILT_STEP))
+MAX_TILT = 50  # Degrees.
+
+# The scan. Scale 1 is a frame of 360 lines; each further scale is 1.44 times smaller and takes two sizes of faces.
+SCAN_LINES = 360  # A smaller frame is scanned as it is.
+WINDOW, SCALE_STEP, SIZE_STEP, SCAN_NEIGHBORS = 24, 1.44, 1.2, 1  # WINDOW: pixels of the cascade's smallest face.
+STRIP_ROWS = 60  # A scale is scanned in strips, so that no frame takes long.
+# Windows that the cascade looks at in a frame; 1000 take it 0.2 ms, the profile cascade half as much again.
+SCAN_BUDGET, SCAN_BUDGET_ALONE = 15_000, 48_000  # With known faces in view, and without.
+LARGE = 2  # Scale from which on tilted heads and profiles are scanned for, while nobody is in view.
+
+KNOWN_WIDTH = 48
+KNOWN_NEIGHBORS = 2  # Neighbours that a known face needs to remain one.
+NEW_PROFILE_NEIGHBORS, PROFILE_NEIGHBORS = 4, 3
+NEW_NEIGHBORS = 5
+CHECK_EVERY, TRUSTED, DOUBTED = 3, 3, 2
 CUT = 25  # Mean change in gray levels, of a thumbnail around its mean, from which on a frame is of another scene.
-MIN_OVERLAP = 0.3  # Intersection over union from which on two boxes are the same face.
-HOLD = 0.4  # Seconds that a face is still shown, where it should be, when it is not found.
-MEMORY = 1.2  # Seconds that a face keeps its number when it is not found, such as behind somebody else.
+HOLD = 0.8  # Seconds that a face is still shown when the cascades miss it, while it looks alike.
+ALIKE = 0.6  # Correlation of two thumbnails from which on they show the same face in successive frames.
+SAME_PERSON = 0.8  # Correlation of two thumbnails from which on a new face is one that was lost.
+MEMORY = 1.2  # Seconds that a lost face is searched for where it should be.
+THUMBNAIL = 24  # Pixels.
 AGILITY, VELOCITY_GAIN = 0.6, 0.15  # How much of a box's surprise moves it, and its velocity: an alpha-beta filter.
 SMOOTHING = 0.4  # Seconds: time constant of the average over a face's probabilities.
+LOST_PEOPLE = 20
 
 
 @dataclass
@@ -43,9 +59,23 @@ class Track:
     box: np.ndarray  # float (4,): x, y, width, height.
     seen: float  # Seconds: when the face was last found.
     time: float  # Seconds: of `box`, later than `seen` while the face is held.
+    thumbnail: np.ndarray  # uint8 (24, 24), when it was last found.
+    view: View = UPRIGHT
+    held: bool = False  # The cascades miss the face, but its place looks like it.
+    hits: int = 1
+    passed: int = 1
+    failed: int = 0
     velocity: np.ndarray = field(default_factory=lambda: np.zeros(2))  # Pixels per second.
     probabilities: np.ndarray | None = None
     averaged: float = 0.0  # Seconds: when `probabilities` last took in new ones.
+
+    @property
+    def angle(self):
+        return self.view.angle
+
+    @property
+    def turned(self):
+        return self.view.profile
 
 
 class FaceTracker:
@@ -58,35 +88,34 @@ class FaceTracker:
 
     def __init__(self, detector, still=False):
         self.detector, self.still = detector, still
-        self.tracks, self.visible, self.count = [], [], 0
-        self.scanned = self.finely_scanned = -np.inf  # Seconds: when the last scan and the last fine one began.
-        self.fine, self.parts = False, []  # The scan under way, and its parts that are still to come.
-        self.thumbnail = None
+        self.tracks, self.visible, self.lost, self.count = [], [], [], 0
+        self.scan = None
+        self.sides = itertools.cycle(PROFILES + TILTS)
+        self.scene = None
+        self.pictures = {}
 
     def find(self, gray, time_s):
-        """Finds the faces of the next frame.
-
-        Args:
-            gray: uint8 (H, W).
-            time_s: the frame's time in seconds, which never goes back.
-
-        Returns:
-            boxes: int (F, 4), in the order of `visible`, the tracks they belong to.
-        """
         if self.still:
-            smallest = max(utils.IMAGE_SIZE, round(gray.shape[0] * SMALLEST_STILL_SHARE))
-            self.tracks, found = [], utils.detect_faces(gray, self.detector, smallest).astype(float)
-        else:
-            found = self._find_moving(gray, time_s)
-        self._assign(found, time_s)
-        # A face that is held where another one was found is hidden behind it.
-        seen = [track.box for track in self.tracks if track.seen == time_s]
-        self.visible = [
-            track
-            for track in self.tracks
-            if track.seen == time_s or (time_s - track.seen <= HOLD and not overlaps_any(track.box, seen))
-        ]
+            return self._find_still(gray, time_s)
+        cut = self._is_cut(gray)
+        self.pictures = {}
+        if cut:
+            self.lost, self.tracks, self.scan = self.tracks + self.lost, [], None
+        self._follow(gray, time_s)
+        self.visible = [t for t in self.tracks if t.seen == time_s or t.held]
+        budget = np.inf if cut or self.scan is None else SCAN_BUDGET if self.visible else SCAN_BUDGET_ALONE
+        self._scan(gray, time_s, budget)
+        self.visible = [t for t in self.tracks if (t.seen == time_s or t.held) and (not t.turned or t.hits > 1)]
         return np.array([np.rint(track.box) for track in self.visible], int).reshape(-1, 4)
+
+    def _find_still(self, gray, time_s):
+        boxes = utils.detect_faces(gray, self.detector, max(utils.IMAGE_SIZE, round(gray.shape[0] / 30)))
+        self.visible = []
+        for box in boxes.astype(float):
+            self.count += 1
+            self.visible.append(Track(self.count, box, time_s, time_s, None))
+        self.tracks = self.visible
+        return boxes
 
     def average(self, probabilities, time_s):
         """Averages the faces' probabilities over time, so that a label does not flicker.
@@ -110,103 +139,213 @@ class FaceTracker:
 
     def mirror(self, width):
         """Moves what is known to the other side: from now on the frames, this wide in pixels, are mirrored."""
-        self.thumbnail = self.thumbnail[:, ::-1]
+        self.scene, self.scan = self.scene[:, ::-1], None
         for track in self.tracks:
             track.box[0] = width - track.box[0] - track.box[2]
             track.velocity[0] *= -1
+            track.thumbnail = np.ascontiguousarray(track.thumbnail[:, ::-1])
+            track.view = View(-track.view.angle, track.view.profile, track.view.profile and not track.view.flipped)
 
     def numbers(self):
         """Returns the numbers of the faces that `find` has just returned, list of F int."""
         return [track.number for track in self.visible]
 
-    def _find_moving(self, gray, time_s):
-        """Returns the boxes, float (F, 4), of known faces and, when it is time for a scan, of new ones."""
-        self.tracks = [track for track in self.tracks if time_s - track.seen <= MEMORY]
-        if self._is_cut(gray):
-            self.tracks, self.finely_scanned = [], -np.inf
+    def _is_cut(self, gray):
+        scene = cv2.resize(gray, (32, 18), interpolation=cv2.INTER_AREA).astype(float)
+        scene -= scene.mean()
+        previous, self.scene = self.scene, scene
+        return previous is not None and np.abs(scene - previous).mean() > CUT
+
+    def _follow(self, gray, time_s):
+        """Moves the known faces to where they are now."""
+        found = []
         for track in self.tracks:
             track.box[:2] += track.velocity * (time_s - track.time)
             track.time = time_s
-        found = []
+            view, box = self._search(gray, track.box, self._views(track), KNOWN_NEIGHBORS)
+            if box is not None:
+                thumbnail = cut_thumbnail(gray, box, view)
+                found.append((likeness(thumbnail, track.thumbnail), track, view, box, thumbnail))
+        taken = []
+        for _, track, view, box, thumbnail in sorted(found, key=lambda item: -item[0]):
+            if not utils.shares_place(box, taken):
+                taken.append(box)
+                surprise = box - track.box
+                track.velocity += VELOCITY_GAIN * surprise[:2] / max(time_s - track.seen, 1e-3)
+                track.box, track.seen, track.view, track.thumbnail = (
+                    track.box + AGILITY * surprise,
+                    time_s,
+                    view,
+                    thumbnail,
+                )
+                track.hits += 1
+                if track.passed < TRUSTED and track.hits % CHECK_EVERY == 0 and not view.profile:
+                    if utils.search_face(gray, box, self.detector.confirming, 4, view.angle) is not None:
+                        track.passed, track.failed = track.passed + 1, 0
+                    else:
+                        track.failed += 1
+        self.tracks = [t for t in self.tracks if t.failed < DOUBTED]
         for track in self.tracks:
-            self._search(gray, track.box, KNOWN_NEIGHBORS, found)
-        self._scan(gray, time_s, found)
-        return found
+            track.held = track.seen < time_s and self._hold(gray, track, time_s, taken)
+        self.lost = [t for t in self.tracks if time_s - t.seen > MEMORY and t.hits > 2] + self.lost
+        self.lost = self.lost[:LOST_PEOPLE]
+        self.tracks = [t for t in self.tracks if time_s - t.seen <= MEMORY]
 
-    def _is_cut(self, gray):
-        """Tells whether a frame belongs to another scene than the one before."""
-        thumbnail = cv2.resize(gray, (32, 18), interpolation=cv2.INTER_AREA).astype(float)
-        thumbnail -= thumbnail.mean()  # A lamp, or a camera's exposure, is no new scene.
-        previous, self.thumbnail = self.thumbnail, thumbnail
-        return previous is not None and np.abs(thumbnail - previous).mean() > CUT
+    def _views(self, track):
+        angle = track.angle
+        yield View(angle)
+        if track.turned:
+            yield track.view
+        for other in (angle - TILT_STEP, angle + TILT_STEP):
+            if abs(other) <= MAX_TILT:
+                yield View(other)
+        yield from (view for view in PROFILES if view != track.view)
 
-    def _scan(self, gray, time_s, found):
-        """Adds the boxes of new faces to those found: of all sizes where there are no others, else of the next part."""
-        if not self.tracks or (not self.parts and time_s - self.scanned >= SCAN_INTERVAL):
-            self.fine, self.scanned = time_s - self.finely_scanned >= FINE_INTERVAL, time_s
-            self.finely_scanned = time_s if self.fine else self.finely_scanned
-            borders = FINE_PARTS if self.fine else COARSE_PARTS
-            self.parts = list(itertools.pairwise(borders if self.tracks else (1.0, np.inf)))
-        if not self.parts:
-            return
-        smallest, largest = (WINDOW * size for size in self.parts.pop(0))
-        step, neighbors, confirming = FINE_SCAN if self.fine else COARSE_SCAN
-        scale = min(1.0, WINDOW / max(utils.IMAGE_SIZE, gray.shape[0] * SMALLEST_SHARE))
-        reduced = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        largest = min(largest, max(reduced.shape))
-        boxes = self.detector.detectMultiScale(
-            reduced, step, neighbors, minSize=(round(smallest),) * 2, maxSize=(round(largest),) * 2
+    def _search(self, gray, box, views, neighbors):
+        for view in views:
+            cascade = self.detector.profile if view.profile else self.detector.frontal
+            found = utils.search_face(
+                gray,
+                box,
+                cascade,
+                PROFILE_NEIGHBORS if view.profile else neighbors,
+                view.angle,
+                view.flipped,
+                KNOWN_WIDTH,
+            )
+            if found is not None:
+                return view, found
+        return None, None
+
+    def _hold(self, gray, track, time_s, taken):
+        """Moves a face that the cascades miss to the place nearby that looks most like it."""
+        if time_s - track.seen > HOLD:
+            return False
+        margin = 0.3
+        size = round(THUMBNAIL * (1 + 2 * margin))
+        patch = utils.cut_square(gray, track.box, size, margin, track.angle)
+        scores = cv2.matchTemplate(patch, track.thumbnail, cv2.TM_CCOEFF_NORMED)
+        _, best, _, (x, y) = cv2.minMaxLoc(scores)
+        if not ALIKE <= best <= 1.01:
+            return False
+        offset = (np.array([x, y]) - (size - THUMBNAIL) / 2) * track.box[2] / THUMBNAIL
+        angle = np.radians(track.angle)
+        offset = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ offset
+        if utils.shares_place([*(track.box[:2] + offset), *track.box[2:]], taken):
+            return False
+        track.box[:2] += offset
+        return True
+
+    def _scan(self, gray, time_s, budget):
+        if self.scan is None:
+            self.scan = self._plan(gray.shape)
+        alone = not self.visible
+        for view, scale, top, bottom, windows in self.scan:
+            if view == UPRIGHT or alone:
+                self._scan_strip(gray, time_s, view, scale, top, bottom)
+                budget -= windows
+            if budget <= 0:
+                return
+        self.scan = self._plan(gray.shape)
+
+    def _plan(self, shape):
+        """Yields the parts of one scan, large faces first."""
+        for view in (UPRIGHT, next(self.sides)):
+            scale = min(1.0, SCAN_LINES / min(shape))
+            scales = []
+            while min(shape) * scale >= WINDOW:
+                scales.append(scale)
+                scale /= SCALE_STEP
+            for scale in reversed(scales if view == UPRIGHT else scales[LARGE:]):
+                height, width = (round(side * scale) for side in shape)
+                for top in range(0, max(1, height - WINDOW), STRIP_ROWS):
+                    bottom = min(height, top + STRIP_ROWS + 29)
+                    windows = (bottom - top - WINDOW) * max(1, width - WINDOW) / 4 * 1.7 * (1.5 if view.profile else 1)
+                    yield view, scale, top, bottom, windows
+
+    def _scan_strip(self, gray, time_s, view, scale, top, bottom):
+        base_scale = min(1.0, SCAN_LINES / min(gray.shape))
+        base = self._picture(gray, view, base_scale)
+        ratio = base_scale / scale
+        rows = base[round(top * ratio) : round(bottom * ratio)]
+        picture = (
+            cv2.resize(rows, (round(base.shape[1] / ratio), bottom - top), interpolation=cv2.INTER_AREA)
+            if ratio > 1
+            else rows
         )
-        # From left to right, because the cascade's threads find them in any order, and so would number the faces.
-        for box in sorted(boxes, key=tuple):
-            if not overlaps_any(box / scale, found):
-                self._search(gray, box / scale, confirming, found)
+        cascade = self.detector.profile if view.profile else self.detector.frontal
+        boxes = cascade.detectMultiScale(picture, SIZE_STEP, SCAN_NEIGHBORS, minSize=(WINDOW,) * 2, maxSize=(29, 29))
+        for x, y, width, height in sorted(map(tuple, boxes)):
+            center = np.array([x + width / 2, y + top + height / 2]) / scale
+            if view.flipped:
+                center[0] = gray.shape[1] - center[0]
+            if view.angle:
+                center = np.linalg.inv(np.vstack([rotation(gray.shape, view.angle), [0, 0, 1]]))[:2] @ [*center, 1]
+            width /= scale
+            self._meet(gray, time_s, np.array([*(center - width / 2), width, width]), view)
 
-    def _search(self, gray, box, neighbors, found):
-        """Adds the box, float (4,), of the face at and around a box to those found, if there is one and it is new."""
-        x, y, width, height = box
-        margin = SEARCH_MARGIN * width
-        left, top = max(0, int(x - margin)), max(0, int(y - margin))
-        region = gray[top : max(top, int(y + height + margin)), left : max(left, int(x + width + margin))]
-        scale = min(1.0, SEARCH_WIDTH / width)
-        smallest, largest = (round(share * width * scale) for share in SEARCH_SIZES)
-        if min(region.shape) * scale < smallest:  # Most of it has left the frame.
+    def _picture(self, gray, view, scale):
+        key = (view, id(gray))
+        if key not in self.pictures:
+            picture = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else gray
+            if view.angle:
+                picture = cv2.warpAffine(picture, rotation(picture.shape, view.angle), picture.shape[::-1])
+            if view.flipped:
+                picture = np.ascontiguousarray(picture[:, ::-1])
+            self.pictures[key] = picture
+        return self.pictures[key]
+
+    def _meet(self, gray, time_s, place, view):
+        """Adds a face that the scan proposes, if it is one and not known."""
+        shown = [track.box for track in self.tracks if track.seen == time_s or track.held]
+        if utils.shares_place(place, shown):
             return
-        reduced = cv2.resize(region, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else region
-        boxes = self.detector.detectMultiScale(
-            reduced, 1.1, neighbors, minSize=(smallest, smallest), maxSize=(largest, largest)
+        if view.profile:
+            box = utils.search_face(gray, place, self.detector.profile, NEW_PROFILE_NEIGHBORS, 0, view.flipped)
+        else:
+            box = utils.search_face(gray, place, self.detector.frontal, NEW_NEIGHBORS, view.angle)
+            if box is not None and utils.search_face(gray, box, self.detector.confirming, 4, view.angle) is None:
+                box = None
+        if box is None or utils.shares_place(box, shown):
+            return
+        thumbnail = cut_thumbnail(gray, box, view)
+        track = self._recognize(box, thumbnail, time_s)
+        if track is None:
+            self.count += 1
+            track = Track(self.count, box, time_s, time_s, thumbnail)
+            self.tracks.append(track)
+        track.box, track.seen, track.time, track.thumbnail, track.view, track.velocity = (
+            box,
+            time_s,
+            time_s,
+            thumbnail,
+            view,
+            np.zeros(2),
         )
-        boxes = np.array(boxes, float).reshape(-1, 4) / scale + (left, top, 0, 0)
-        nearest = max(boxes, key=lambda candidate: overlap(candidate, box), default=None)
-        if nearest is not None and not overlaps_any(nearest, found):  # Of two who cross, both lead to the one in front.
-            found.append(nearest)
 
-    def _assign(self, found, time_s):
-        """Moves each track to the box that overlaps it most; boxes that overlap none are new faces."""
-        pairs = [(overlap(box, track.box), i, track) for i, box in enumerate(found) for track in self.tracks]
-        taken = set()
-        for share, i, track in sorted(pairs, key=lambda pair: -pair[0]):
-            if share < MIN_OVERLAP:
-                break
-            if i not in taken and track.seen < time_s:
-                taken.add(i)
-                surprise = found[i] - track.box
-                track.velocity += VELOCITY_GAIN * surprise[:2] / (time_s - track.seen)
-                track.box, track.seen = track.box + AGILITY * surprise, time_s
-        for i, box in enumerate(found):
-            if i not in taken:
-                self.count += 1
-                self.tracks.append(Track(self.count, box, time_s, time_s))
+    def _recognize(self, box, thumbnail, time_s):
+        """Returns the track of a lost face that is this one, or None."""
+        for track in self.tracks:
+            if track.seen < time_s and utils.shared(track.box, box) >= 0.5:
+                track.hits += 1
+                return track
+        away = [track for track in self.tracks if track.seen < time_s and not track.held] + self.lost
+        best = max(away, key=lambda track: likeness(track.thumbnail, thumbnail), default=None)
+        if best is None or likeness(best.thumbnail, thumbnail) < SAME_PERSON:
+            return None
+        self.lost = [t for t in self.lost if t is not best]
+        if best not in self.tracks:
+            self.tracks.append(best)
+        return best
 
 
-def overlaps_any(box, others):
-    """Tells whether a box shares its place with one of others."""
-    return any(overlap(box, other) >= MIN_OVERLAP for other in others)
+def rotation(shape, angle):
+    return cv2.getRotationMatrix2D((shape[1] / 2, shape[0] / 2), angle, 1)
 
 
-def overlap(a, b):
-    """Returns the intersection over union of two boxes, 0..1."""
-    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    intersection = max(0, width) * max(0, height)
-    return intersection / (a[2] * a[3] + b[2] * b[3] - intersection)
+def cut_thumbnail(gray, box, view):
+    return utils.cut_square(gray, box, THUMBNAIL, 0, view.angle)
+
+
+def likeness(a, b):
+    return float(cv2.matchTemplate(a, b, cv2.TM_CCOEFF_NORMED)[0, 0])
