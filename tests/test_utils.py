@@ -717,7 +717,7 @@ def test_mistyped_model_lists_the_folders_there_are():
     [
         ("classes", ["Happy", "Angry", "Sad", "Surprise", "Neutral"]),
         ("image_size", 64),
-        ("heads", ["votes"]),
+        ("heads", ["labels", "labels"]),
         ("parameters", 0),
         ("macs", float("nan")),
         ("macs", 10**400),
