@@ -151,9 +151,10 @@ def history(epochs, quantity, heads, best_epoch, path):
     for row in np.flatnonzero(np.diff(epochs["size"])) + 1:
         ax.axvline(epochs["epoch"][row], linestyle=":", color="gray", zorder=0)
         place = {"xy": (epochs["epoch"][row], 0.02), "xycoords": ("data", "axes fraction")}
-        ax.annotate(f" {epochs['size'][row]:.0f} px", **place, color="gray")
+        ax.annotate(f"{epochs['size'][row]:.0f} px ", **place, ha="right", color="gray")
     unit = {"accuracy": "Accuracy (share of the faces)", "loss": "Loss (cross-entropy, nats)"}[quantity]
     ax.set(xlabel="Epoch", ylabel=unit, title=f"{quantity.capitalize()} per epoch (dot: the epoch that was kept)")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.grid(alpha=0.3)
     ax.legend(fontsize="small")
     save(figure, path)

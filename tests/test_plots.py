@@ -113,7 +113,7 @@ def test_history_has_two_curves_per_head_and_the_kept_epoch(tmp_path, figures, q
     assert len(ax.get_legend().get_texts()) == 2 * len(heads)
     dots = [line.get_xdata().tolist() for line in ax.lines if line.get_marker() == "o"]
     assert dots == [[3.0]] * len(heads)
-    assert [text.get_text() for text in ax.texts] == [" 48 px"]
+    assert [text.get_text() for text in ax.texts] == ["48 px "]
 
 
 def test_history_of_one_epoch_without_a_kept_one(tmp_path):
