@@ -20,7 +20,7 @@ import numpy as np
 IMAGE_SIZE = 48  # Pixels, width and height of a face.
 SUPERSAMPLING = 4  # Canvas pixels per image pixel: averaged down, thin lines keep their place.
 HELD_OUT = 0.25  # Rows of PublicTest and of PrivateTest, as a share of Training's.
-MAX_FACES_PER_CLASS = 5000  # 52,500 rows, half of what utils.py reads.
+MAX_FACES_PER_CLASS = 5000  # 52,500 rows; utils.py reads at most 80,000.
 
 # Ranges of the features of each emotion, after the action units of Ekman & Friesen (1978). Lengths are in image pixels.
 #   brow angle     degrees, positive where the inner ends are low     mouth curve    height of the corners
@@ -118,11 +118,6 @@ def photograph(canvas, rng):
     return np.rint(image).clip(0, 255).astype(np.uint8)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The files
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 def draw_votes(emotion, rng):
     """Returns the votes of ten raters, who name the drawn emotion with a probability of 0.4 to 1."""
     certainty = rng.uniform(0.4, 1)
@@ -144,16 +139,7 @@ def make_rows(faces_per_class, seed):
 
 
 def make_sample(output, faces_per_class, seed):
-    """Writes the data set and its votes; the same seed gives the same bytes.
-
-    Args:
-        output: path of the CSV; the votes go next to it.
-        faces_per_class: Training rows of each emotion.
-        seed: random seed.
-
-    Returns:
-        votes: path of the votes.
-    """
+    """Writes the data set and, next to it, its votes; returns the path of the votes. A seed gives the same bytes."""
     votes = output.with_name(f"{output.stem}_votes.csv")
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = [path.with_name(f".new-{os.getpid()}-{path.name}") for path in (output, votes)]
@@ -170,17 +156,10 @@ def make_sample(output, faces_per_class, seed):
     return votes
 
 
-def whole_number(text, minimum=0, maximum=2**32 - 1):
-    if not (text.isdecimal() and len(text) <= 10 and minimum <= int(text) <= maximum):
-        raise argparse.ArgumentTypeError(f"must be a whole number from {minimum} to {maximum}, but is {text}.")
-    return int(text)
-
-
 def csv_path(text):
-    path = Path(text)
-    if path.suffix.lower() != ".csv" or path.is_dir():
-        raise argparse.ArgumentTypeError(f"must be a file whose name ends in .csv, but is {text}.")
-    return path
+    if not text.lower().endswith(".csv") or Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"must be a file whose name ends in .csv, but is {text!r}.")
+    return Path(text)
 
 
 def parse_args(argv=None):
@@ -189,14 +168,12 @@ def parse_args(argv=None):
     )
     default = Path(__file__).resolve().with_name("sample.csv")
     parser.add_argument("--output", type=csv_path, default=default, help="CSV to write (default: data/sample.csv)")
-    parser.add_argument(
-        "--faces-per-class",
-        type=lambda text: whole_number(text, 1, MAX_FACES_PER_CLASS),
-        default=160,
-        help="Training rows of each emotion; PublicTest and PrivateTest get a quarter each (default: 160)",
-    )
-    parser.add_argument("--seed", type=whole_number, default=0, help="random seed (default: 0)")
-    return parser.parse_args(argv)
+    parser.add_argument("--faces-per-class", type=int, default=160, help="Training rows of each emotion (default: 160)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    args = parser.parse_args(argv)
+    if not 1 <= args.faces_per_class <= MAX_FACES_PER_CLASS or args.seed < 0:
+        parser.error(f"--faces-per-class must be 1 to {MAX_FACES_PER_CLASS}, and --seed at least 0.")
+    return args
 
 
 def main(argv=None):

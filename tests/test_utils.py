@@ -193,7 +193,7 @@ USAGE = "`Usage` must be one of Training, PublicTest, PrivateTest, but row 2 of 
         ("\n\n\n", "x.csv must have the column emotion, but has ''."),
         (f"{HEADER}0,{'7 ' * 20000}\n", "A row of x.csv must have at most 20000 bytes, but row 2 has more."),
         ("binary \x80", "x.csv must have the column emotion, but has 'binary \ufffd'."),
-        (f'{HEADER}0,"{GOOD},Training\n' + "\n" * 140_000, "x.csv must have at most 100000 rows, but has more."),
+        (f'{HEADER}0,"{GOOD},Training\n' + "\n" * 140_000, "x.csv must have at most 80000 rows, but has more."),
     ],
 )  # fmt: skip
 def test_a_damaged_csv_is_refused_with_its_row(tmp_path, monkeypatch, text, message):
