@@ -78,11 +78,17 @@ def run_script(script, run):
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None) == errno.ENOSPC:
             discard_output()
-        print(f"{script}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{script}: {describe_error(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
         print(f"{script}: stopped. {interrupt}".strip(), file=sys.stderr)
         return 130
+
+
+def describe_error(error):
+    """Returns an error on one line, `<file>: <reason>.` where the system names the file."""
+    from_system = getattr(error, "filename", None) and error.strerror
+    return " ".join((f"{error.filename}: {error.strerror}." if from_system else str(error)).split())
 
 
 def discard_output():

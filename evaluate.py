@@ -173,10 +173,9 @@ def replaced_files(folder):
                 (folder / name).unlink(missing_ok=True)  # From an earlier evaluation.
 
 
-def warn(data, split, description, result):
-    """Prints a line for each sign that data and model do not fit."""
+def warn(data, result):
+    """Prints a line for each sign that the data is not FER2013, or that data and model do not fit."""
     lines = utils.data_warnings(data)
-    lines += [f"{utils.printable(data)}: {line}" for line in compare_hashes(data, split, description)]
     if result["accuracy"] < result["majority_baseline"]:
         lines.append(
             f"accuracy {result['accuracy']:.4f} is under that of always predicting the most frequent class "
@@ -184,25 +183,6 @@ def warn(data, split, description, result):
         )
     for line in lines:
         print(f"Warning: {line}", file=sys.stderr)
-
-
-def compare_hashes(data, split, description):
-    """Returns a line for each split that is not what the model was trained with, by the hashes in `model.json`."""
-    training, classes, lines = description["training"], len(description["classes"]), []
-    recorded = training.get("data_sha256")
-    for part in ("train", *SPLIT_PARTS[split]) if isinstance(recorded, dict) else ():
-        try:
-            digest = utils.hash_split(*utils.load_fer2013(data, part, classes, training.get("limit")))
-        except (ValueError, TypeError):  # There are no rows of this split, or the limit is damaged.
-            continue
-        other = [utils.SPLITS.get(name, name) for name in recorded if name != part and recorded[name] == digest]
-        if other:
-            lines.append(f"{utils.SPLITS[part]} holds the faces that were {other[0]} when the model was trained.")
-        elif recorded.get(part, digest) != digest:
-            lines.append(
-                f"{utils.SPLITS[part]} is not that of the model's training. Copies of its faces may be missed."
-            )
-    return lines
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -302,7 +282,7 @@ def evaluate(data, votes, model_dir, split, output_dir):
         rows = truths["consensus"] >= 0
         result["consensus"] = measure(truths["consensus"][rows], predictions["demo"][rows], classes)
     result["heads"] = measure_heads(truths, predictions)
-    warn(data, split, model.description, result)
+    warn(data, result)
     report = format_report(truths["labels"], predictions["labels"].argmax(axis=1), result, classes)
     with replaced_files(output_dir) as folder:
         draw_predictions(folder, truths, predictions, result, classes)

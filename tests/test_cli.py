@@ -81,6 +81,12 @@ def test_mistake_is_one_line_and_status_2(error):
     assert (process.returncode, stderr) == (2, "script.py: a b\n")
 
 
+def test_system_error_names_file_and_reason():
+    process = start(work="open('none/x')")
+    _, stderr = process.communicate()
+    assert (process.returncode, stderr) == (2, "script.py: none/x: No such file or directory.\n")
+
+
 def test_bug_is_not_hidden():
     process = start(work="raise ZeroDivisionError")
     _, stderr = process.communicate()

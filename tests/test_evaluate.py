@@ -228,24 +228,6 @@ def test_shipped_model_needs_two_files_and_no_votes(mislabelled, tmp_path, capsy
 # Warnings
 
 
-def test_split_that_was_trained_on_is_noticed(sample_csv):
-    splits = {split: utils.hash_split(*utils.load_fer2013(sample_csv, split)) for split in utils.SPLITS}
-    description = {"classes": [""] * 5, "training": {"data_sha256": {"train": splits["train"], "val": splits["val"]}}}
-    assert evaluate.compare_hashes(sample_csv, "both", description) == []
-    description["training"]["data_sha256"] = {"train": splits["val"], "val": splits["test"]}
-    lines = evaluate.compare_hashes(sample_csv, "both", description)
-    assert len(lines) == 3
-    assert "Training is not that of the model's training" in lines[0]
-    assert "PublicTest holds the faces that were Training" in lines[1]
-    assert "PrivateTest holds the faces that were PublicTest" in lines[2]
-
-
-def test_hashes_of_a_limited_training_are_compared_with_as_many_faces(sample_csv):
-    hashes = {split: utils.hash_split(*utils.load_fer2013(sample_csv, split, limit=30)) for split in ("train", "val")}
-    description = {"classes": [""] * 5, "training": {"data_sha256": hashes, "limit": 30}}
-    assert evaluate.compare_hashes(sample_csv, "val", description) == []
-
-
 def test_shuffled_labels_are_warned_of(trained, sample_csv, tmp_path, capsys):
     """Each label is that of the next emotion: nearly every prediction is wrong."""
     header, *rows = sample_csv.read_text().splitlines(keepends=True)
