@@ -18,6 +18,7 @@ A source (`Files` or `LiveCapture`, from `open_source`) has
 import base64
 import contextlib
 import http.client
+import os
 import re
 import shutil
 import tempfile
@@ -38,8 +39,7 @@ OUTPUT_DIR = Path("output")  # Snapshots, and annotated files without a name of 
 VIDEO_SUFFIXES = {".3gp", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
 IMAGE_SUFFIXES = {".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 WRITABLE_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4"}  # Videos for which OpenCV has an encoder.
-MAX_IMAGE_PIXELS = 100_000_000  # 10,000 x 10,000. The demo needs seven bytes a pixel.
-MAX_IMAGE_BYTES = 400_000_000  # A file of so many pixels with four bytes each.
+MAX_IMAGE_BYTES = 400_000_000  # 100 million pixels, the limit that webcam_demo.py sets, with four bytes each.
 MAX_VIDEO_PIXELS = 40_000_000  # Per frame: 8K has 33 million.
 MAX_DOWNLOAD = 1_000_000_000  # Bytes.
 MAX_CAMERAS = 1000  # A larger number is not a camera's index.
@@ -123,7 +123,7 @@ def open_path(source):
 
 def check_encoding(path):
     """Refuses a name that is not UTF-8, such as old archives leave, because OpenCV would crash."""
-    if re.search("[\ud800-\udfff]", str(path.resolve())):
+    if re.search("[\ud800-\udfff]", os.path.realpath(path)):
         raise ValueError(f"{utils.printable(path)}: its name is not UTF-8. Rename the file or its folder.")
 
 
@@ -315,7 +315,7 @@ def read_video(path, name):
 def is_cut_off(path):
     """Returns whether a file is an AVI that is shorter than its header says.
 
-    Fewer frames than announced are no proof: a recorder may have dropped some, and other formats announce a guess.
+    Fewer frames than announced prove nothing: a recorder may have dropped some, and other formats announce a guess.
     """
     if not isinstance(path, Path):
         return False

@@ -31,7 +31,7 @@ import cli
 # OpenCV and FFmpeg print lines of their own about every missing camera and damaged file. Ours say what to do.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "100000000")  # The demo needs seven bytes a pixel.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "100000000")  # The demo needs eight bytes a pixel.
 os.environ.setdefault("OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS", "0")  # Windows: a camera opens in 1 s instead of 20.
 
 with cli.importing(__name__, "webcam_demo.py"):
@@ -319,7 +319,7 @@ def check_paths(args, source, output):
         name, exists = utils.printable(path), path.exists()
         if exists and not path.is_file() and (use, path) in written:
             raise ValueError(f"{name}: not a regular file. Choose another path.")
-        identity = os.stat(path)[1:3] if exists else path.resolve()  # Links to a file share its device and inode.
+        identity = os.stat(path)[1:3] if exists else os.path.realpath(path)  # Links share device and inode.
         other = uses.setdefault(identity, use)
         if other != use and (use, path) in written:
             raise ValueError(f"{other} and {use} must be different files, but both are {name}.")

@@ -200,6 +200,7 @@ def test_source_that_cannot_be_read_is_one_line_and_status_2(headless, tmp_path,
         (["--log", "occupied/log.csv"], ["occupied"]),
         (["--log", "log.txt"], [".csv or .jsonl", "log.txt"]),
         (["--log", "pipe.csv"], ["pipe.csv: not a regular file"]),
+        (["--log", "loop.csv"], ["loop.csv"]),
         (["--log", ""], ["--log", "empty"]),
         (["--log", "two\nlines.txt"], ["two\\x0alines.txt"]),
         (["--model", "emotions5"], ["emotions5", "models/emotions-5", "models/emotions-7"]),
@@ -212,6 +213,7 @@ def test_wrong_argument_is_one_line_and_status_2(headless, clip, tmp_path, argum
     (tmp_path / "occupied").write_text("a file where a folder would have to be")
     for name in ("pipe.mp4", "pipe.csv"):
         os.mkfifo(tmp_path / name)
+    (tmp_path / "loop.csv").symlink_to("loop.csv")
     finished = headless(clip, "--no-display", *arguments, timeout=30)
     assert finished.returncode == 2 and finished.stderr.count("\n") == 1, finished.stderr
     for word in words:
