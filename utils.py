@@ -182,27 +182,25 @@ def load_votes(path, data, split, num_classes=5, limit=None):
 
 
 def data_warnings(path):
-    """Returns one line for each sign that a data set is not FER2013 as published (limits: data/README.md)."""
+    """Returns one line for each kind of sign that a data set is not FER2013 as published (limits: data/README.md)."""
     faces, emotions, usages = _load_parsed(path)
-    warnings = _compare_counts(emotions, usages)
+    warnings = {"counts": _compare_counts(emotions, usages)}  # The first warning of each kind.
     for number, split in enumerate(SPLITS.values()):
         images, ids = faces[usages == number], emotions[usages == number]
-        if len(ids) >= MIN_ROWS_TO_JUDGE:
-            blocks = images.mean(axis=0, dtype=np.float32).reshape(6, 8, 6, 8).mean(axis=(1, 3))
-            correlation = np.corrcoef(blocks.ravel(), np.ravel(MEAN_FACE))[0, 1] if blocks.std() else 0.0
-            if correlation < MIN_MEAN_FACE_CORRELATION:
-                warnings.append(
-                    f"pixels may be inverted, transposed or blank: the mean face of {split} has a correlation of "
-                    f"{correlation:.2f} with FER2013's."
-                )
-            elif _label_signal(images, ids) < MIN_LABEL_SIGNAL:
-                warnings.append(f"labels may be shuffled: those of {split} are not related to the pixels.")
         copies = int(find_copies(images, faces[usages == 0]).sum()) if number else 0
         if copies > MAX_COPIES * len(images):
-            warnings.append(
-                f"{split} is not independent: {copies} of its {len(images)} faces are copies of Training's."
-            )
-    return [f"{printable(path)}: {warning}" for warning in warnings]
+            text = f"{split} is not independent: {copies} of its {len(images)} faces are copies of Training's."
+            warnings.setdefault("copies", text)
+        if len(ids) < MIN_ROWS_TO_JUDGE:
+            continue
+        blocks = images.mean(axis=0, dtype=np.float32).reshape(6, 8, 6, 8).mean(axis=(1, 3))
+        correlation = np.corrcoef(blocks.ravel(), np.ravel(MEAN_FACE))[0, 1] if blocks.std() else 0.0
+        if correlation < MIN_MEAN_FACE_CORRELATION:
+            text = f"the mean face of {split} has a correlation of {correlation:.2f} with FER2013's."
+            warnings.setdefault("pixels", f"pixels may be inverted, transposed or blank: {text}")
+        elif _label_signal(images, ids) < MIN_LABEL_SIGNAL:
+            warnings.setdefault("labels", f"labels may be shuffled: those of {split} are not related to the pixels.")
+    return [f"{printable(path)}: {warning}" for warning in warnings.values() if warning]
 
 
 def find_copies(faces, others):
@@ -222,18 +220,18 @@ def _split_rows(emotions, usages, split, num_classes):
 
 
 def _compare_counts(emotions, usages):
-    """Returns a list of one line if the splits do not have FER2013's number of faces, in total or per emotion."""
+    """Returns a line if the splits do not have FER2013's number of faces, in total or per emotion, or else None."""
     counts = np.array([np.bincount(emotions[usages == number], minlength=7) for number in range(3)])  # (split, emotion)
     received, expected = (", ".join(map(str, np.sum(table, axis=1))) for table in (counts, FACES_PER_CLASS))
     if received != expected:
-        return [f"not the whole of FER2013: {', '.join(SPLIT_NUMBERS)} have {received} rows instead of {expected}."]
+        return f"not the whole of FER2013: {', '.join(SPLIT_NUMBERS)} have {received} rows instead of {expected}."
     if np.array_equal(counts, FACES_PER_CLASS):
-        return []
+        return None
     split, emotion = np.argwhere(counts != FACES_PER_CLASS)[0]
-    return [
+    return (
         f"splits or emotions may be mixed up: {list(SPLIT_NUMBERS)[split]} has {counts[split, emotion]} faces of "
         f"{EMOTIONS[emotion]} instead of {FACES_PER_CLASS[split][emotion]}."
-    ]
+    )
 
 
 def _label_signal(faces, emotions):

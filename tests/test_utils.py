@@ -484,7 +484,7 @@ def test_a_wrong_data_set_is_noticed(uneven, counts_of_uneven, tmp_path, wrong):
     path.write_text(csv_text(faces, emotions.tolist(), [list(utils.SPLITS.values())[usage] for usage in usages]))
     warnings = utils.data_warnings(path)
     assert any(f"{path}: {message}" in warning for warning in warnings)
-    assert len(warnings) <= 3  # Black faces are also copies, in two splits.
+    assert len(warnings) <= 2  # Shuffling changes the counts too, and black faces are also copies.
 
 
 def test_a_right_data_set_gives_no_warning(uneven, counts_of_uneven, tmp_path):
