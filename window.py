@@ -25,12 +25,7 @@ NOTE_COLOR = (40, 40, 40)  # BGR.
 
 
 class Window:
-    """The window, its keys and what they switch.
-
-    Attributes:
-        mirrored: whether the next frame is to be mirrored.
-        closed: whether the user has ended the demo.
-    """
+    """The window. Its keys set `mirrored`, for the next frame, and `closed`, to end the demo."""
 
     def __init__(self, mirrored):
         self.mirrored, self.paused, self.closed = mirrored, False, False
@@ -137,16 +132,12 @@ def is_visible(window):
 
 
 def has_display():
-    """Returns whether a window can open.
-
-    On Linux without a display, OpenCV does not raise but aborts the process. So another process tries it, because the
-    display that the environment names may not exist.
-    """
+    """Returns whether a window can open. Without a display, OpenCV on Linux aborts the process instead of raising."""
     if not sys.platform.startswith("linux"):
         return True
     if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         return False
-    probe = [sys.executable, "-c", "import cv2; cv2.namedWindow('probe'); cv2.destroyAllWindows()"]
+    probe = [sys.executable, "-c", "import cv2; cv2.namedWindow('probe')"]  # The display that they name may not exist.
     tried = subprocess.run(probe, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
     return tried.returncode >= 0  # Negative: a signal ended it. An exception will be raised again, with its reason.
 
