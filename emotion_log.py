@@ -7,6 +7,7 @@ The demo does the same for its --log, after its last frame.
 
 import argparse
 import collections
+import contextlib
 import csv
 import itertools
 import json
@@ -70,13 +71,18 @@ class EmotionLog:
             row = [number, round(time_s, 3), track, *box, label, confidence, *probabilities]
             row = [round(value, 4) if isinstance(value, float) else value for value in row]
             row = [file] * self.file_column + row + [utc] * self.utc_column
-            if self.json_lines:
-                self.file.write(json.dumps(dict(zip(self.columns, row, strict=True))) + "\n")
-            else:
-                self.writer.writerow(row)
+            try:
+                if self.json_lines:
+                    self.file.write(json.dumps(dict(zip(self.columns, row, strict=True))) + "\n")
+                else:
+                    self.writer.writerow(row)
+            except OSError as error:
+                name = utils.printable(self.path)
+                raise OSError(f"{name}: the log ends early ({error.strerror}). Free some space.") from error
 
     def close(self):
-        self.file.close()
+        with contextlib.suppress(OSError):  # After a failed write, which raised, closing fails too.
+            self.file.close()
 
 
 def check_path(path):

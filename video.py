@@ -74,14 +74,13 @@ def open_source(source):
     Raises:
         OSError, ValueError: it does not exist, cannot be opened, or exceeds a limit.
     """
-    index = 0 if source is None else int(source) if source.isdecimal() and int(source) < MAX_CAMERAS else None
-    if index is not None:
-        camera = open_camera(index)
+    if source is None or source.isdecimal() and int(source) < MAX_CAMERAS:
+        camera = open_camera(int(source or 0))
         if camera:
             return camera
-        if source is not None:
+        if source:
             raise ValueError(
-                f"Camera {index}: cannot be opened. Check that it is plugged in, that no other program uses it and "
+                f"Camera {source}: cannot be opened. Check that it is plugged in, that no other program uses it and "
                 "that this terminal may use it, or try without one: --source data/demo.mp4"
             )
         print(f"No camera found; playing the bundled clip {utils.printable(DEMO_CLIP)}.")
@@ -471,12 +470,13 @@ class VideoWriter:
         self.fps = fps if fps < 65 else round(fps, 2)  # MPEG-4 divides a second into at most 65,535 parts.
         self.name, self.size, self.written = utils.printable(path), (max(2, size[0]), max(2, size[1])), 0
         self.start, self.time, self.frame = start, start, None  # Seconds, seconds, and the last frame.
-        self.stack = contextlib.ExitStack()
-        self.path = self.stack.enter_context(utils.replaced(path))
         codec = cv2.VideoWriter.fourcc(*("MJPG" if path.suffix.lower() == ".avi" else "mp4v"))
-        self.writer = cv2.VideoWriter(str(self.path.resolve()), cv2.CAP_FFMPEG, codec, self.fps, self.size)
-        if not self.writer.isOpened():
-            raise OSError(f"{self.name}: cannot be written as a video. Choose another --output.")
+        with contextlib.ExitStack() as stack:
+            self.path = stack.enter_context(utils.replaced(path))
+            self.writer = cv2.VideoWriter(str(self.path.resolve()), cv2.CAP_FFMPEG, codec, self.fps, self.size)
+            if not self.writer.isOpened():
+                raise OSError(f"{self.name}: cannot be written as a video. Choose another --output.")
+            self.stack = stack.pop_all()
 
     def write(self, frame, time_s):
         """Writes a frame, uint8 (H, W, 3), that is shown from `time_s`, in seconds, until the next one."""

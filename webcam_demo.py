@@ -31,7 +31,7 @@ import cli
 # OpenCV and FFmpeg print lines of their own about every missing camera and damaged file. Ours say what to do.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "100000000")  # The demo needs eight bytes a pixel.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "100000000")  # The demo needs 8 bytes for each.
 os.environ.setdefault("OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS", "0")  # Windows: a camera opens in 1 s instead of 20.
 
 with cli.importing(__name__, "webcam_demo.py"):

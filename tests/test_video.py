@@ -376,11 +376,13 @@ def noisy_video(tmp_path, portrait):
 
 MOUNT = "mount -t tmpfs -o size=20M none disk"
 
-
-@pytest.mark.skipif(
+needs_small_disk = pytest.mark.skipif(
     not shutil.which("unshare") or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0,
     reason="needs unshare, which mounts a small disk",
 )
+
+
+@needs_small_disk
 @pytest.mark.parametrize("name", ["out.mp4", "out.avi"])
 def test_full_disk_stops_the_demo_and_the_video_so_far_plays(noisy_video, tmp_path, name):
     """Of 20 MB, 16 stay free for the index, so about 4 MB are written."""
@@ -392,6 +394,18 @@ def test_full_disk_stops_the_demo_and_the_video_so_far_plays(noisy_video, tmp_pa
     frames, _ = count_frames(tmp_path / name)
     assert f"the disk is full, so it ends after frame {frames}." in finished.stderr and 10 < frames < 150
     assert (tmp_path / "listing").read_text().split() == [name]
+
+
+@needs_small_disk
+def test_full_disk_ends_the_log_and_the_demo(clip, tmp_path):
+    """The disk has one block, 4 kB."""
+    (tmp_path / "disk").mkdir()
+    demo = f"{sys.executable} {ROOT / 'webcam_demo.py'} {clip} --no-display --log disk/log.jsonl"
+    command = f"mount -t tmpfs -o size=4k none disk && {{ {demo}; status=$?; cp disk/log.jsonl log; exit $status; }}"
+    finished = subprocess.run(["unshare", "-rm", "bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert finished.returncode == 2 and finished.stderr.count("\n") == 1, finished.stderr
+    assert "disk/log.jsonl: the log ends early (No space left on device)" in finished.stderr
+    assert len((tmp_path / "log").read_bytes()) == 4096
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit for the size of a file")
