@@ -29,15 +29,15 @@ MAX_TILT = 50  # Degrees.
 
 # The scan. Scale 1 is a frame of 360 lines; each further scale is 1.44 times smaller and takes two sizes of faces.
 SCAN_LINES = 360  # A smaller frame is scanned as it is.
-WINDOW, SCALE_STEP, SIZE_STEP, SCAN_NEIGHBORS = 24, 1.44, 1.2, 1  # WINDOW: pixels of the cascade's smallest face.
-STRIP_ROWS = 60  # A scale is scanned in strips, so that no frame takes long.
+WINDOW, SCALE_STEP, SIZE_STEP, SCAN_NEIGHBORS = 24, 1.44, 1.2, 0  # WINDOW: pixels of the cascade's smallest face.
+STRIP_ROWS = 30  # A scale is scanned in strips, so that no frame takes long.
 # Windows that the cascade looks at in a frame; 1000 take it 0.2 ms, the profile cascade half as much again.
-SCAN_BUDGET, SCAN_BUDGET_ALONE = 15_000, 48_000  # With known faces in view, and without.
+SCAN_BUDGET, SCAN_BUDGET_ALONE = 8_000, 60_000  # With known faces in view, and without.
 LARGE = 2  # Scale from which on tilted heads and profiles are scanned for, while nobody is in view.
 
 KNOWN_WIDTH = 48
 KNOWN_NEIGHBORS = 2  # Neighbours that a known face needs to remain one.
-NEW_PROFILE_NEIGHBORS, PROFILE_NEIGHBORS = 4, 3
+NEW_PROFILE_NEIGHBORS, PROFILE_NEIGHBORS = 6, 3
 NEW_NEIGHBORS = 5
 CHECK_EVERY, TRUSTED, DOUBTED = 3, 3, 2
 CUT = 25  # Mean change in gray levels, of a thumbnail around its mean, from which on a frame is of another scene.
@@ -275,7 +275,11 @@ class FaceTracker:
         )
         cascade = self.detector.profile if view.profile else self.detector.frontal
         boxes = cascade.detectMultiScale(picture, SIZE_STEP, SCAN_NEIGHBORS, minSize=(WINDOW,) * 2, maxSize=(29, 29))
+        tried = []
         for x, y, width, height in sorted(map(tuple, boxes)):
+            if any(utils.shared((x, y, width, height), other) > 0.6 for other in tried):
+                continue
+            tried.append((x, y, width, height))
             center = np.array([x + width / 2, y + top + height / 2]) / scale
             if view.flipped:
                 center[0] = gray.shape[1] - center[0]

@@ -10,7 +10,7 @@ Each clip moves photographed heads over a photographed background, so every fram
     Grace Hopper     matplotlib's sample_data/grace_hopper.jpg, United States Navy, public domain
     small faces      skimage.data.lfw_subset(), 25x25 pixels of Labeled Faces in the Wild, seven dark-skinned people
                      and five light-skinned ones; the package's licence note is in skimage/data/README.txt
-    backgrounds      skimage.data: brick, coffee, coins, grass, gravel, motorcycle, page, rocket, text
+    backgrounds      skimage.data: brick, coffee, grass, gravel, motorcycle, page, rocket, text
 
 No package ships a large portrait of a dark-skinned person. The clips named "dark-skinned" tone-map the two portraits;
 real dark skin is in "small faces" only. A head turns as an ellipsoid with a nose,
@@ -225,7 +225,7 @@ CLIPS = (
     Clip("tilts", ("hopper",), lambda t: [Pose(320 + 40 * t, 180, 120, swing(t, 38, 2))], "grass", 100),
     Clip("turns", ("collins",), lambda t: [Pose(320, 180, 120, 0, swing(t, 55, 2))], "rocket", 100),
     Clip("turned from the start", ("hopper",), lambda t: [Pose(260 + 90 * t, 170, 120, 0, 48)], "wall", 50),
-    Clip("tilted from the start", ("collins",), lambda t: [Pose(260 + 90 * t, 170, 120, -26)], "gravel", 50),
+    Clip("tilted from the start", ("collins",), lambda t: [Pose(260 + 90 * t, 170, 120, -26)], "grass", 50),
     Clip("comes near", ("collins",), lambda t: [Pose(320, 180, 34 * 8**t)], "brick"),
     Clip(
         "in a dark room", ("hopper",), lambda t: [Pose(350 - 60 * t, 180, 100, swing(t, 20))], "coffee", 75, SIZE,
