@@ -314,15 +314,19 @@ def check_paths(args, source, output):
             written.append((f"the annotated {utils.printable(path.name)}", target))
     if args.log:
         written += [("--log", args.log), ("the timeline of the log", emotion_log.timeline_path(args.log))]
-    uses = {}
-    for use, path in [*read, *written]:
-        name, exists = utils.printable(path), path.exists()
-        if exists and not path.is_file() and (use, path) in written:
+    uses = {file_identity(path): use for use, path in read}
+    for use, path in written:
+        name = utils.printable(path)
+        if path.exists() and not path.is_file():
             raise ValueError(f"{name}: not a regular file. Choose another path.")
-        identity = os.stat(path)[1:3] if exists else os.path.realpath(path)  # Links share device and inode.
-        other = uses.setdefault(identity, use)
-        if other != use and (use, path) in written:
+        other = uses.setdefault(file_identity(path), use)
+        if other != use:
             raise ValueError(f"{other} and {use} must be different files, but both are {name}.")
+
+
+def file_identity(path):
+    """Returns a value that all paths of a file share, links too."""
+    return os.stat(path)[1:3] if path.exists() else os.path.realpath(path)  # Inode and device.
 
 
 def demo(args):
