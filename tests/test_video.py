@@ -66,6 +66,14 @@ def test_video_frames_have_times_rate_and_file_name(clip):
     assert frames[0].image.shape == (450, 384, 3) and frames[29].image.mean() == pytest.approx(90, abs=3)
 
 
+def test_frames_of_irregular_length_keep_their_own_times(tmp_path):
+    """A GIF whose frames last 0.1, 0.3 and 0.2 seconds."""
+    images = [Image.fromarray(frame) for frame in gray_frames(3)]
+    images[0].save(tmp_path / "a.gif", save_all=True, append_images=images[1:], duration=[100, 300, 200])
+    frames = read_all(video.open_source(str(tmp_path / "a.gif")))
+    assert [frame.time_s for frame in frames] == pytest.approx([0, 0.1, 0.4])
+
+
 def drop_avi_frames(path, dropped):
     """Rewrites an AVI with some frames empty, in the video and in the index, as a recorder that is too slow does."""
     content = path.read_bytes()

@@ -139,6 +139,18 @@ def test_frame_rate_leaves_out_the_time_before_the_first_frame():
     assert benchmark.recent_fps() > 20 and benchmark.fps() > 20
 
 
+def test_mirroring_moves_the_tracked_face_and_keeps_its_number(portrait):
+    labeler = webcam_demo.FrameLabeler(
+        utils.load_emotion_model(), utils.load_face_detector(), 0.3, webcam_demo.Benchmark()
+    )
+    for number in range(6):
+        source_frame = video.SourceFrame(portrait, number / 10, "clip.mp4", 10.0, still=False)
+        _, ((track, (x, _, width, _), _, _),) = labeler.label(source_frame, mirrored=number == 5)
+        if number == 4:
+            expected = portrait.shape[1] - x - width
+    assert track == 1 and abs(x - expected) < 0.1 * width and abs(expected - (portrait.shape[1] - width) / 2) > 5
+
+
 @LINUX
 def test_without_source_camera_and_display_the_bundled_clip_is_labelled(headless, tmp_path):
     if cv2.VideoCapture(0).isOpened():
