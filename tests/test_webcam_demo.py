@@ -221,15 +221,20 @@ def test_source_that_cannot_be_read_is_one_line_and_status_2(headless, tmp_path,
         (["--speed", "2"], ["--speed"]),
     ],
 )
-def test_wrong_argument_is_one_line_and_status_2(headless, clip, tmp_path, arguments, words):
+def test_wrong_argument_is_one_line_and_status_2(clip, tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "occupied").write_text("a file where a folder would have to be")
     for name in ("pipe.mp4", "pipe.csv"):
         os.mkfifo(tmp_path / name)
     (tmp_path / "loop.csv").symlink_to("loop.csv")
-    finished = headless(clip, "--no-display", *arguments, timeout=30)
-    assert finished.returncode == 2 and finished.stderr.count("\n") == 1, finished.stderr
+    try:
+        status = webcam_demo.main([str(clip), "--no-display", *arguments])
+    except SystemExit as ended:  # argparse.
+        status = ended.code
+    error = capsys.readouterr().err
+    assert status == 2 and error.count("\n") == 1, error
     for word in words:
-        assert word in finished.stderr
+        assert word in error
 
 
 def test_source_is_never_overwritten(headless, clip, portrait_path, tmp_path):
