@@ -1,7 +1,8 @@
 """Faces over time: found fast, kept through misses, their probabilities averaged; used by webcam_demo.py.
 
-A full scan of a frame takes the cascade 100 ms, so the scan is shared out over frames. In every frame each known face
-is searched only around the place where it should be, and only at its size, which takes 1 ms.
+A full scan of a frame takes the cascade 100 ms. So each frame is scanned in part only, and each known face is searched
+only around the place where it should be, at about its size, which takes 1 ms. A scan proposes many places; a face is
+what two cascades find there.
 """
 
 import itertools
@@ -13,69 +14,94 @@ import numpy as np
 
 import utils
 
+# The scan. At scale 0 the frame has 360 lines; at each further scale it is reduced once more.
+SCAN_LINES = 360  # of the shorter side; a smaller frame is scanned as it is
+SCALE_STEP = 1.44
+WINDOW = 24  # pixels of the smallest face that the cascades find
+LARGEST = 29  # pixels of the largest face looked for at one scale: WINDOW and WINDOW * SIZE_STEP
+SIZE_STEP = 1.2
+STRIP_ROWS = 30  # A scale is scanned in strips, so that no frame takes long.
+STRIDE = 4  # The cascades look at every second column of every second row.
+# Windows scanned in a frame, where a face is shown and where none is. A thousand take 0.1 to 0.2 ms.
+BUDGET, BUDGET_ALONE = 8_000, 60_000
+PROFILE_COST = 1.5  # of the frontal cascade's time
+SIDE_SCALE = 2  # Tilted heads and profiles are scanned for from this scale on: smaller ones cost too much.
+
+# Known faces.
+KNOWN_WIDTH, KNOWN_SIZES, KNOWN_NEIGHBORS = 48, (0.8, 1.25), 2  # see utils.search_face
+TILT = 25  # degrees between the angles at which a lost face is searched; the cascade bears 15 by itself
+MAX_TILT = 50  # degrees
+HOLD = 0.8  # seconds that a face is shown while the cascades miss it, if it looks alike
+MEMORY = 1.2  # seconds that a lost face is searched for where it should be
+LOST_PEOPLE = 20  # faces of which the thumbnail is kept after that
+AGILITY, VELOCITY_GAIN = 0.6, 0.15  # of the difference between a box and its prediction: an alpha-beta filter
+SMOOTHING = 0.4  # seconds: time constant of the average over a face's probabilities
+CUT = 25  # gray levels: mean change of a 32x18 thumbnail that makes a frame the first of another scene
+
+# New faces.
+NEW_NEIGHBORS, NEW_PROFILE_NEIGHBORS, PROFILE_NEIGHBORS = 5, 4, 3
+# Detections of the confirming cascade, summed over frames. A face has about 20 in one frame, anything else rarely 10.
+SHOWN_EVIDENCE, TRUSTED_EVIDENCE = 10, 30
+MAX_FAILURES = 2  # confirmations in a row that fail before a new face is forgotten
+MIN_HITS = 3  # frames in which a tilted face or a profile must be found before it is shown
+
+# Correlations of two thumbnails, -1..1.
+THUMBNAIL = 24  # pixels
+ALIKE_HELD = 0.6  # A held face's place looks like the face.
+ALIKE_TILTED = 0.4  # What is found at another angle is still this face.
+ALIKE_PERSON = 0.8  # A new face is a person who was lost.
+
 
 class View(NamedTuple):
     """How a head is held, which decides how the cascades find it."""
 
-    angle: float = 0.0  # Degrees by which it is tilted clockwise.
+    angle: float = 0.0  # degrees by which it is tilted clockwise
     profile: bool = False
-    flipped: bool = False  # A profile that looks to the right of the picture.
+    flipped: bool = False  # The cascade knows one side; the other one is found in the mirror image.
 
 
 UPRIGHT, PROFILES = View(), (View(profile=True), View(profile=True, flipped=True))
-TILT_STEP = 25  # Degrees; the frontal cascade itself finds faces that are tilted up to 15.
-TILTS = (View(-TILT_STEP), View(TILT_STEP))
-MAX_TILT = 50  # Degrees.
-
-# The scan. Scale 1 is a frame of 360 lines; each further scale is 1.44 times smaller and takes two sizes of faces.
-SCAN_LINES = 360  # A smaller frame is scanned as it is.
-WINDOW, SCALE_STEP, SIZE_STEP, SCAN_NEIGHBORS = 24, 1.44, 1.2, 0  # WINDOW: pixels of the cascade's smallest face.
-STRIP_ROWS = 30  # A scale is scanned in strips, so that no frame takes long.
-# Windows that the cascade looks at in a frame; 1000 take it 0.2 ms, the profile cascade half as much again.
-SCAN_BUDGET, SCAN_BUDGET_ALONE = 8_000, 60_000  # With known faces in view, and without.
-LARGE = 2  # Scale from which on tilted heads and profiles are scanned for, while nobody is in view.
-
-KNOWN_WIDTH = 48
-KNOWN_NEIGHBORS = 2  # Neighbours that a known face needs to remain one.
-NEW_PROFILE_NEIGHBORS, PROFILE_NEIGHBORS = 6, 3
-NEW_NEIGHBORS = 5
-CHECK_EVERY, TRUSTED, DOUBTED = 3, 3, 2
-CUT = 25  # Mean change in gray levels, of a thumbnail around its mean, from which on a frame is of another scene.
-HOLD = 0.8  # Seconds that a face is still shown when the cascades miss it, while it looks alike.
-ALIKE = 0.6  # Correlation of two thumbnails from which on they show the same face in successive frames.
-SAME_PERSON = 0.8  # Correlation of two thumbnails from which on a new face is one that was lost.
-MEMORY = 1.2  # Seconds that a lost face is searched for where it should be.
-THUMBNAIL = 24  # Pixels.
-AGILITY, VELOCITY_GAIN = 0.6, 0.15  # How much of a box's surprise moves it, and its velocity: an alpha-beta filter.
-SMOOTHING = 0.4  # Seconds: time constant of the average over a face's probabilities.
-LOST_PEOPLE = 20
+SIDES = (PROFILES[0], View(-TILT), PROFILES[1], View(TILT))
 
 
-@dataclass
+@dataclass(eq=False)  # Two tracks are equal only if they are the same one.
 class Track:
-    """One face: its number from 1, where it is now, and what is known of it."""
+    """One face: where it is now, and what is known of it."""
 
-    number: int
-    box: np.ndarray  # float (4,): x, y, width, height.
-    seen: float  # Seconds: when the face was last found.
-    time: float  # Seconds: of `box`, later than `seen` while the face is held.
-    thumbnail: np.ndarray  # uint8 (24, 24), when it was last found.
-    view: View = UPRIGHT
+    box: np.ndarray  # float (4,): x, y, width, height
+    view: View
+    thumbnail: np.ndarray | None  # uint8 (24, 24), upright, from when the face was last found
+    seen: float  # seconds: when the face was last found
+    time: float  # seconds: of `box`, later than `seen` while the face is held
+    number: int = 0  # from 1, given when the face is first shown
     held: bool = False  # The cascades miss the face, but its place looks like it.
-    hits: int = 1
-    passed: int = 1
-    failed: int = 0
-    velocity: np.ndarray = field(default_factory=lambda: np.zeros(2))  # Pixels per second.
+    hits: int = 0  # frames in which it was found
+    evidence: int = 0
+    failures: int = 0
+    velocity: np.ndarray = field(default_factory=lambda: np.zeros(2))  # pixels per second
     probabilities: np.ndarray | None = None
-    averaged: float = 0.0  # Seconds: when `probabilities` last took in new ones.
+    averaged: float = 0.0  # seconds: when `probabilities` last took in new ones
 
     @property
     def angle(self):
+        """Degrees by which the head is tilted clockwise; 0 for a profile."""
         return self.view.angle
 
     @property
     def turned(self):
+        """Whether only the profile cascade finds the face."""
         return self.view.profile
+
+    def views(self):
+        """Returns the views in which to search for the face, likeliest first."""
+        tilts = [View(self.angle + change) for change in (0, -TILT, TILT) if abs(self.angle + change) <= MAX_TILT]
+        return sorted([*tilts, *PROFILES], key=lambda view: view != self.view)
+
+    def is_known(self):
+        """Returns whether there is enough evidence to show the face."""
+        if self.view != UPRIGHT and not self.number and self.hits < MIN_HITS:
+            return False
+        return self.turned or self.evidence >= SHOWN_EVIDENCE or self.number > 0
 
 
 class FaceTracker:
@@ -84,38 +110,36 @@ class FaceTracker:
     Args:
         detector: from `utils.load_face_detector`.
         still: the frames are pictures that have nothing to do with each other: each is scanned, and finely.
+
+    Attributes:
+        visible: list of Track, the faces that `find` has just returned, in the same order.
     """
 
     def __init__(self, detector, still=False):
-        self.detector, self.still = detector, still
+        self.detector, self.still, self.scan = detector, still, Scan(detector)
         self.tracks, self.visible, self.lost, self.count = [], [], [], 0
-        self.scan = None
-        self.sides = itertools.cycle(PROFILES + TILTS)
-        self.scene = None
-        self.pictures = {}
+        self.scene = None  # float (18, 32): the frame before, reduced
 
     def find(self, gray, time_s):
-        if self.still:
-            return self._find_still(gray, time_s)
-        cut = self._is_cut(gray)
-        self.pictures = {}
-        if cut:
-            self.lost, self.tracks, self.scan = self.tracks + self.lost, [], None
-        self._follow(gray, time_s)
-        self.visible = [t for t in self.tracks if t.seen == time_s or t.held]
-        budget = np.inf if cut or self.scan is None else SCAN_BUDGET if self.visible else SCAN_BUDGET_ALONE
-        self._scan(gray, time_s, budget)
-        self.visible = [t for t in self.tracks if (t.seen == time_s or t.held) and (not t.turned or t.hits > 1)]
-        return np.array([np.rint(track.box) for track in self.visible], int).reshape(-1, 4)
+        """Finds the faces of the next frame.
 
-    def _find_still(self, gray, time_s):
-        boxes = utils.detect_faces(gray, self.detector, max(utils.IMAGE_SIZE, round(gray.shape[0] / 30)))
-        self.visible = []
-        for box in boxes.astype(float):
-            self.count += 1
-            self.visible.append(Track(self.count, box, time_s, time_s, None))
-        self.tracks = self.visible
-        return boxes
+        Args:
+            gray: uint8 (H, W).
+            time_s: the frame's time in seconds, which never goes back.
+
+        Returns:
+            boxes: int (F, 4), in the order of `visible`.
+        """
+        if self.still:
+            smallest = max(utils.IMAGE_SIZE, round(gray.shape[0] / 30))
+            boxes = utils.detect_faces(gray, self.detector, smallest).astype(float)
+            self.tracks = [Track(box, UPRIGHT, None, time_s, time_s, evidence=SHOWN_EVIDENCE) for box in boxes]
+        else:
+            self._find_moving(gray, time_s)
+        self.visible = self._shown(time_s)
+        for track in self.visible:
+            self._give_number(track)
+        return np.array([np.rint(track.box) for track in self.visible], int).reshape(-1, 4)
 
     def average(self, probabilities, time_s):
         """Averages the faces' probabilities over time, so that a label does not flicker.
@@ -130,7 +154,7 @@ class FaceTracker:
         for track, new in zip(self.visible, probabilities, strict=True):
             if track.probabilities is None:
                 track.probabilities, track.averaged = new, time_s
-            elif track.seen == time_s:  # A held face's place may show something else by now.
+            elif track.seen == time_s:  # A held face may be half hidden.
                 weight = 1 - np.exp(-(time_s - track.averaged) / SMOOTHING)
                 track.probabilities = (1 - weight) * track.probabilities + weight * new
                 track.averaged = time_s
@@ -139,217 +163,239 @@ class FaceTracker:
 
     def mirror(self, width):
         """Moves what is known to the other side: from now on the frames, this wide in pixels, are mirrored."""
-        self.scene, self.scan = self.scene[:, ::-1], None
-        for track in self.tracks:
+        self.scene = self.scene[:, ::-1]
+        for track in self.tracks + self.lost:
             track.box[0] = width - track.box[0] - track.box[2]
             track.velocity[0] *= -1
             track.thumbnail = np.ascontiguousarray(track.thumbnail[:, ::-1])
-            track.view = View(-track.view.angle, track.view.profile, track.view.profile and not track.view.flipped)
+            track.view = View(-track.angle, track.turned, track.turned and not track.view.flipped)
 
     def numbers(self):
         """Returns the numbers of the faces that `find` has just returned, list of F int."""
         return [track.number for track in self.visible]
 
+    def _shown(self, time_s):
+        """Returns the tracks whose face is in the frame."""
+        return [track for track in self.tracks if track.is_known() and (track.held or track.seen == time_s)]
+
+    def _find_moving(self, gray, time_s):
+        """Updates the tracks by the next frame of a video."""
+        is_new_scene = self._is_cut(gray)
+        if is_new_scene:
+            self._forget(self.tracks)
+        self._follow(gray, time_s)
+        self._forget([track for track in self.tracks if time_s - track.seen > MEMORY])
+        alone = not self._shown(time_s)
+        budget = np.inf if is_new_scene else BUDGET_ALONE if alone else BUDGET
+        for place, view in self.scan.propose(gray, alone, budget):
+            self._meet(gray, place, view, time_s)
+
     def _is_cut(self, gray):
+        """Returns whether a frame belongs to another scene than the one before, or is the first."""
         scene = cv2.resize(gray, (32, 18), interpolation=cv2.INTER_AREA).astype(float)
-        scene -= scene.mean()
+        scene -= scene.mean()  # A change of brightness, by a lamp or the camera's exposure, is not a cut.
         previous, self.scene = self.scene, scene
-        return previous is not None and np.abs(scene - previous).mean() > CUT
+        return previous is None or np.abs(scene - previous).mean() > CUT
+
+    def _forget(self, tracks):
+        """Stops following these tracks, and keeps the people among them to recognise them."""
+        self.tracks = [track for track in self.tracks if track not in tracks]
+        self.lost = ([track for track in tracks if track.number] + self.lost)[:LOST_PEOPLE]
 
     def _follow(self, gray, time_s):
-        """Moves the known faces to where they are now."""
-        found = []
+        """Moves each track to where its face is in this frame."""
+        finds = []
         for track in self.tracks:
             track.box[:2] += track.velocity * (time_s - track.time)
             track.time = time_s
-            view, box = self._search(gray, track.box, self._views(track), KNOWN_NEIGHBORS)
-            if box is not None:
-                thumbnail = cut_thumbnail(gray, box, view)
-                found.append((likeness(thumbnail, track.thumbnail), track, view, box, thumbnail))
+            finds += [(track, *find) for find in [self._search(gray, track)] if find]
+        # Where one face covers another, both tracks find the one in front: it belongs to the track it looks like.
         taken = []
-        for _, track, view, box, thumbnail in sorted(found, key=lambda item: -item[0]):
+        for track, box, view, thumbnail, alike in sorted(finds, key=lambda find: -find[-1]):
             if not utils.shares_place(box, taken):
                 taken.append(box)
                 surprise = box - track.box
                 track.velocity += VELOCITY_GAIN * surprise[:2] / max(time_s - track.seen, 1e-3)
-                track.box, track.seen, track.view, track.thumbnail = (
-                    track.box + AGILITY * surprise,
-                    time_s,
-                    view,
-                    thumbnail,
-                )
-                track.hits += 1
-                if track.passed < TRUSTED and track.hits % CHECK_EVERY == 0 and not view.profile:
-                    if utils.search_face(gray, box, self.detector.confirming, 4, view.angle) is not None:
-                        track.passed, track.failed = track.passed + 1, 0
-                    else:
-                        track.failed += 1
-        self.tracks = [t for t in self.tracks if t.failed < DOUBTED]
+                track.box, track.view, track.thumbnail = track.box + AGILITY * surprise, view, thumbnail
+                track.seen, track.hits = time_s, track.hits + 1
+                self._confirm(gray, track)
+        self.tracks = [track for track in self.tracks if track.failures < MAX_FAILURES]
         for track in self.tracks:
-            track.held = track.seen < time_s and self._hold(gray, track, time_s, taken)
-        self.lost = [t for t in self.tracks if time_s - t.seen > MEMORY and t.hits > 2] + self.lost
-        self.lost = self.lost[:LOST_PEOPLE]
-        self.tracks = [t for t in self.tracks if time_s - t.seen <= MEMORY]
+            recent = 0 < time_s - track.seen <= HOLD
+            track.held = recent and self._hold(gray, track) and not utils.shares_place(track.box, taken)
 
-    def _views(self, track):
-        angle = track.angle
-        yield View(angle)
-        if track.turned:
-            yield track.view
-        for other in (angle - TILT_STEP, angle + TILT_STEP):
-            if abs(other) <= MAX_TILT:
-                yield View(other)
-        yield from (view for view in PROFILES if view != track.view)
+    def _search(self, gray, track):
+        """Returns box, view, thumbnail and likeness of a known face; None if the cascades miss it."""
+        for view in track.views():
+            if view.profile:
+                box, _ = utils.search_face(gray, track.box, self.detector.profile, PROFILE_NEIGHBORS, 0, view.flipped)
+            else:
+                box, _ = utils.search_face(
+                    gray, track.box, self.detector.frontal, KNOWN_NEIGHBORS, view.angle, False, KNOWN_WIDTH, KNOWN_SIZES
+                )
+            if box is not None:
+                thumbnail = utils.cut_square(gray, box, THUMBNAIL, angle=view.angle)
+                alike = correlation(thumbnail, track.thumbnail)
+                # Turned by an angle, a shoulder or a sleeve can pass for a face.
+                if view.angle == track.angle or view.profile or alike >= ALIKE_TILTED:
+                    return box, view, thumbnail, alike
+        return None
 
-    def _search(self, gray, box, views, neighbors):
-        for view in views:
-            cascade = self.detector.profile if view.profile else self.detector.frontal
-            found = utils.search_face(
-                gray,
-                box,
-                cascade,
-                PROFILE_NEIGHBORS if view.profile else neighbors,
-                view.angle,
-                view.flipped,
-                KNOWN_WIDTH,
-            )
-            if found is not None:
-                return view, found
-        return None, None
+    def _confirm(self, gray, track):
+        """Collects evidence that a new track is a face; what is not a face passes now and then, but not each time."""
+        if track.turned or track.evidence >= TRUSTED_EVIDENCE:
+            return
+        box, agreeing = utils.search_face(
+            gray, track.box, self.detector.confirming, utils.CONFIRMING_NEIGHBORS, track.angle
+        )
+        track.evidence += agreeing
+        track.failures = track.failures + 1 if box is None else 0
 
-    def _hold(self, gray, track, time_s, taken):
-        """Moves a face that the cascades miss to the place nearby that looks most like it."""
-        if time_s - track.seen > HOLD:
+    def _hold(self, gray, track):
+        """Moves a face that the cascades miss to the place nearby that looks like it; returns whether there is one."""
+        margin = round(THUMBNAIL * utils.SEARCH_MARGIN)
+        size = THUMBNAIL + 2 * margin
+        patch = utils.cut_square(gray, track.box, size, margin / THUMBNAIL, track.angle)
+        _, alike, _, place = cv2.minMaxLoc(cv2.matchTemplate(patch, track.thumbnail, cv2.TM_CCOEFF_NORMED))
+        if alike < ALIKE_HELD:
             return False
-        margin = 0.3
-        size = round(THUMBNAIL * (1 + 2 * margin))
-        patch = utils.cut_square(gray, track.box, size, margin, track.angle)
-        scores = cv2.matchTemplate(patch, track.thumbnail, cv2.TM_CCOEFF_NORMED)
-        _, best, _, (x, y) = cv2.minMaxLoc(scores)
-        if not ALIKE <= best <= 1.01:
-            return False
-        offset = (np.array([x, y]) - (size - THUMBNAIL) / 2) * track.box[2] / THUMBNAIL
+        offset = (np.array(place) - margin) * track.box[2] / THUMBNAIL
         angle = np.radians(track.angle)
-        offset = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ offset
-        if utils.shares_place([*(track.box[:2] + offset), *track.box[2:]], taken):
-            return False
-        track.box[:2] += offset
+        track.box[:2] += np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ offset
         return True
 
-    def _scan(self, gray, time_s, budget):
-        if self.scan is None:
-            self.scan = self._plan(gray.shape)
-        alone = not self.visible
-        for view, scale, top, bottom, windows in self.scan:
-            if view == UPRIGHT or alone:
-                self._scan_strip(gray, time_s, view, scale, top, bottom)
-                budget -= windows
-            if budget <= 0:
+    def _meet(self, gray, place, view, time_s):
+        """Begins a track where the scan proposes a face, if the cascades agree and nothing is followed there."""
+        followed = [track.box for track in self.tracks if track.held or track.seen == time_s]
+        if utils.shares_place(place, followed):
+            return
+        cascade = self.detector.profile if view.profile else self.detector.frontal
+        neighbors = NEW_PROFILE_NEIGHBORS if view.profile else NEW_NEIGHBORS
+        box, _ = utils.search_face(gray, place, cascade, neighbors, view.angle, view.flipped)
+        if box is None or utils.shares_place(box, followed):
+            return
+        track = Track(box, view, utils.cut_square(gray, box, THUMBNAIL, angle=view.angle), time_s, time_s, hits=1)
+        self._confirm(gray, track)
+        if track.failures:
+            return
+        known = next((old for old in self.tracks if utils.shares_place(box, [old.box])), None)
+        if known:
+            self._continue(known, track)
+        else:
+            self.tracks.append(track)
+
+    def _continue(self, old, new):
+        """Gives a new track the number and the probabilities of an old one, which it replaces."""
+        self.tracks = [track for track in self.tracks if track is not old and track is not new] + [new]
+        self.lost = [track for track in self.lost if track is not old]
+        new.number, new.probabilities, new.averaged = old.number, old.probabilities, old.averaged
+        new.evidence = max(new.evidence, old.evidence)
+
+    def _give_number(self, track):
+        """Gives a face that is shown for the first time the number of a lost person it looks like, or a new one."""
+        if track.number:
+            return
+        gone = [old for old in self.tracks if old.number and old not in self.visible] + self.lost
+        likeness = [correlation(old.thumbnail, track.thumbnail) for old in gone]
+        if likeness and max(likeness) >= ALIKE_PERSON:
+            self._continue(gone[int(np.argmax(likeness))], track)
+        else:
+            self.count += 1
+            track.number = self.count
+
+
+class Strip(NamedTuple):
+    """A part of a scan: rows of a view at a scale, and the number of windows in it."""
+
+    view: View
+    scale: float  # pixels of the strip per pixel of the reduced frame
+    top: int
+    bottom: int
+    windows: float
+
+
+class Scan:
+    """Proposes places of faces, a strip of the frame at a time, and goes on in the next frame."""
+
+    def __init__(self, detector):
+        self.detector, self.shape, self.strips = detector, None, iter(())
+        self.sides = itertools.cycle(SIDES)
+
+    def propose(self, gray, alone, budget):
+        """Yields (box, view) of places that may be a face: about two for each 100,000 windows without one.
+
+        Args:
+            gray: uint8 (H, W).
+            alone: no face is known, so profiles and tilted heads are looked for too, one view in each scan.
+            budget: windows to scan; a scan ends with its last strip even if windows are left.
+        """
+        if gray.shape != self.shape or budget == np.inf:
+            self.shape, self.strips = gray.shape, self._plan(gray.shape)
+        pictures = {}
+        while budget > 0:
+            strip = next(self.strips, None)
+            if strip is None:
+                self.strips = self._plan(gray.shape)
                 return
-        self.scan = self._plan(gray.shape)
+            if strip.view == UPRIGHT or alone:
+                budget -= strip.windows
+                yield from self._scan_strip(gray, strip, pictures)
 
     def _plan(self, shape):
-        """Yields the parts of one scan, large faces first."""
+        """Yields the strips of one scan, the large faces first."""
+        reduction = min(1.0, SCAN_LINES / min(shape))
+        height, width = (side * reduction for side in shape)
+        count = max(0, int(np.log(max(1, min(height, width) / WINDOW)) / np.log(SCALE_STEP))) + 1
         for view in (UPRIGHT, next(self.sides)):
-            scale = min(1.0, SCAN_LINES / min(shape))
-            scales = []
-            while min(shape) * scale >= WINDOW:
-                scales.append(scale)
-                scale /= SCALE_STEP
-            for scale in reversed(scales if view == UPRIGHT else scales[LARGE:]):
-                height, width = (round(side * scale) for side in shape)
-                for top in range(0, max(1, height - WINDOW), STRIP_ROWS):
-                    bottom = min(height, top + STRIP_ROWS + 29)
-                    windows = (bottom - top - WINDOW) * max(1, width - WINDOW) / 4 * 1.7 * (1.5 if view.profile else 1)
-                    yield view, scale, top, bottom, windows
+            smallest = 0 if view == UPRIGHT else SIDE_SCALE
+            for scale in [SCALE_STEP**-i for i in range(smallest, count)][::-1]:
+                rows, columns = round(height * scale), round(width * scale)
+                for top in range(0, rows - WINDOW, STRIP_ROWS):
+                    bottom = min(rows, top + STRIP_ROWS + LARGEST)
+                    windows = (bottom - top - WINDOW) * (columns - WINDOW) / STRIDE * (1 + 1 / SCALE_STEP)
+                    yield Strip(view, scale, top, bottom, windows * (PROFILE_COST if view.profile else 1))
 
-    def _scan_strip(self, gray, time_s, view, scale, top, bottom):
-        base_scale = min(1.0, SCAN_LINES / min(gray.shape))
-        base = self._picture(gray, view, base_scale)
-        ratio = base_scale / scale
-        rows = base[round(top * ratio) : round(bottom * ratio)]
-        picture = (
-            cv2.resize(rows, (round(base.shape[1] / ratio), bottom - top), interpolation=cv2.INTER_AREA)
-            if ratio > 1
-            else rows
-        )
-        cascade = self.detector.profile if view.profile else self.detector.frontal
-        boxes = cascade.detectMultiScale(picture, SIZE_STEP, SCAN_NEIGHBORS, minSize=(WINDOW,) * 2, maxSize=(29, 29))
-        tried = []
-        for x, y, width, height in sorted(map(tuple, boxes)):
-            if any(utils.shared((x, y, width, height), other) > 0.6 for other in tried):
-                continue
-            tried.append((x, y, width, height))
-            center = np.array([x + width / 2, y + top + height / 2]) / scale
-            if view.flipped:
-                center[0] = gray.shape[1] - center[0]
-            if view.angle:
-                center = np.linalg.inv(np.vstack([rotation(gray.shape, view.angle), [0, 0, 1]]))[:2] @ [*center, 1]
-            width /= scale
-            self._meet(gray, time_s, np.array([*(center - width / 2), width, width]), view)
-
-    def _picture(self, gray, view, scale):
-        key = (view, id(gray))
-        if key not in self.pictures:
-            picture = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else gray
-            if view.angle:
-                picture = cv2.warpAffine(picture, rotation(picture.shape, view.angle), picture.shape[::-1])
-            if view.flipped:
-                picture = np.ascontiguousarray(picture[:, ::-1])
-            self.pictures[key] = picture
-        return self.pictures[key]
-
-    def _meet(self, gray, time_s, place, view):
-        """Adds a face that the scan proposes, if it is one and not known."""
-        shown = [track.box for track in self.tracks if track.seen == time_s or track.held]
-        if utils.shares_place(place, shown):
-            return
-        if view.profile:
-            box = utils.search_face(gray, place, self.detector.profile, NEW_PROFILE_NEIGHBORS, 0, view.flipped)
-        else:
-            box = utils.search_face(gray, place, self.detector.frontal, NEW_NEIGHBORS, view.angle)
-            if box is not None and utils.search_face(gray, box, self.detector.confirming, 4, view.angle) is None:
-                box = None
-        if box is None or utils.shares_place(box, shown):
-            return
-        thumbnail = cut_thumbnail(gray, box, view)
-        track = self._recognize(box, thumbnail, time_s)
-        if track is None:
-            self.count += 1
-            track = Track(self.count, box, time_s, time_s, thumbnail)
-            self.tracks.append(track)
-        track.box, track.seen, track.time, track.thumbnail, track.view, track.velocity = (
-            box,
-            time_s,
-            time_s,
-            thumbnail,
-            view,
-            np.zeros(2),
-        )
-
-    def _recognize(self, box, thumbnail, time_s):
-        """Returns the track of a lost face that is this one, or None."""
-        for track in self.tracks:
-            if track.seen < time_s and utils.shared(track.box, box) >= 0.5:
-                track.hits += 1
-                return track
-        away = [track for track in self.tracks if track.seen < time_s and not track.held] + self.lost
-        best = max(away, key=lambda track: likeness(track.thumbnail, thumbnail), default=None)
-        if best is None or likeness(best.thumbnail, thumbnail) < SAME_PERSON:
-            return None
-        self.lost = [t for t in self.lost if t is not best]
-        if best not in self.tracks:
-            self.tracks.append(best)
-        return best
+    def _scan_strip(self, gray, strip, pictures):
+        """Yields the proposals of one strip; `pictures` holds the frame's reduced pictures by view."""
+        reduction = min(1.0, SCAN_LINES / min(gray.shape))
+        if UPRIGHT not in pictures:
+            pictures[UPRIGHT] = cv2.resize(gray, None, fx=reduction, fy=reduction, interpolation=cv2.INTER_AREA)
+        to_view = view_matrix(strip.view, pictures[UPRIGHT].shape)
+        if strip.view not in pictures:
+            upright = pictures[UPRIGHT]
+            pictures[strip.view] = cv2.warpAffine(upright, to_view, upright.shape[::-1])
+        rows = pictures[strip.view][round(strip.top / strip.scale) : round(strip.bottom / strip.scale)]
+        size = (round(rows.shape[1] * strip.scale), strip.bottom - strip.top)
+        picture = cv2.resize(rows, size, interpolation=cv2.INTER_AREA)
+        cascade = self.detector.profile if strip.view.profile else self.detector.frontal
+        # No neighbours are asked for: that finds a quarter more faces than two, for two searches more in a scan.
+        found = cascade.detectMultiScale(picture, SIZE_STEP, 0, minSize=(WINDOW,) * 2, maxSize=(LARGEST,) * 2)
+        to_frame = cv2.invertAffineTransform(to_view) / reduction
+        for x, y, width, _ in without_repeats(found):
+            middle = to_frame @ ((x + width / 2) / strip.scale, (y + width / 2 + strip.top) / strip.scale, 1)
+            width /= strip.scale * reduction
+            yield np.array([*(middle - width / 2), width, width]), strip.view
 
 
-def rotation(shape, angle):
-    return cv2.getRotationMatrix2D((shape[1] / 2, shape[0] / 2), angle, 1)
+def view_matrix(view, shape):
+    """Returns the affine matrix, float (2, 3), that turns a picture so that heads of this view are upright."""
+    matrix = cv2.getRotationMatrix2D((shape[1] / 2, shape[0] / 2), view.angle, 1)
+    if view.flipped:
+        matrix[0] = -matrix[0]
+        matrix[0, 2] += shape[1]
+    return matrix
 
 
-def cut_thumbnail(gray, box, view):
-    return utils.cut_square(gray, box, THUMBNAIL, 0, view.angle)
+def without_repeats(boxes):
+    """Returns the boxes that do not share their place with one before them, from left to right."""
+    kept = []
+    # The cascade's threads find the boxes in any order, and so would number the faces.
+    for box in sorted(map(tuple, boxes)):
+        if not utils.shares_place(box, kept):
+            kept.append(box)
+    return kept
 
 
-def likeness(a, b):
-    return float(cv2.matchTemplate(a, b, cv2.TM_CCOEFF_NORMED)[0, 0])
+def correlation(thumbnail, other):
+    """Returns how alike two thumbnails are, -1..1, whatever their brightness and contrast."""
+    return float(cv2.matchTemplate(thumbnail, other, cv2.TM_CCOEFF_NORMED)[0, 0])
