@@ -216,8 +216,10 @@ class FaceTracker:
                 taken.append(box)
                 surprise = box - track.box
                 track.velocity += VELOCITY_GAIN * surprise[:2] / max(time_s - track.seen, 1e-3)
-                track.box, track.view, track.thumbnail = track.box + AGILITY * surprise, view, thumbnail
+                track.box, track.view = track.box + AGILITY * surprise, view
                 track.seen, track.hits = time_s, track.hits + 1
+                if is_within(box, gray.shape):  # Half a face is of no use to recognise the person who comes back.
+                    track.thumbnail = thumbnail
                 self._confirm(gray, track)
         self.tracks = [track for track in self.tracks if track.failures < MAX_FAILURES]
         for track in self.tracks:
@@ -394,6 +396,12 @@ def without_repeats(boxes):
         if not utils.shares_place(box, kept):
             kept.append(box)
     return kept
+
+
+def is_within(box, shape):
+    """Returns whether a box lies in a frame of this shape as a whole."""
+    x, y, width, height = box
+    return x >= 0 and y >= 0 and x + width <= shape[1] and y + height <= shape[0]
 
 
 def correlation(thumbnail, other):

@@ -225,6 +225,10 @@ CLIPS = (
     Clip("tilts", ("hopper",), lambda t: [Pose(320 + 40 * t, 180, 120, swing(t, 38, 2))], "grass", 100),
     Clip("turns", ("collins",), lambda t: [Pose(320, 180, 120, 0, swing(t, 55, 2))], "rocket", 100),
     Clip("turned from the start", ("hopper",), lambda t: [Pose(260 + 90 * t, 170, 120, 0, 48)], "wall", 50),
+    Clip(
+        "dark-skinned, turned from the start", ("hopper, dark-skinned",),
+        lambda t: [Pose(380 - 90 * t, 170, 110, 0, -38 - 10 * t)], "coffee", 50,
+    ),
     Clip("tilted from the start", ("collins",), lambda t: [Pose(260 + 90 * t, 170, 120, -26)], "grass", 50),
     Clip("comes near", ("collins",), lambda t: [Pose(320, 180, 34 * 8**t)], "brick"),
     Clip(
