@@ -32,6 +32,7 @@ KNOWN_WIDTH, KNOWN_SIZES, KNOWN_NEIGHBORS = 48, (0.8, 1.25), 2  # see utils.sear
 TILT = 25  # degrees between the angles at which a lost face is searched; the cascade bears 15 by itself
 MAX_TILT = 50  # degrees
 HOLD = 0.8  # seconds that a face is shown while the cascades miss it, if it looks alike
+SAME_PLACE = 0.2  # share of the smaller box that a lost face and a new one have in common, if they are the same
 MEMORY = 1.2  # seconds that a lost face is searched for where it should be
 LOST_PEOPLE = 20  # faces of which the thumbnail is kept after that
 AGILITY, VELOCITY_GAIN = 0.6, 0.15  # of the difference between a box and its prediction: an alpha-beta filter
@@ -39,7 +40,7 @@ SMOOTHING = 0.4  # seconds: time constant of the average over a face's probabili
 CUT = 25  # gray levels: mean change of a 32x18 thumbnail that makes a frame the first of another scene
 
 # New faces.
-NEW_NEIGHBORS, NEW_PROFILE_NEIGHBORS, PROFILE_NEIGHBORS = 5, 4, 3
+NEW_NEIGHBORS, NEW_PROFILE_NEIGHBORS, PROFILE_NEIGHBORS = 5, 7, 3
 # Detections of the confirming cascade, summed over frames. A face has about 20 in one frame, anything else rarely 10.
 SHOWN_EVIDENCE, TRUSTED_EVIDENCE = 10, 30
 MAX_FAILURES = 2  # confirmations in a row that fail before a new face is forgotten
@@ -49,6 +50,7 @@ MIN_HITS = 3  # frames in which a tilted face or a profile must be found before 
 THUMBNAIL = 24  # pixels
 ALIKE_HELD = 0.6  # A held face's place looks like the face.
 ALIKE_TILTED = 0.4  # What is found at another angle is still this face.
+MIN_CONTRAST = 1  # grey level: standard deviation of a thumbnail, below which it is plain and like nothing
 ALIKE_PERSON = 0.8  # A new face is a person who was lost.
 
 
@@ -128,7 +130,7 @@ class FaceTracker:
             time_s: the frame's time in seconds, which never goes back.
 
         Returns:
-            boxes: int (F, 4), in the order of `visible`.
+            boxes: int (F, 4), in the order of `visible`, which is that of the numbers.
         """
         if self.still:
             smallest = max(utils.IMAGE_SIZE, round(gray.shape[0] / 30))
@@ -139,6 +141,7 @@ class FaceTracker:
         self.visible = self._shown(time_s)
         for track in self.visible:
             self._give_number(track)
+        self.visible.sort(key=lambda track: track.number)
         return np.array([np.rint(track.box) for track in self.visible], int).reshape(-1, 4)
 
     def average(self, probabilities, time_s):
@@ -163,6 +166,8 @@ class FaceTracker:
 
     def mirror(self, width):
         """Moves what is known to the other side: from now on the frames, this wide in pixels, are mirrored."""
+        if self.scene is None:  # No frame was seen yet, or the frames are stills.
+            return
         self.scene = self.scene[:, ::-1]
         for track in self.tracks + self.lost:
             track.box[0] = width - track.box[0] - track.box[2]
@@ -185,9 +190,8 @@ class FaceTracker:
             self._forget(self.tracks)
         self._follow(gray, time_s)
         self._forget([track for track in self.tracks if time_s - track.seen > MEMORY])
-        alone = not self._shown(time_s)
-        budget = np.inf if is_new_scene else BUDGET_ALONE if alone else BUDGET
-        for place, view in self.scan.propose(gray, alone, budget):
+        budget = np.inf if is_new_scene else BUDGET if self._shown(time_s) else BUDGET_ALONE
+        for place, view in self.scan.propose(gray, budget, lambda: not self._shown(time_s)):
             self._meet(gray, place, view, time_s)
 
     def _is_cut(self, gray):
@@ -211,20 +215,24 @@ class FaceTracker:
             finds += [(track, *find) for find in [self._search(gray, track)] if find]
         # Where one face covers another, both tracks find the one in front: it belongs to the track it looks like.
         taken = []
-        for track, box, view, thumbnail, alike in sorted(finds, key=lambda find: -find[-1]):
-            if not utils.shares_place(box, taken):
-                taken.append(box)
-                surprise = box - track.box
+        for track, box, view, thumbnail, _ in sorted(finds, key=lambda find: -find[-1]):
+            surprise = box - track.box
+            moved = track.box + AGILITY * surprise
+            if not utils.shares_place(moved, taken):
+                taken.append(moved)
                 track.velocity += VELOCITY_GAIN * surprise[:2] / max(time_s - track.seen, 1e-3)
-                track.box, track.view = track.box + AGILITY * surprise, view
-                track.seen, track.hits = time_s, track.hits + 1
+                track.box, track.view, track.seen, track.hits = moved, view, time_s, track.hits + 1
                 if is_within(box, gray.shape):  # Half a face is of no use to recognise the person who comes back.
                     track.thumbnail = thumbnail
                 self._confirm(gray, track)
         self.tracks = [track for track in self.tracks if track.failures < MAX_FAILURES]
         for track in self.tracks:
-            recent = 0 < time_s - track.seen <= HOLD
-            track.held = recent and self._hold(gray, track) and not utils.shares_place(track.box, taken)
+            track.held = (
+                0 < time_s - track.seen <= HOLD
+                and self._hold(gray, track)
+                and is_within((*(track.box[:2] + track.box[2:] / 2), 0, 0), gray.shape)
+                and not utils.shares_place(track.box, taken)
+            )
 
     def _search(self, gray, track):
         """Returns box, view, thumbnail and likeness of a known face; None if the cascades miss it."""
@@ -258,7 +266,10 @@ class FaceTracker:
         margin = round(THUMBNAIL * utils.SEARCH_MARGIN)
         size = THUMBNAIL + 2 * margin
         patch = utils.cut_square(gray, track.box, size, margin / THUMBNAIL, track.angle)
-        _, alike, _, place = cv2.minMaxLoc(cv2.matchTemplate(patch, track.thumbnail, cv2.TM_CCOEFF_NORMED))
+        correlations = cv2.matchTemplate(patch, track.thumbnail, cv2.TM_CCOEFF_NORMED)
+        windows = np.lib.stride_tricks.sliding_window_view(patch, (THUMBNAIL, THUMBNAIL))
+        correlations[windows.std(axis=(2, 3)) < MIN_CONTRAST] = 0  # OpenCV calls a plain surface like anything.
+        _, alike, _, place = cv2.minMaxLoc(correlations)
         if alike < ALIKE_HELD:
             return False
         offset = (np.array(place) - margin) * track.box[2] / THUMBNAIL
@@ -280,9 +291,13 @@ class FaceTracker:
         self._confirm(gray, track)
         if track.failures:
             return
-        known = next((old for old in self.tracks if utils.shares_place(box, [old.box])), None)
-        if known:
-            self._continue(known, track)
+        lost = [
+            old
+            for old in self.tracks
+            if utils.shared(box, old.box) >= SAME_PLACE and not utils.shares_place(old.box, followed)
+        ]
+        if lost:
+            self._continue(max(lost, key=lambda old: utils.shared(box, old.box)), track)
         else:
             self.tracks.append(track)
 
@@ -323,13 +338,14 @@ class Scan:
         self.detector, self.shape, self.strips = detector, None, iter(())
         self.sides = itertools.cycle(SIDES)
 
-    def propose(self, gray, alone, budget):
+    def propose(self, gray, budget, is_alone):
         """Yields (box, view) of places that may be a face: about two for each 100,000 windows without one.
 
         Args:
             gray: uint8 (H, W).
-            alone: no face is known, so profiles and tilted heads are looked for too, one view in each scan.
             budget: windows to scan; a scan ends with its last strip even if windows are left.
+            is_alone: function that returns whether no face is known; if so, profiles and tilted heads are looked for
+                too, one view in each scan.
         """
         if gray.shape != self.shape or budget == np.inf:
             self.shape, self.strips = gray.shape, self._plan(gray.shape)
@@ -339,7 +355,7 @@ class Scan:
             if strip is None:
                 self.strips = self._plan(gray.shape)
                 return
-            if strip.view == UPRIGHT or alone:
+            if strip.view == UPRIGHT or is_alone():
                 budget -= strip.windows
                 yield from self._scan_strip(gray, strip, pictures)
 
@@ -406,4 +422,6 @@ def is_within(box, shape):
 
 def correlation(thumbnail, other):
     """Returns how alike two thumbnails are, -1..1, whatever their brightness and contrast."""
+    if min(thumbnail.std(), other.std()) < MIN_CONTRAST:
+        return 0.0
     return float(cv2.matchTemplate(thumbnail, other, cv2.TM_CCOEFF_NORMED)[0, 0])

@@ -545,10 +545,10 @@ def detect_faces(gray, detector, min_size=48):
 
 def confirm_face(gray, box, detector):
     """Returns whether a second cascade finds a face where the first did; costs about 1 ms."""
-    return search_face(gray, box, detector.confirming, CONFIRMING_NEIGHBORS) is not None
+    return search_face(gray, box, detector.confirming, CONFIRMING_NEIGHBORS)[0] is not None
 
 
-def search_face(gray, box, cascade, neighbors, angle=0.0, flipped=False, face_width=SEARCH_WIDTH):
+def search_face(gray, box, cascade, neighbors, angle=0.0, flipped=False, face_width=SEARCH_WIDTH, sizes=SEARCH_SIZES):
     """Searches the surroundings of a box for a face of about its size.
 
     Args:
@@ -558,26 +558,31 @@ def search_face(gray, box, cascade, neighbors, angle=0.0, flipped=False, face_wi
         neighbors: detections that have to agree.
         angle: degrees by which the face is tilted clockwise.
         flipped: search the mirror image.
+        face_width: pixels to which the box is reduced or enlarged; fewer cost less and find less.
+        sizes: of the box's width, the smallest and the largest face.
 
     Returns:
-        box: float (4,), the face nearest to the middle; None if there is none.
+        box: float (4,), the face near the middle on which most detections agree; None if there is none.
+        agreeing: int, the detections that agree on it.
     """
     size = round(face_width * (1 + 2 * SEARCH_MARGIN))
     patch = cut_square(gray, box, size, SEARCH_MARGIN, angle)
-    smallest, largest = (round(share * face_width) for share in SEARCH_SIZES)
-    found = cascade.detectMultiScale(
+    smallest, largest = (round(share * face_width) for share in sizes)
+    found, agreeing = cascade.detectMultiScale2(
         patch[:, ::-1] if flipped else patch, 1.1, neighbors, minSize=(smallest,) * 2, maxSize=(largest,) * 2
     )
     if len(found) == 0:
-        return None
-    # Middle of each face and its width, in pixels of the patch from its middle.
+        return None, 0
+    # Middle of each face, in pixels from the middle of the patch, and its width.
     offsets = np.array([(x + (width - size) / 2, y + (width - size) / 2, width) for x, y, width, _ in found])
-    offset_x, offset_y, width = min(offsets, key=lambda offset: (np.hypot(*offset[:2]), *offset)) * box[2] / face_width
+    closeness = 1 - np.hypot(offsets[:, 0], offsets[:, 1]) / face_width
+    best = np.argmax(agreeing * closeness)
+    offset_x, offset_y, width = offsets[best] * box[2] / face_width
     offset_x = -offset_x if flipped else offset_x
     cosine, sine = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     x = box[0] + box[2] / 2 + cosine * offset_x - sine * offset_y
     y = box[1] + box[3] / 2 + sine * offset_x + cosine * offset_y
-    return np.array([x - width / 2, y - width / 2, width, width])
+    return np.array([x - width / 2, y - width / 2, width, width]), int(agreeing[best])
 
 
 def cut_square(gray, box, size, margin=0.0, angle=0.0):

@@ -148,10 +148,7 @@ def load_background(name, size):
     if name in ("wall", "black"):
         picture = np.full((height, width), 0 if name == "black" else 150, np.float32)
         return picture + np.linspace(0, 0 if name == "black" else 40, width, dtype=np.float32)
-    if name == "motorcycle":
-        picture = skimage.data.stereo_motorcycle()[0]
-    else:
-        picture = getattr(skimage.data, name)()
+    picture = skimage.data.stereo_motorcycle()[0] if name == "motorcycle" else getattr(skimage.data, name)()
     picture = np.float32(picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))
     scale = max(width / picture.shape[1], height / picture.shape[0])
     return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)[:height, :width]
@@ -217,7 +214,7 @@ def crowd(t):
 
 
 CLIPS = (
-    Clip("sits before books", ("collins",), lambda t: [Pose(300 + 60 * t, 180 + 10 * np.sin(20 * t), 120)], "brick"),
+    Clip("sits before a wall", ("collins",), lambda t: [Pose(300 + 60 * t, 180 + 10 * np.sin(20 * t), 120)], "brick"),
     Clip("walks", ("hopper",), lambda t: [Pose(80 + 480 * t, 170 + 8 * np.sin(30 * t), 80)], "motorcycle"),
     Clip("dark-skinned, walks", ("hopper, dark-skinned",), lambda t: [Pose(560 - 480 * t, 180, 84)], "brick"),
     Clip("dark-skinned, tilts", ("collins, dark-skinned",), lambda t: [Pose(320, 180, 110, swing(t, 38))], "coffee"),
@@ -248,7 +245,7 @@ CLIPS = (
         lambda t: min(1, max(0, 3 - 5 * t)),
     ),
     Clip("small faces", DARK + LIGHT, crowd, "wall", 60),
-    Clip("turns away before a page", ("hopper",), lambda t: [Pose(220, 180, 90, 12, 100 * max(0, t - 0.4))], "page", 60),
+    Clip("turns before a page", ("hopper",), lambda t: [Pose(220, 180, 90, 12, 100 * max(0, t - 0.4))], "page", 60),
     *(Clip(f"no face: {name}", (), lambda t: [], name, 30)
       for name in ("brick", "coffee", "gravel", "motorcycle", "page", "rocket", "text", "black")),
     Clip(
