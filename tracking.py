@@ -50,6 +50,7 @@ MIN_HITS = 3  # frames in which a tilted face or a profile must be found before 
 THUMBNAIL = 24  # pixels
 ALIKE_HELD = 0.6  # A held face's place looks like the face.
 ALIKE_TILTED = 0.4  # What is found at another angle is still this face.
+HELD_CONTRAST = 0.5  # of the thumbnail's contrast, which a held face's place must have
 MIN_CONTRAST = 1  # grey level: standard deviation of a thumbnail, below which it is plain and like nothing
 ALIKE_PERSON = 0.8  # A new face is a person who was lost.
 
@@ -268,7 +269,8 @@ class FaceTracker:
         patch = utils.cut_square(gray, track.box, size, margin / THUMBNAIL, track.angle)
         correlations = cv2.matchTemplate(patch, track.thumbnail, cv2.TM_CCOEFF_NORMED)
         windows = np.lib.stride_tricks.sliding_window_view(patch, (THUMBNAIL, THUMBNAIL))
-        correlations[windows.std(axis=(2, 3)) < MIN_CONTRAST] = 0  # OpenCV calls a plain surface like anything.
+        # A nearly plain place correlates by the little that is left of the face, a plain one by OpenCV's definition.
+        correlations[windows.std(axis=(2, 3)) < max(MIN_CONTRAST, HELD_CONTRAST * track.thumbnail.std())] = 0
         _, alike, _, place = cv2.minMaxLoc(correlations)
         if alike < ALIKE_HELD:
             return False

@@ -244,6 +244,13 @@ CLIPS = (
         "fades to black", ("hopper",), lambda t: [Pose(320, 180, 120)] if t < 0.7 else [None], "coffee", 75, SIZE,
         lambda t: min(1, max(0, 3 - 5 * t)),
     ),
+    Clip("close-up", ("hopper",), lambda t: [Pose(320, 190, 200 + 90 * t, swing(t, 12))], "coffee"),
+    Clip("dark-skinned, close-up", ("collins, dark-skinned",), lambda t: [Pose(330, 180, 290 - 90 * t)], "page"),
+    Clip(
+        "hides and appears", ("hopper",), lambda t: [Pose(200 + 240 * t, 170, 110) if t % 0.3 < 0.2 else None],
+        "motorcycle", 100,
+    ),
+    Clip("rushes out", ("collins",), lambda t: [Pose(320 + 1800 * max(0, t - 0.6), 180, 120)], "text", 50),
     Clip("small faces", DARK + LIGHT, crowd, "wall", 60),
     Clip("turns before a page", ("hopper",), lambda t: [Pose(220, 180, 90, 12, 100 * max(0, t - 0.4))], "page", 60),
     *(Clip(f"no face: {name}", (), lambda t: [], name, 30)

@@ -121,10 +121,10 @@ def test_a_face_that_is_tilted_from_the_start_is_found(detector, heads, tilt):
     assert [track.angle for track in tracker.visible] == [tilt]
 
 
-@pytest.mark.parametrize("turn", [-45, 45])
+@pytest.mark.parametrize("turn", [-50, 45])
 def test_a_profile_is_found_as_turned(detector, heads, turn):
     tracker = tracking.FaceTracker(detector)
-    follow(tracker, [pose(heads["hopper, dark-skinned"], turn=turn)] * 40)
+    follow(tracker, [pose(heads["hopper"], turn=turn)] * 40)
     assert [track.turned for track in tracker.visible] == [True]
 
 
@@ -140,7 +140,7 @@ def test_a_face_is_held_only_while_its_place_looks_like_it(detector, head):
     tracker = tracking.FaceTracker(detector)
     follow(tracker, [scene((head, 200, 80))] * 10)
     covered = scene((head, 200, 80))
-    covered[150:270, 200:350] = 110  # From the eyes down, nothing is left of the face.
+    covered[80:270, 200:350] = skimage.data.brick()[:190, :150]
     tracker.find(covered, 10 / FPS)
     assert tracker.numbers() == []
 

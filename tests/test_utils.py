@@ -625,6 +625,121 @@ def test_the_sample_goes_to_a_csv_file_only(tmp_path, run_script):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# 3. Frame -> faces
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def face_detector():
+    return utils.load_face_detector()
+
+
+@pytest.fixture(scope="module")
+def gray_portrait(portrait):
+    return cv2.cvtColor(portrait, cv2.COLOR_BGR2GRAY)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.binary(min_size=2304, max_size=2304), st.integers(0, 200), st.integers(0, 100))
+def test_a_face_pasted_into_a_frame_is_cropped_back_bit_for_bit(pixels, x, y):
+    face = np.frombuffer(pixels, np.uint8).reshape(48, 48)
+    gray = np.full((148, 248), 99, np.uint8)
+    gray[y : y + 48, x : x + 48] = face
+    for angles in (None, [0.0]):
+        faces = utils.crop_faces(gray, np.array([[x, y, 48, 48]]), angles)
+        assert faces.shape == (1, 48, 48, 1) and np.array_equal(faces[0, ..., 0], face)
+
+
+@pytest.mark.parametrize("angle", [0.0, 25.0])
+@pytest.mark.parametrize(
+    "box", [(-30, -30, 80, 80), (90, 40, 80, 80), (-500, 10, 60, 60), (10, 900, 60, 60), (5, 5, 0, 0)]
+)
+def test_a_box_beyond_the_frame_still_gives_a_face(box, angle):
+    gray = np.random.default_rng(0).integers(0, 256, (100, 120), dtype=np.uint8)
+    assert utils.crop_faces(gray, np.array([box]), [angle]).shape == (1, 48, 48, 1)
+
+
+def test_cropping_keeps_the_part_inside_the_frame():
+    """Of a box that begins 48 pixels left of the frame, the right half stays: columns 0 to 47, all of value 50."""
+    gray = np.full((96, 200), 200, np.uint8)
+    gray[:, :48] = 50
+    assert (utils.crop_faces(gray, np.array([[-48, 0, 96, 96]])) == 50).all()
+
+
+@pytest.mark.parametrize("width", [40, 100, 300])
+@pytest.mark.parametrize("angle", [-30.0, 25.0])
+def test_cropping_turns_a_tilted_face_upright(gray_portrait, angle, width):
+    """The face is 172 pixels wide, around (202, 164); the picture is turned clockwise by the angle and scaled."""
+    matrix = cv2.getRotationMatrix2D((202, 164), -angle, width / 172)
+    matrix[:, 2] += 300 - 202, 300 - 164
+    tilted = cv2.warpAffine(gray_portrait, matrix, (600, 600), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE)
+    box = np.array([[300 - width // 2, 300 - width // 2, width, width]])
+    upright = utils.crop_faces(gray_portrait, np.array([[202 - 86, 164 - 86, 172, 172]]))[0, ..., 0]
+    turned, as_is = (utils.crop_faces(tilted, box, angles)[0, ..., 0] for angles in ([angle], None))
+    error, error_as_is = (np.abs(face.astype(int) - upright).mean() for face in (turned, as_is))
+    assert error < 0.4 * error_as_is
+
+
+def test_the_one_face_of_the_portrait_is_detected(gray_portrait, face_detector):
+    ((x, y, width, height),) = utils.detect_faces(gray_portrait, face_detector)
+    eyes_and_mouth = [(145, 140), (215, 140), (182, 205)]  # Read off the picture, in pixels.
+    assert all(x < a < x + width and y < b < y + height for a, b in eyes_and_mouth)
+    assert width == height and 120 < width < 240
+
+
+def test_detected_faces_are_confirmed_by_a_second_cascade(gray_portrait, face_detector):
+    """With a second cascade that finds number plates only, the same face is refused."""
+    plates = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_russian_plate_number.xml")
+    assert len(utils.detect_faces(gray_portrait, face_detector._replace(confirming=plates))) == 0
+
+
+def test_a_detected_face_holds_no_other(gray_portrait, face_detector):
+    """Of two boxes around the same face, of which each alone would be confirmed, the larger one stays."""
+
+    class Frontal:
+        def detectMultiScale(self, *arguments, **options):
+            return np.array([[130, 95, 140, 140], [116, 78, 172, 172]])
+
+    boxes = utils.detect_faces(gray_portrait, face_detector._replace(frontal=Frontal()))
+    assert boxes.tolist() == [[116, 78, 172, 172]]
+    assert utils.confirm_face(gray_portrait, (130, 95, 140, 140), face_detector)
+
+
+@pytest.mark.parametrize(("angle", "flipped"), [(0, False), (20, False), (-20, False), (0, True), (20, True)])
+def test_searching_returns_the_place_of_the_face_in_the_frame(gray_portrait, face_detector, angle, flipped):
+    """The frame is turned around the face's middle, (202, 164), so that the face stays where it is."""
+    matrix = cv2.getRotationMatrix2D((202, 164), -angle, 1)
+    gray = cv2.warpAffine(gray_portrait, matrix, gray_portrait.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
+    place = (202 - 86 + 20, 164 - 86 - 15, 172, 172)
+    box, agreeing = utils.search_face(gray, place, face_detector.frontal, 3, angle, flipped)
+    assert np.abs(box[:2] + box[2:] / 2 - (202, 164)).max() < 8 and abs(box[2] - 172) < 20 and agreeing >= 3
+
+
+def test_share_of_two_boxes_by_hand():
+    """10x10 and 10x10 moved by 5: 50 of 100. A box of 4x4 within another one: all of it."""
+    assert utils.shared((0, 0, 10, 10), (5, 0, 10, 10)) == 0.5
+    assert utils.shared((0, 0, 10, 10), (3, 3, 4, 4)) == 1
+    assert utils.shared((0, 0, 10, 10), (10, 0, 10, 10)) == 0
+
+
+def test_an_opencv_without_cascades_names_the_pin(monkeypatch):
+    monkeypatch.delattr(cv2, "CascadeClassifier")
+    with pytest.raises(ValueError, match=r"has no Haar cascades. Install 4.x: pip install \"opencv-python>=4.12,<5\""):
+        utils.load_face_detector()
+
+
+@pytest.mark.parametrize("name", utils.CASCADES)
+@pytest.mark.parametrize("part", [0, 0.5])
+def test_a_damaged_cascade_is_named(monkeypatch, tmp_path, name, part):
+    for cascade in utils.CASCADES:
+        content = (Path(cv2.data.haarcascades) / cascade).read_text()
+        (tmp_path / cascade).write_text(content[: int(part * len(content))] if cascade == name else content)
+    monkeypatch.setattr(cv2.data, "__path__", [str(tmp_path)])
+    with pytest.raises(ValueError, match=f"{name}: damaged"):
+        utils.load_face_detector()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # 4. Faces -> probabilities
 # ---------------------------------------------------------------------------------------------------------------------
 
