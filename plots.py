@@ -264,3 +264,19 @@ def training_race(curves, path):
     ax.set(xlabel="Time (minutes)", ylabel="Accuracy", title="PublicTest, five classes, while training")
     ax.legend(loc="lower right")
     save(figure, path)
+
+
+def tilt(angles, curves, path):
+    """Draws accuracy over the tilt of the face.
+
+    Args:
+        angles: degrees, clockwise.
+        curves: dict from name to accuracies in percent.
+    """
+    figure, ax = plt.subplots(figsize=(HALF_WIDTH, 4))
+    for (name, accuracies), color in zip(curves.items(), ("#d55e00", "#0072b2", "#009e73"), strict=True):
+        ax.plot(angles, accuracies, "o-", color=color, label=name)
+    ax.set(xlabel="Tilt of the head (degrees, clockwise)", ylabel="Accuracy (%)", title="PublicTest, tilted faces")
+    ax.set_xticks(angles)
+    ax.legend(loc="lower center")
+    save(figure, path)

@@ -702,7 +702,7 @@ class EmotionModel:
         return self.probabilities(logits if head is None else {head: logits[head]})
 
     def probabilities(self, logits):
-        """Returns the mean of the heads' calibrated probabilities, float32 (N, C), of logits, dict of float32 (N, C)."""
+        """Returns the mean of the heads' calibrated probabilities, float32 (N, C), of the logits of each head."""
         temperatures = self.description["temperatures"]
         return np.mean([softmax(logits[head] / temperatures[head]) for head in logits], axis=0)
 

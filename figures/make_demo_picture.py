@@ -1,6 +1,6 @@
 """Makes figures/demo.jpg, three moments of the bundled clip as the demo labels them, and figures/timeline.png, its log.
 
-    python figures/make_demo_picture.py
+python figures/make_demo_picture.py
 """
 
 import shutil
