@@ -599,7 +599,7 @@ def cut_square(gray, box, size, margin=0.0, angle=0.0):
         square: uint8 (size, size).
     """
     x, y, width, height = box
-    center_x, center_y, side = x + width / 2, y + height / 2, width * (1 + 2 * margin)
+    center_x, center_y, side = x + width / 2, y + height / 2, max(width, 1) * (1 + 2 * margin)
     reach = side * 0.75 if angle else side / 2  # Half a diagonal, and a little for the interpolation.
     left, top = (
         int(np.clip(start - reach, 0, end - 1)) for start, end in ((center_x, gray.shape[1]), (center_y, gray.shape[0]))
