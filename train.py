@@ -70,20 +70,18 @@ class ShuffledFaces(keras.utils.PyDataset):
         self.shuffle()
 
 
-def load_targets(config, split, labels):
+def load_targets(args, split, labels):
     """Returns targets, float32 (N, C), and weights, float32 (N,), of each head for the faces of a split.
 
     In training a face's votes weigh by the share of them that falls on the classes. In validation only faces with a
     consensus count.
     """
-    targets = {"labels": np.eye(config["classes"], dtype=np.float32)[labels]}
+    targets = {"labels": np.eye(args.classes, dtype=np.float32)[labels]}
     weights = {"labels": np.ones(len(labels), np.float32)}
     if split == "train":
-        targets["labels"] += LABEL_SMOOTHING * (1 / config["classes"] - targets["labels"])
-    if config["votes"]:
-        votes, share, consensus = utils.load_votes(
-            config["votes"], config["data"], split, config["classes"], config["limit"]
-        )
+        targets["labels"] += LABEL_SMOOTHING * (1 / args.classes - targets["labels"])
+    if args.votes:
+        votes, share, consensus = utils.load_votes(args.votes, args.data, split, args.classes, args.limit)
         targets["votes"] = votes
         weights["votes"] = share if split == "train" else np.float32(consensus >= 0)
     return targets, weights
@@ -109,10 +107,16 @@ def compile_model(model, heads, steps):
     )
 
 
-def fit(state, faces, labels, validation, resume):
-    """Trains the remaining epochs, with one `model.fit` per crop size; `resume` are the weights of an earlier run."""
-    config, epochs = state.config, len(state.sizes)
-    (targets, weights), batch_size = load_targets(config, "train", labels), min(config["batch_size"], len(faces))
+def fit(state, training, validation, resume):
+    """Trains the remaining epochs, with one `model.fit` per crop size.
+
+    Args:
+        state: `checkpoint.Checkpoint`.
+        training, validation: faces, and targets and weights from `load_targets`.
+        resume: weights of an earlier run, or an empty list.
+    """
+    config, epochs, (faces, targets, _) = state.config, len(state.sizes), training
+    batch_size = min(config["batch_size"], len(faces))
     keras.utils.set_random_seed(config["seed"])
     keras.config.set_dtype_policy(config["precision"])
     model = cnn.AugmentedModel(cnn.build_model(config["classes"], tuple(targets), image_size=None))
@@ -124,7 +128,7 @@ def fit(state, faces, labels, validation, resume):
         done = len(state.rows)
         model.set_size(state.sizes[done])
         model.fit(
-            ShuffledFaces(faces, targets, weights, batch_size, config["seed"], done),
+            ShuffledFaces(*training, batch_size, config["seed"], done),
             validation_data=validation,
             validation_batch_size=256,
             initial_epoch=done,
@@ -136,12 +140,12 @@ def fit(state, faces, labels, validation, resume):
 
 
 def read_config(args):
-    """Returns everything that decides how a run goes, as it will stand in the state and in model.json."""
+    """Returns everything that decides how a run goes, as it stands in the state and in model.json."""
     constants = {**vars(cnn), **globals()}
     libraries = (importlib.import_module(keras.backend.backend()), keras, np)
     config = {
-        "data": str(args.data.resolve()),
-        "votes": args.votes and str(args.votes.resolve()),
+        "data": relative_path(args.data),
+        "votes": args.votes and relative_path(args.votes),
         **{name: getattr(args, name) for name in ("classes", "epochs", "batch_size", "seed", "limit")},
         "constants": {name: value for name, value in constants.items() if name.isupper()},
         "precision": cnn.choose_precision(),
@@ -158,12 +162,10 @@ def train(args):
     """
     output_dir, config = args.output_dir.resolve(), read_config(args)
     checkpoint.check_output(output_dir)
-    faces, labels = utils.load_fer2013(args.data, "train", args.classes, args.limit)
-    val_faces, val_labels = utils.load_fer2013(args.data, "val", args.classes, args.limit)
-    splits = {"train": (faces, labels), "val": (val_faces, val_labels)}
+    splits = {split: utils.load_fer2013(args.data, split, args.classes, args.limit) for split in ("train", "val")}
     config["data_sha256"] = {split: utils.hash_split(*arrays) for split, arrays in splits.items()}
-    config["votes_sha256"] = hash_file(args.votes) if args.votes else None
-    validation = (val_faces, *load_targets(config, "val", val_labels))
+    config["votes_sha256"] = args.votes and hash_file(args.votes)
+    training, validation = ((arrays[0], *load_targets(args, split, arrays[1])) for split, arrays in splits.items())
     for warning in utils.data_warnings(args.data):
         print(f"Warning: {warning}", file=sys.stderr)
     state = checkpoint.Checkpoint(output_dir, config, list_crop_sizes(args.epochs))
@@ -173,8 +175,8 @@ def train(args):
         raise ValueError(f"`--batch-size` must be a multiple of the {devices} GPUs, but it is {args.batch_size}.")
     with state.interrupt_between_batches():
         with scope:
-            fit(state, faces, labels, validation, weights)
-        description = write_model(state, output_dir, labels, validation)
+            fit(state, training, validation, weights)
+        description = write_model(state, output_dir, splits["train"][1], validation)
     if state.interrupted:  # After the last batch: there was nothing left to stop.
         raise KeyboardInterrupt
     return description
@@ -194,9 +196,10 @@ def write_model(state, output_dir, labels, validation):
     network.save(folder / "model.keras")
     cnn.export(network, folder / "model.tflite")
     description = describe(network, state, labels) | {"tflite_sha256": hash_file(folder / "model.tflite")}
-    write_description(folder, description)
+    path = folder / "model.json"
+    path.write_text(json.dumps(description), encoding="utf-8")  # So that the exported network can be loaded.
     calibrate(folder, description, *validation)
-    write_description(folder, description)
+    path.write_text(json.dumps(description, indent=2), encoding="utf-8")
     checkpoint.replace_model(output_dir)
     return description
 
@@ -217,7 +220,6 @@ def describe(network, state, labels):
         "layers": cnn.describe_layers(network),
         "training": {
             **config,
-            **{name: config[name] and relative_path(config[name]) for name in ("data", "votes")},
             "rows_per_class": dict(zip(classes, counts, strict=True)),
             "date": datetime.date.today().isoformat(),
             "seconds": round(sum(row["seconds"] for row in state.rows)),
@@ -249,18 +251,13 @@ def fit_temperature(logits, labels):
 
 def relative_path(path):
     """Returns a path relative to the repository if it lies there, because model.json is published."""
-    path = Path(path)
+    path = path.resolve()
     return path.relative_to(utils.ROOT).as_posix() if path.is_relative_to(utils.ROOT) else str(path)
 
 
 def hash_file(path):
     """Returns the SHA-256 of a file in hexadecimal digits."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def write_description(folder, description):
-    """Writes `model.json`."""
-    (folder / "model.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
 
 
 def parse_args(argv=None):

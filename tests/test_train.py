@@ -222,18 +222,18 @@ def test_default_output_is_no_shipped_model():
 
 def test_label_targets_are_smoothed_in_training_only():
     """0.9 + 0.1 / 5 = 0.92 for the label, 0.1 / 5 = 0.02 for the others."""
-    config, labels = {"classes": 5, "votes": None}, np.array([1])
-    smoothed, weights = train.load_targets(config, "train", labels)
+    args, labels = train.parse_args([]), np.array([1])
+    smoothed, weights = train.load_targets(args, "train", labels)
     assert smoothed["labels"][0] == pytest.approx([0.02, 0.92, 0.02, 0.02, 0.02]) and weights["labels"].tolist() == [1]
-    assert train.load_targets(config, "val", labels)[0]["labels"].tolist() == [[0, 1, 0, 0, 0]]
+    assert train.load_targets(args, "val", labels)[0]["labels"].tolist() == [[0, 1, 0, 0, 0]]
 
 
 def test_vote_weights_are_shares_in_training_and_consensus_in_validation(sample_csv, sample_votes):
-    config = {"classes": 5, "votes": sample_votes, "data": sample_csv, "limit": None}
+    args = train.parse_args(["--data", str(sample_csv), "--votes", str(sample_votes)])
     for split in ("train", "val"):
         _, labels = utils.load_fer2013(sample_csv, split)
         votes, shares, consensus = utils.load_votes(sample_votes, sample_csv, split)
-        targets, weights = train.load_targets(config, split, labels)
+        targets, weights = train.load_targets(args, split, labels)
         assert np.array_equal(targets["votes"], votes)
         assert np.array_equal(weights["votes"], shares if split == "train" else consensus >= 0)
 
