@@ -270,3 +270,12 @@ def test_a_person_is_alike_at_any_brightness(head):
     assert tracking.correlation(thumbnail, thumbnail // 2 + 30) > 0.99
     assert tracking.correlation(thumbnail, np.full_like(thumbnail, 90)) == 0
     assert tracking.correlation(thumbnail, 255 - thumbnail) == pytest.approx(-1, abs=1e-3)
+
+
+def test_mirroring_turns_tilts_and_profiles_around(detector):
+    tracker, thumbnail = tracking.FaceTracker(detector), np.zeros((24, 24), np.uint8)
+    tracker.find(scene(), 0.0)
+    views = [tracking.View(25.0), *tracking.PROFILES]
+    tracker.tracks = [tracking.Track(np.array([10.0, 20, 30, 30]), view, thumbnail, 0.0, 0.0) for view in views]
+    tracker.mirror(640)
+    assert [track.view for track in tracker.tracks] == [tracking.View(-25.0), *tracking.PROFILES[::-1]]
