@@ -984,3 +984,7 @@ def test_quiet_stderr_hides_native_output_only_inside(capfd):
         os.write(2, b"hidden")
     os.write(2, b"shown")
     assert capfd.readouterr().err == "shown"
+
+
+def test_softmax_of_large_logits_is_finite():
+    assert utils.softmax(np.array([[1000.0, 0.0], [-1000.0, -1000.0]])).tolist() == [[1, 0], [0.5, 0.5]]
