@@ -988,3 +988,9 @@ def test_quiet_stderr_hides_native_output_only_inside(capfd):
 
 def test_softmax_of_large_logits_is_finite():
     assert utils.softmax(np.array([[1000.0, 0.0], [-1000.0, -1000.0]])).tolist() == [[1, 0], [0.5, 0.5]]
+
+
+def test_large_face_is_reduced_by_averages():
+    """Single pixels of 0 and 200 in turn: two by two they are 100."""
+    gray = np.uint8(np.indices((96, 96)).sum(axis=0) % 2 * 200)
+    assert (utils.crop_faces(gray, np.array([[0, 0, 96, 96]])) == 100).all()
