@@ -536,3 +536,17 @@ def test_demo_needs_no_network_and_writes_only_what_was_asked_for(clip, tmp_path
     outside = {path for path in written if not allowed.fullmatch(path) and not path.startswith(str(cache))}
     assert outside == set() and any(path.endswith("out.mp4") for path in written)
     assert sorted(os.listdir(tmp_path)) == ["log-timeline.png", "log.csv", "matplotlib", "out.mp4", "trace"]
+
+
+def test_mirrored_face_is_labelled_on_the_other_side(portrait):
+    frame = np.full((450, 900, 3), 90, np.uint8)
+    frame[:, :384] = portrait
+    labeler = webcam_demo.FrameLabeler(
+        utils.load_emotion_model(), utils.load_face_detector(), 0.3, webcam_demo.Benchmark()
+    )
+    left = []
+    for number in range(6):
+        source_frame = video.SourceFrame(frame, number / 10, "clip.mp4", 10.0, still=False)
+        annotated, faces = labeler.label(source_frame, mirrored=number == 5)
+        left += [x if number < 5 else 900 - x - width for _, (x, _, width, _), _, _ in faces]
+    assert len(left) == 6 and max(left) - min(left) < 20 and (annotated[440, 890] == frame[440, 9]).all()
