@@ -550,3 +550,11 @@ def test_mirrored_face_is_labelled_on_the_other_side(portrait):
         annotated, faces = labeler.label(source_frame, mirrored=number == 5)
         left += [x if number < 5 else 900 - x - width for _, (x, _, width, _), _, _ in faces]
     assert len(left) == 6 and max(left) - min(left) < 20 and (annotated[440, 890] == frame[440, 9]).all()
+
+
+def test_only_a_camera_is_shown_mirrored(monkeypatch):
+    monkeypatch.setattr(webcam_demo, "has_display", lambda: True)
+    monkeypatch.setattr(webcam_demo, "Window", lambda mirrored: mirrored)
+    for camera in (True, False):
+        source = type("Source", (), {"camera": camera})
+        assert webcam_demo.open_window(webcam_demo.parse_args([]), source) == camera
