@@ -558,3 +558,17 @@ def test_only_a_camera_is_shown_mirrored(monkeypatch):
     for camera in (True, False):
         source = type("Source", (), {"camera": camera})
         assert webcam_demo.open_window(webcam_demo.parse_args([]), source) == camera
+
+
+def test_network_gets_a_tilted_face_upright_and_the_box_is_drawn_tilted(portrait, monkeypatch):
+    received, crop, annotate = [], utils.crop_faces, utils.annotate_frame
+    monkeypatch.setattr(utils, "crop_faces", lambda *args: received.append(args[2:]) or crop(*args))
+    monkeypatch.setattr(utils, "annotate_frame", lambda *args: received.append(args[3:]) or annotate(*args))
+    height, width = portrait.shape[:2]
+    tilted = cv2.warpAffine(portrait, cv2.getRotationMatrix2D((width / 2, height / 2), -30, 1), (width, height))
+    labeler = webcam_demo.FrameLabeler(
+        utils.load_emotion_model(), utils.load_face_detector(), 0.3, webcam_demo.Benchmark()
+    )
+    for number in range(20):
+        labeler.label(video.SourceFrame(tilted, number / 10, "clip.mp4", 10.0, still=False))
+    assert received[-2:] == [([25],)] * 2  # The tracker's step that is nearest.
