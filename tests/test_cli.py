@@ -123,3 +123,12 @@ def test_whole_number_refuses_the_rest(text):
 def test_path_refuses_nothing():
     with pytest.raises(cli.argparse.ArgumentTypeError, match="empty"):
         cli.path("")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals between processes")
+def test_signal_while_python_ends_changes_nothing():
+    process = start("import atexit; atexit.register(lambda: (print('ending', flush=True), time.sleep(0.5)))")
+    assert process.stdout.readline() == "ending\n"
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=10)
+    assert (process.returncode, stderr) == (0, "")
