@@ -6,7 +6,9 @@ python -m pytest tests/test_checkpoint.py
 import shutil
 import subprocess
 import sys
+import types
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -171,3 +173,16 @@ print(len(checkpoint.load_state(path)[2][0]), [file.name for file in path.parent
     if "permission" in finished.stderr.lower() or "not permitted" in finished.stderr.lower():
         pytest.skip("needs the right to mount")
     assert finished.stdout.splitlines() == ["full: No space left on device", "100000 ['state.npz']"], finished.stderr
+
+
+def test_weights_of_the_best_epoch_are_kept(tmp_path):
+    state, weight = checkpoint.Checkpoint(tmp_path / "model", CONFIG, [48] * 3), keras.Variable(0.0)
+    state.start(resume=False)
+    optimizer, network = types.SimpleNamespace(variables=[]), types.SimpleNamespace(variables=[weight])
+    state.set_model(types.SimpleNamespace(network=network, variables=[weight], optimizer=optimizer, seed_epoch=max))
+    for epoch, accuracy in enumerate((0.5, 0.7, 0.6)):
+        state.on_epoch_begin(epoch)
+        weight.assign(epoch)
+        state.on_epoch_end(epoch, {"val_labels_accuracy": accuracy})
+    _, rows, weights, best_weights = checkpoint.load_state(tmp_path / "model.partial" / "state.npz")
+    assert (len(rows), weights, best_weights) == (3, [2], [1])
