@@ -19,7 +19,9 @@ import utils
 
 HALF_WIDTH = 5.5  # Inches of a picture that the README shows next to another one.
 FACES_SHOWN = 8  # FER2013's faces may not be passed on, so a picture holds few of them.
-HEAD_COLORS = {"labels": "#d55e00", "votes": "#0072b2"}
+COLORS = {emotion: tuple(np.divide(color, 255)) for emotion, color in utils.EMOTION_COLORS.items()}  # RGB, 0..1.
+SERIES_COLORS = ("#d55e00", "#0072b2", "#009e73")
+HEAD_COLORS = dict(zip(utils.HEADS, SERIES_COLORS, strict=False))
 CALIBRATION_COLORS = {"Before": "#e69f00", "After": "#0072b2", "Demo": "#333333"}  # Before and after the temperature.
 LAYER_COLORS = {"Conv2D": "#9ad0f0", "MaxPooling2D": "#f0c266", "Add": "#e0b3cc", "Dense": "#80ccb5"}
 OTHER_LAYER_COLOR = "#e8e8e8"
@@ -33,17 +35,11 @@ def save(figure, path):
     plt.close(figure)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Predictions
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 def confusion_matrix(counts, classes, truth, prediction, title, path):
     """Draws the share of each row that got each prediction, with the number of faces.
 
     Args:
         counts: int (C, C), rows are true classes, columns predictions.
-        classes: C names.
         truth, prediction: names of the rows' and the columns' axis.
     """
     counts = np.array(counts)
@@ -67,11 +63,11 @@ def roc(curves, title, path):
         curves: dict of class to (false positive rate, true positive rate, area); a class without a curve is left out.
     """
     figure, ax = plt.subplots(figsize=(HALF_WIDTH, HALF_WIDTH))
-    grid = np.linspace(0, 1, 500)
     for emotion, (false_positive_rate, true_positive_rate, area) in curves.items():
         label = f"{emotion} (AUC {area:.3f})"
-        ax.plot(false_positive_rate, true_positive_rate, color=utils.rgb(emotion), linewidth=2, label=label)
+        ax.plot(false_positive_rate, true_positive_rate, color=COLORS[emotion], linewidth=2, label=label)
     if curves:
+        grid = np.linspace(0, 1, 500)
         mean = np.mean([np.interp(grid, curve[0], curve[1]) for curve in curves.values()], axis=0)
         area = np.mean([curve[2] for curve in curves.values()])
         ax.plot(grid, mean, color="black", linestyle="--", label=f"Mean (AUC {area:.3f})")
@@ -110,12 +106,7 @@ def calibration(panels, path):
 
 
 def mistakes(faces, texts, title, path):
-    """Draws at most `FACES_SHOWN` faces, each under a text.
-
-    Args:
-        faces: uint8 (N, 48, 48, 1).
-        texts: N lines.
-    """
+    """Draws at most `FACES_SHOWN` faces, uint8 (N, 48, 48, 1), each under a text."""
     figure, axes = plt.subplots(2, FACES_SHOWN // 2, figsize=(HALF_WIDTH, 3.9), layout="constrained")
     for ax in axes.flat:
         ax.axis("off")
@@ -126,32 +117,25 @@ def mistakes(faces, texts, title, path):
     save(figure, path)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Training
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 def history(epochs, quantity, heads, best_epoch, path):
-    """Draws a quantity of each head over the epochs, and where the crops grew.
+    """Draws "accuracy" or "loss" of each head over the epochs, and where the crops grew.
 
     Args:
         epochs: dict of the columns of `history.csv`, float (E,) each.
-        quantity: "accuracy" or "loss".
-        heads: names of the heads.
         best_epoch: the epoch that was kept, or None.
     """
     figure, ax = plt.subplots(figsize=(HALF_WIDTH, 4))
+    numbers, sizes = epochs["epoch"], epochs["size"]
     for head in heads:
         training, validation = epochs[f"{head}_{quantity}"], epochs[f"val_{head}_{quantity}"]
-        label = f"{head.capitalize()} head, " if len(heads) > 1 else ""
-        ax.plot(epochs["epoch"], training, "--", color=HEAD_COLORS[head], label=f"{label}Training (augmented)")
-        ax.plot(epochs["epoch"], validation, "-", color=HEAD_COLORS[head], label=f"{label}PublicTest")
-        kept = epochs["epoch"] == best_epoch
-        ax.plot(epochs["epoch"][kept], validation[kept], "o", color=HEAD_COLORS[head])
-    for row in np.flatnonzero(np.diff(epochs["size"])) + 1:
-        ax.axvline(epochs["epoch"][row], linestyle=":", color="gray", zorder=0)
-        place = {"xy": (epochs["epoch"][row], 0.02), "xycoords": ("data", "axes fraction")}
-        ax.annotate(f"{epochs['size'][row]:.0f} px ", **place, ha="right", color="gray")
+        label, color = f"{head.capitalize()} head, " if len(heads) > 1 else "", HEAD_COLORS[head]
+        ax.plot(numbers, training, "--", color=color, label=f"{label}Training (augmented)")
+        ax.plot(numbers, validation, "-", color=color, label=f"{label}PublicTest")
+        ax.plot(numbers[numbers == best_epoch], validation[numbers == best_epoch], "o", color=color)
+    for row in np.flatnonzero(np.diff(sizes)) + 1:
+        ax.axvline(numbers[row], linestyle=":", color="gray", zorder=0)
+        place = {"xy": (numbers[row], 0.02), "xycoords": ("data", "axes fraction")}
+        ax.annotate(f"{sizes[row]:.0f} px ", **place, ha="right", color="gray")
     unit = {"accuracy": "Accuracy (share of the faces)", "loss": "Loss (cross-entropy, nats)"}[quantity]
     ax.set(xlabel="Epoch", ylabel=unit, title=f"{quantity.capitalize()} per epoch (dot: the epoch that was kept)")
     ax.xaxis.get_major_locator().set_params(integer=True)
@@ -160,32 +144,18 @@ def history(epochs, quantity, heads, best_epoch, path):
     save(figure, path)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Architecture
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 def architecture(layers, title, path):
-    """Draws the layers with their output shapes, a column for each image size, and residual connections.
-
-    Args:
-        layers: list of dict as in `model.json`.
-    """
+    """Draws the layers, dicts as in `model.json`, in a column for each image size, with residual connections."""
     boxes = merge_layers(layers)
     columns = [list(group) for _, group in itertools.groupby(boxes, key=lambda box: box["shape"][:-1])]
-    rows = max(map(len, columns))
-    figure, ax = plt.subplots(figsize=(2 * len(columns), 0.55 * rows + 0.6), layout="constrained")
-    places = {
-        name: (column, row)
-        for column, group in enumerate(columns)
-        for row, box in enumerate(group)
-        for name in box["names"]
-    }
+    rows, places = max(map(len, columns)), {}
+    for column, group in enumerate(columns):
+        for row, box in enumerate(group):
+            places |= dict.fromkeys(box["names"], (column, row))
     outputs = set(places) - {source for layer in layers for source in layer["sources"]}
+    figure, ax = plt.subplots(figsize=(2 * len(columns), 0.55 * rows + 0.6), layout="constrained")
     for box in boxes:
-        draw_box(ax, box, *places[box["names"][0]], is_output=box["names"][-1] in outputs)
-        if box["kind"] == "Add":
-            draw_residual(ax, places[box["sources"][0]], places[box["names"][0]])
+        draw_box(ax, box, places, is_output=box["names"][-1] in outputs)
     ax.set(xlim=(-0.55, len(columns) - 0.45), ylim=(rows - 0.4, -0.6), title=f"{title}; columns follow each other")
     ax.axis("off")
     save(figure, path)
@@ -203,24 +173,17 @@ def merge_layers(layers):
     return boxes
 
 
-def draw_box(ax, box, column, row, is_output):
-    color = LAYER_COLORS.get(box["kind"], OTHER_LAYER_COLOR)
+def draw_box(ax, box, places, is_output):
+    """Draws a box and, along the left edge of the column, the residual connection that ends in it."""
+    (column, row), color = places[box["names"][0]], LAYER_COLORS.get(box["kind"], OTHER_LAYER_COLOR)
     ax.add_patch(plt.Rectangle((column - 0.44, row - 0.41), 0.88, 0.82, facecolor=color, edgecolor="white"))
     text = f"{box['text']}: {box['names'][0]}" if is_output else box["text"]
     ax.text(column, row - 0.14, text, ha="center", va="center", fontsize=9)
     shape = box["merged"] + "×".join(map(str, box["shape"]))
     ax.text(column, row + 0.2, shape, ha="center", va="center", fontsize=7.5)
-
-
-def draw_residual(ax, start, end):
-    """Draws a connection along the left edge of a column, between the boxes at two (column, row)."""
-    left, top, bottom = end[0] - 0.44, start[1] + 0.15, end[1] - 0.15
-    ax.plot([left, left - 0.05, left - 0.05, left], [top, top, bottom, bottom], color="#a0456f", linewidth=1.5)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The demo's log
-# ---------------------------------------------------------------------------------------------------------------------
+    if box["kind"] == "Add":
+        left, top, bottom = column - 0.44, places[box["sources"][0]][1] + 0.15, row - 0.15
+        ax.plot([left, left - 0.05, left - 0.05, left], [top, top, bottom, bottom], color="#a0456f", linewidth=1.5)
 
 
 def timeline(curves, classes, path):
@@ -228,13 +191,12 @@ def timeline(curves, classes, path):
 
     Args:
         curves: list of (name, seconds (K,), probabilities (K, C)), at most six.
-        classes: C names.
     """
-    count = len(curves)
-    size = (8, 1.2 + 1.3 * count)
-    figure, axes = plt.subplots(count, figsize=size, sharex=True, squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        len(curves), figsize=(8, 1.2 + 1.3 * len(curves)), sharex=True, squeeze=False, layout="constrained"
+    )
     for ax, (name, seconds, probabilities) in zip(axes[:, 0], curves, strict=True):
-        ax.stackplot(seconds, probabilities.T, labels=classes, colors=[utils.rgb(emotion) for emotion in classes])
+        ax.stackplot(seconds, probabilities.T, labels=classes, colors=[COLORS[emotion] for emotion in classes])
         title = name.replace("$", r"\$")  # Between two dollar signs Matplotlib reads mathematics.
         ax.set(ylim=(0, 1), yticks=(0, 0.5, 1), ylabel="Probability", xmargin=0.01)
         ax.set_title(title, loc="left", fontsize="medium")
@@ -244,19 +206,10 @@ def timeline(curves, classes, path):
     save(figure, path)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Benchmarks
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 def training_race(curves, path):
-    """Draws validation accuracy over minutes of several trainings.
-
-    Args:
-        curves: dict from name to list of dict with `minutes` and `val_accuracy`.
-    """
+    """Draws validation accuracy over time; `curves` has a list of `minutes` and `val_accuracy` for each name."""
     figure, ax = plt.subplots(figsize=(7, 4))
-    for (name, curve), color in zip(curves.items(), ("#d55e00", "#0072b2"), strict=True):
+    for (name, curve), color in zip(curves.items(), SERIES_COLORS, strict=False):
         minutes, accuracy = ([point[key] for point in curve] for key in ("minutes", "val_accuracy"))
         best = max(accuracy)
         ax.plot(minutes, accuracy, color=color, label=f"{name}: best {best:.1%}")
@@ -267,14 +220,9 @@ def training_race(curves, path):
 
 
 def tilt(angles, curves, path):
-    """Draws accuracy over the tilt of the face.
-
-    Args:
-        angles: degrees, clockwise.
-        curves: dict from name to accuracies in percent.
-    """
+    """Draws accuracy over the tilt of the face, degrees clockwise; `curves` has percentages for each name."""
     figure, ax = plt.subplots(figsize=(HALF_WIDTH, 4))
-    for (name, accuracies), color in zip(curves.items(), ("#d55e00", "#0072b2", "#009e73"), strict=True):
+    for (name, accuracies), color in zip(curves.items(), SERIES_COLORS, strict=True):
         ax.plot(angles, accuracies, "o-", color=color, label=name)
     ax.set(xlabel="Tilt of the head (degrees, clockwise)", ylabel="Accuracy (%)", title="PublicTest, tilted faces")
     ax.set_xticks(angles)

@@ -8,20 +8,16 @@ The data that flows has the same names in every file:
 
     frame          uint8 (H, W, 3)       BGR image as OpenCV gives it
     gray           uint8 (H, W)          grayscale frame
-    boxes          int (F, 4)            x, y, width, height in frame pixels; no face is (0, 4)
+    boxes          int (F, 4)            x, y, width, height in frame pixels; (0, 4) without a face
     faces          uint8 (N, 48, 48, 1)  raw 0..255, from the CSV and from the camera alike: the network's input
     labels         int (N,)              index into the model's classes
     votes          float32 (N, C)        share of the raters' votes per class; rows sum to 1, or 0 without votes
     probabilities  float32 (N, C)        rows sum to 1, columns in the order of the model's classes
 
-Pixels are rescaled by a layer inside the saved model, so no script can feed it differently from how it was trained.
-
-As a library:
-
-    for face in utils.read_emotions(cv2.imread("photo.jpg")):
-        print(face.box, face.label, face.confidence)
+Pixels are normalised by a layer inside the saved model, so no script can feed it differently from how it was trained.
 """
 
+import collections
 import contextlib
 import csv
 import functools
@@ -33,6 +29,7 @@ import json
 import math
 import os
 import re
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -50,12 +47,7 @@ ROOT = Path(__file__).resolve().parent
 DEFAULT_DATA = ROOT / "data" / "fer2013.csv"
 DEFAULT_MODEL = ROOT / "models" / "emotions-5"
 
-EMOTIONS = ("Angry", "Disgust", "Fear", "Happy", "Sad", "Surprise", "Neutral")  # the position is FER2013's emotion id
-CLASS_SETS = {5: (0, 3, 4, 5, 6), 7: (0, 1, 2, 3, 4, 5, 6)}  # number of classes -> FER2013 ids, in label order
-IMAGE_SIZE = 48  # pixels, width and height of a face
-SPLITS = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
-
-# RGB, the same in every figure and on every frame: the Okabe-Ito palette, told apart by colour-blind readers too.
+# RGB, the same in every figure and on every frame: the Okabe-Ito palette, which colour-blind readers can tell apart.
 EMOTION_COLORS = {
     "Angry": (213, 94, 0),
     "Disgust": (0, 158, 115),
@@ -65,23 +57,417 @@ EMOTION_COLORS = {
     "Surprise": (86, 180, 233),
     "Neutral": (127, 127, 127),
 }
+EMOTIONS = tuple(EMOTION_COLORS)  # The position is FER2013's emotion id.
+CLASS_SETS = {5: (0, 3, 4, 5, 6), 7: (0, 1, 2, 3, 4, 5, 6)}  # Number of classes -> FER2013 ids, in label order.
+IMAGE_SIZE = 48  # Pixels, width and height of a face.
+SPLITS = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
+HEADS = ("labels", "votes")  # Outputs of the network: FER2013's labels, and the votes of FER+.
+UNCERTAIN = "uncertain"  # The label of a face whose most probable emotion is below the minimum confidence.
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 2. Frame -> faces
+# ---------------------------------------------------------------------------------------------------------------------
+
+# OpenCV's Haar cascades: one finds faces, one confirms them, one finds faces that look to the left of the picture.
+# `alt` alone misses dark-skinned faces that `default` finds. It confirms 97 % of those faces, whatever their skin.
+CASCADES = {
+    "frontal": "haarcascade_frontalface_default.xml",
+    "confirming": "haarcascade_frontalface_alt.xml",
+    "profile": "haarcascade_profileface.xml",
+}
+FaceDetector = collections.namedtuple("FaceDetector", CASCADES)
+SEARCH_WIDTH = 64  # Pixels of the face in a search around a box.
+SEARCH_MARGIN = 0.3  # On each side of the box, in widths of the box.
+SEARCH_SIZES = (0.75, 1.35)  # The smallest and the largest face, in widths of the box.
+CONFIRMING_NEIGHBORS = 4
+MIN_SHARED = 0.5  # Share of the smaller of two boxes from which on both cannot be faces.
 
 
-def rgb(emotion):
-    """Returns an emotion's colour in Matplotlib's range, 0..1."""
-    return tuple(channel / 255 for channel in EMOTION_COLORS[emotion])
+def load_face_detector():
+    """Loads `CASCADES` as a `FaceDetector`, a named tuple of `cv2.CascadeClassifier`.
+
+    Raises:
+        ValueError: this OpenCV has no cascades (5.x has none), or one is damaged.
+    """
+    return FaceDetector(*map(_load_cascade, CASCADES.values()))
+
+
+def _load_cascade(name):
+    path = Path(getattr(cv2, "data", cv2).__path__[0]) / name
+    if not hasattr(cv2, "CascadeClassifier") or not path.exists():
+        raise ValueError(
+            f'OpenCV {cv2.__version__} has no Haar cascades. Install 4.x: pip install "opencv-python>=4.12,<5"'
+        )
+    cascade, storage = cv2.CascadeClassifier(), cv2.FileStorage()
+    with contextlib.suppress(cv2.error):
+        # From memory, because OpenCV cannot open a path with letters beyond ASCII on Windows.
+        storage.open(path.read_text(encoding="utf-8"), cv2.FILE_STORAGE_READ | cv2.FILE_STORAGE_MEMORY)
+        cascade.read(storage.getFirstTopLevelNode())
+    if cascade.empty():
+        raise ValueError(f"{path}: damaged. Reinstall it: pip install --force-reinstall opencv-python")
+    return cascade
+
+
+def detect_faces(gray, detector, min_size=48):
+    """Finds the upright faces of a picture (Viola & Jones, 2001).
+
+    Returns boxes, int (F, 4), largest first, of the faces at least `min_size` pixels wide; (0, 4) if there is none.
+    """
+    found = detector.frontal.detectMultiScale(gray, scaleFactor=1.1, minNeighbors=5, minSize=(min_size, min_size))
+    boxes = []
+    for box in sorted(map(tuple, found), key=lambda box: (-box[2], box)):
+        # The cascade also finds faces in eyes and mouths, and in backgrounds. Confirming a face costs about 1 ms.
+        if not shares_place(box, boxes) and search_face(gray, box, detector.confirming, CONFIRMING_NEIGHBORS)[1]:
+            boxes.append(box)
+    return np.array(boxes, int).reshape(-1, 4)
+
+
+def search_face(gray, box, cascade, neighbors, angle=0.0, flipped=False, face_width=SEARCH_WIDTH, sizes=SEARCH_SIZES):
+    """Searches the surroundings of a box for a face of about its size.
+
+    Args:
+        neighbors: number of detections that have to agree.
+        angle: degrees by which the face is tilted clockwise.
+        flipped: search the mirror image.
+        face_width: pixels to which the box is reduced or enlarged; fewer cost less and find less.
+        sizes: the smallest and the largest face, in widths of the box.
+
+    Returns:
+        box: float (4,), the face near the middle on which most detections agree; None if there is none.
+        agreeing: int, the number of detections that agree on it.
+    """
+    size = round(face_width * (1 + 2 * SEARCH_MARGIN))
+    patch = cut_square(gray, box, size, SEARCH_MARGIN, angle)
+    patch = patch[:, ::-1] if flipped else patch
+    smallest, largest = ((round(share * face_width),) * 2 for share in sizes)
+    found, agreeing = cascade.detectMultiScale2(patch, 1.1, neighbors, minSize=smallest, maxSize=largest)
+    if len(found) == 0:
+        return None, 0
+    # Middle of each face, in pixels from the middle of the patch, and its width.
+    offsets = np.array([(x + (width - size) / 2, y + (width - size) / 2, width) for x, y, width, _ in found])
+    closeness = 1 - np.hypot(offsets[:, 0], offsets[:, 1]) / face_width
+    best = np.argmax(agreeing * closeness)
+    offset_x, offset_y, width = offsets[best] * box[2] / face_width
+    offset_x = -offset_x if flipped else offset_x
+    cosine, sine = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    x = box[0] + box[2] / 2 + cosine * offset_x - sine * offset_y
+    y = box[1] + box[3] / 2 + sine * offset_x + cosine * offset_y
+    return np.array([x - width / 2, y - width / 2, width, width]), int(agreeing[best])
+
+
+def cut_square(gray, box, size, margin=0.0, angle=0.0):
+    """Cuts the square around a box out of a frame, uint8 (size, size); the frame's edge is repeated beyond it.
+
+    Args:
+        size: width in pixels of the result.
+        margin: what to keep around the box on each side, in widths of the box.
+        angle: degrees by which the box's content is tilted clockwise; it is turned upright.
+    """
+    x, y, width, height = box
+    center_x, center_y, side = x + width / 2, y + height / 2, max(width, 1) * (1 + 2 * margin)
+    reach = side * 0.75 if angle else side / 2  # Half a diagonal, and a little for the interpolation.
+    left = int(np.clip(center_x - reach, 0, gray.shape[1] - 1))
+    top = int(np.clip(center_y - reach, 0, gray.shape[0] - 1))
+    region = gray[top : max(top + 1, int(center_y + reach) + 2), left : max(left + 1, int(center_x + reach) + 2)]
+    # Averaging over areas first keeps a large face from aliasing.
+    reduction = max(1, int(side / size))
+    if reduction > 1 and min(region.shape) >= reduction:
+        region = cv2.resize(region, None, fx=1 / reduction, fy=1 / reduction, interpolation=cv2.INTER_AREA)
+    else:
+        reduction = 1
+    center = ((center_x - left) / reduction - 0.5, (center_y - top) / reduction - 0.5)
+    to_square = cv2.getRotationMatrix2D(center, angle, size / side * reduction)
+    to_square[:, 2] += (size - 1) / 2 - center[0], (size - 1) / 2 - center[1]
+    return cv2.warpAffine(region, to_square, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def shares_place(box, others):
+    """Returns whether a box covers so much of another one that both are the same face, or part of it."""
+    return any(shared(box, other) >= MIN_SHARED for other in others)
+
+
+def shared(box, other):
+    """Returns the intersection of two boxes over the smaller one, 0..1: 1 where one lies within the other."""
+    width = min(box[0] + box[2], other[0] + other[2]) - max(box[0], other[0])
+    height = min(box[1] + box[3], other[1] + other[3]) - max(box[1], other[1])
+    return max(0, width) * max(0, height) / min(box[2] * box[3], other[2] * other[3])
+
+
+def crop_faces(gray, boxes, angles=None):
+    """Cuts faces, uint8 (F, 48, 48, 1), out of a frame. An upright box of 48x48 pixels is copied bit for bit.
+
+    Args:
+        boxes: int (F, 4); the part outside the frame is cut off, at least one pixel stays.
+        angles: F degrees by which the faces are tilted clockwise; they are turned upright.
+    """
+    angles = np.zeros(len(boxes)) if angles is None else angles
+    faces = [
+        cut_square(gray, box, IMAGE_SIZE, angle=angle) if angle else _crop_upright(gray, box)
+        for box, angle in zip(boxes, angles, strict=True)
+    ]
+    return np.array(faces, np.uint8).reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 1)
+
+
+def _crop_upright(gray, box):
+    """Cuts one box out of a frame, uint8 (48, 48); the cascade's box has the framing of FER2013's faces."""
+    (x, y, box_width, box_height), (height, width) = box, gray.shape
+    left, top = min(max(x, 0), width - 1), min(max(y, 0), height - 1)
+    right, bottom = min(max(x + box_width, left + 1), width), min(max(y + box_height, top + 1), height)
+    crop = gray[top:bottom, left:right]
+    # Averaging over areas keeps a large face from aliasing; a face under 48 pixels is interpolated.
+    method = cv2.INTER_AREA if crop.shape[0] >= IMAGE_SIZE else cv2.INTER_LINEAR
+    return cv2.resize(crop, (IMAGE_SIZE, IMAGE_SIZE), interpolation=method)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 2. FER2013 and FER+ -> faces, labels, votes
+# 3. Faces -> probabilities
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class EmotionModel:
+    """The exported network of a model folder, run by LiteRT.
+
+    Attributes:
+        classes: tuple of str, the emotion of each column of the probabilities.
+        heads: tuple of str, the outputs of the network: `("labels",)` or `("labels", "votes")`.
+        description: dict, the content of `model.json`.
+    """
+
+    BATCH_SIZE = 64  # Faces per forward pass: enough for any frame, and a whole split does not fill the memory.
+
+    def __init__(self, run, description):
+        self.run, self.description = run, description
+        self.classes, self.heads = tuple(description["classes"]), tuple(description["heads"])
+
+    def logits(self, faces):
+        """Returns the output of each head, dict of float32 (N, C), for faces, uint8 (N, 48, 48, 1)."""
+        logits = {head: np.empty((len(faces), len(self.classes)), np.float32) for head in self.heads}
+        for start in range(0, len(faces), self.BATCH_SIZE):
+            batch = slice(start, start + self.BATCH_SIZE)
+            outputs = self.run(faces=faces[batch].astype(np.float32))
+            for head in self.heads:
+                logits[head][batch] = outputs[head]
+        return logits
+
+    def predict(self, faces, head=None):
+        """Returns calibrated probabilities, float32 (N, C), of faces, uint8 (N, 48, 48, 1).
+
+        Args:
+            head: "labels" or "votes"; None for the mean of the heads' probabilities.
+        """
+        logits = self.logits(faces)
+        return self.probabilities(logits if head is None else {head: logits[head]})
+
+    def probabilities(self, logits):
+        """Returns the mean of the heads' calibrated probabilities, float32 (N, C), of the logits of each head."""
+        temperatures = self.description["temperatures"]
+        return np.mean([softmax(logits[head] / temperatures[head]) for head in logits], axis=0)
+
+
+def softmax(logits):
+    """Returns probabilities, float (N, C), of logits, float (N, C)."""
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def calibration_bins(probabilities, labels, bins=15):
+    """Sorts predictions, float (N, C), into bins of equal width by their confidence.
+
+    Returns the mean confidence, the mean accuracy and the count of each bin. The means of an empty bin are NaN.
+    """
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    rows = np.minimum((confidence * bins).astype(int), bins - 1)
+    count = np.bincount(rows, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        means = [np.bincount(rows, weights=values, minlength=bins) / count for values in (confidence, correct)]
+    return *means, count
+
+
+def expected_calibration_error(probabilities, labels):
+    """Returns the mean distance of confidence and accuracy, weighted by the faces in each bin (Guo et al., 2017)."""
+    confidence, accuracy, count = calibration_bins(probabilities, labels)
+    return float(np.nansum(np.abs(confidence - accuracy) * count) / len(labels))
+
+
+def load_emotion_model(folder=DEFAULT_MODEL):
+    """Loads `model.tflite` and `model.json` of a model folder; takes a tenth of a second, without TensorFlow.
+
+    Raises:
+        FileNotFoundError: the folder or one of the two files is missing.
+        ValueError: a file is damaged, or the two do not belong together.
+    """
+    folder = Path(folder)
+    for name in ("model.json", "model.tflite"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{printable(folder / name)}: no such file. {_list_models(folder)}")
+    description = _read_description(folder / "model.json")
+    content = (folder / "model.tflite").read_bytes()  # From memory: a path may hold characters that LiteRT cannot open.
+    if hashlib.sha256(content).hexdigest() != description["tflite_sha256"]:  # Damaged weights load silently.
+        raise ValueError(
+            f"{printable(folder / 'model.tflite')}: not the file that model.json describes. Export it again: "
+            f"python train.py --output-dir {printable(folder)}"
+        )
+    run = _load_network(content)
+    outputs = set(run.get_output_details())
+    if outputs != set(description["heads"]):
+        raise ValueError(
+            f"`heads` of {printable(folder / 'model.json')} must be the outputs of model.tflite, but they are "
+            f"{description['heads']} and {sorted(outputs)}."
+        )
+    return EmotionModel(run, description)
+
+
+def _list_models(folder):
+    """Returns a sentence that names the model folders next to a missing one, or says how to train one."""
+    parent = folder.parent if any(folder.parent.glob("*/model.tflite")) else ROOT / "models"
+    found = sorted(printable(path.parent) for path in parent.glob("*/model.tflite"))
+    return f"Model folders: {', '.join(found)}." if found else f"Train it: python train.py --output-dir {folder}"
+
+
+def _load_network(content):
+    """Returns the signature runner of a `.tflite` file's content."""
+    try:
+        with quiet_stderr():  # LiteRT prints a line when it starts.
+            from ai_edge_litert.interpreter import Interpreter
+
+            interpreter = Interpreter(model_content=content, num_threads=min(os.cpu_count() or 1, 4))
+            run = interpreter.get_signature_runner()
+            run(faces=np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 1), np.float32))  # LiteRT prints more at the first run.
+            return run
+    except ImportError as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Ctrl-C while the native module was loading.
+            raise KeyboardInterrupt from error
+        raise ValueError("LiteRT is not installed. Install it: pip install -r requirements.txt") from error
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"model.tflite: LiteRT cannot read it ({shorten(error)}). Train the model again.") from error
+
+
+def _read_description(path):
+    """Reads `model.json` and checks all that inference relies on."""
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        known = {(ids, tuple(EMOTIONS[i] for i in ids)) for ids in CLASS_SETS.values()}
+        heads, temperatures = description["heads"], description["temperatures"]
+        numbers = {name: description[name] for name in ("parameters", "macs")}
+        numbers |= {f"temperatures.{head}": temperatures[head] for head in heads}
+        checks = {
+            "classes": (tuple(description["fer2013_ids"]), tuple(description["classes"])) in known,
+            "image_size": description["image_size"] == IMAGE_SIZE,
+            "heads": tuple(heads) in (HEADS, HEADS[:1]),
+            "training": isinstance(description["training"], dict),
+            "tflite_sha256": re.fullmatch("[0-9a-f]{64}", description["tflite_sha256"]),
+        }
+        for name, number in numbers.items():
+            checks[name] = type(number) in (int, float) and 0 < number <= sys.float_info.max
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{printable(path)}: not a model description ({shorten(repr(error))}). Train the model again."
+        ) from error
+    wrong = next((name for name, right in checks.items() if not right), None)
+    if wrong:
+        raise ValueError(f"`{wrong}` in {printable(path)} is not one that train.py writes. Train the model again.")
+    return description
+
+
+class Face(NamedTuple):
+    """One face of a frame: its box in pixels, its emotion, and the probability of every emotion."""
+
+    box: tuple  # x, y, width, height.
+    label: str
+    confidence: float  # 0..1.
+    probabilities: dict  # Emotion -> 0..1.
+
+
+def read_emotions(frame, model=None, detector=None):
+    """Finds the faces of a picture and names their emotions. Returns a list of `Face`, largest first.
+
+    Args:
+        frame: uint8 (H, W, 3) BGR, as `cv2.imread` returns it.
+        model: from `load_emotion_model`; None for the default one, which is loaded once.
+        detector: from `load_face_detector`; None likewise.
+
+    Raises:
+        ValueError: `frame` is not such an array, for example because `cv2.imread` found no image.
+    """
+    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        shape = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+        raise ValueError(f"`frame` must be a uint8 array (height, width, 3), but it is {shape}.")
+    model, detector = model or _default_model(), detector or _default_detector()
+    gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+    boxes = detect_faces(gray, detector)
+    probabilities = model.predict(crop_faces(gray, boxes))
+    labels = choose_labels(probabilities, model.classes)
+    rows = zip(boxes.tolist(), labels, probabilities.tolist(), strict=True)
+    return [Face(tuple(box), *label, dict(zip(model.classes, row, strict=True))) for box, label, row in rows]
+
+
+_default_model = functools.cache(load_emotion_model)
+_default_detector = functools.cache(load_face_detector)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 4. Probabilities -> drawing
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def choose_labels(probabilities, classes, min_confidence=0.0):
+    """Returns F pairs of label and confidence: the most probable emotion, or `UNCERTAIN` below `min_confidence`."""
+    best = zip(probabilities.argmax(axis=1), probabilities.max(axis=1).tolist(), strict=True)
+    return [(classes[i] if confidence >= min_confidence else UNCERTAIN, confidence) for i, confidence in best]
+
+
+def annotate_frame(frame, boxes, labels, angles=None):
+    """Returns a copy of a frame with a box, a label and a confidence for every face.
+
+    Args:
+        labels: F pairs of label and confidence, from `choose_labels`.
+        angles: F angles in degrees, by which the heads are tilted clockwise; None if all are upright.
+    """
+    frame = frame.copy()
+    scale = text_scale(frame)
+    angles = [0.0] * len(boxes) if angles is None else angles
+    for (x, y, width, height), (label, confidence), angle in zip(boxes, labels, angles, strict=True):
+        color = EMOTION_COLORS.get(label, (90, 90, 90))[::-1]  # RGB to BGR.
+        corners = cv2.boxPoints(((x + width / 2, y + height / 2), (float(width), float(height)), float(angle)))
+        corners = np.rint(corners).astype(np.int32)
+        cv2.polylines(frame, [corners], True, color, max(1, round(3 * scale)), cv2.LINE_AA)
+        put_text(frame, f"{label} {confidence:.0%}", corners.min(axis=0).tolist(), scale, color)
+    return frame
+
+
+def text_scale(frame):
+    """Returns the size of letters for a frame: about 3 % of its height, and never too small to read."""
+    return max(frame.shape[0] / 720, 0.5)
+
+
+def put_text(frame, text, corner, scale, color):
+    """Writes text on a filled bar above `corner` (x, y), or as near as the frame allows.
+
+    Text that is wider than the frame is made smaller. Returns the lower edge of the bar in pixels.
+    """
+    font, pad = cv2.FONT_HERSHEY_SIMPLEX, round(6 * scale)
+    (width, height), baseline = cv2.getTextSize(text, font, 0.8 * scale, max(1, round(2 * scale)))
+    scale *= min(1.0, max(1, frame.shape[1] - 2 * pad) / width)
+    thickness = max(1, round(2 * scale))
+    (width, height), baseline = cv2.getTextSize(text, font, 0.8 * scale, thickness)
+    x = max(0, min(corner[0], frame.shape[1] - width - 2 * pad))
+    bottom = max(corner[1], height + baseline + 2 * pad)
+    cv2.rectangle(frame, (x, bottom - height - baseline - 2 * pad), (x + width + 2 * pad, bottom), color, cv2.FILLED)
+    ink = (0, 0, 0) if np.dot(color, (0.114, 0.587, 0.299)) > 110 else (255, 255, 255)  # By the bar's brightness.
+    cv2.putText(frame, text, (x + pad, bottom - baseline - pad), font, 0.8 * scale, ink, thickness, cv2.LINE_AA)
+    return bottom
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 5. FER2013 and FER+ -> faces, labels, votes
 # ---------------------------------------------------------------------------------------------------------------------
 
 COLUMNS = ("emotion", "pixels", "Usage")
 VOTE_COLUMNS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")  # In the order of EMOTIONS.
 OTHER_VOTE_COLUMNS = ("contempt", "unknown", "NF")  # Counted in the total only; NF means no face.
-EMOTION_IDS = {str(number): number for number in range(len(EMOTIONS))}
-SPLIT_NUMBERS = {name: number for number, name in enumerate(SPLITS.values())}
-VOTE_COUNTS = {str(number): number for number in range(11)}  # Ten people looked at each face.
+# Allowed texts of a field. Their position is the value.
+EMOTION_IDS = tuple(map(str, range(len(EMOTIONS))))
+USAGES = tuple(SPLITS.values())
+VOTE_COUNTS = tuple(map(str, range(11)))  # Ten people looked at each face.
 HOW_TO_GET_DATA = (
     "Download FER2013 from Kaggle, put it at data/fer2013.csv or name it with --data (its forms: data/README.md). "
     "To try the pipeline with drawn faces: python data/make_sample.py, then --data data/sample.csv."
@@ -185,7 +571,7 @@ def data_warnings(path):
     """Returns one line for each kind of sign that a data set is not FER2013 as published (limits: data/README.md)."""
     faces, emotions, usages = _load_parsed(path)
     warnings = {"counts": _compare_counts(emotions, usages)}  # The first warning of each kind.
-    for number, split in enumerate(SPLITS.values()):
+    for number, split in enumerate(USAGES):
         images, ids = faces[usages == number], emotions[usages == number]
         copies = int(find_copies(images, faces[usages == 0]).sum()) if number else 0
         if copies > MAX_COPIES * len(images):
@@ -224,12 +610,12 @@ def _compare_counts(emotions, usages):
     counts = np.array([np.bincount(emotions[usages == number], minlength=7) for number in range(3)])  # (split, emotion)
     received, expected = (", ".join(map(str, np.sum(table, axis=1))) for table in (counts, FACES_PER_CLASS))
     if received != expected:
-        return f"not the whole of FER2013: {', '.join(SPLIT_NUMBERS)} have {received} rows instead of {expected}."
+        return f"not the whole of FER2013: {', '.join(USAGES)} have {received} rows instead of {expected}."
     if np.array_equal(counts, FACES_PER_CLASS):
         return None
     split, emotion = np.argwhere(counts != FACES_PER_CLASS)[0]
     return (
-        f"splits or emotions may be mixed up: {list(SPLIT_NUMBERS)[split]} has {counts[split, emotion]} faces of "
+        f"splits or emotions may be mixed up: {USAGES[split]} has {counts[split, emotion]} faces of "
         f"{EMOTIONS[emotion]} instead of {FACES_PER_CLASS[split][emotion]}."
     )
 
@@ -277,9 +663,8 @@ def _load_once(path, *times):
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # There is none, or it is damaged.
         stored = load_arrays(cache)
         arrays = stored["faces"], stored["emotions"], stored["usages"]
-        layout = [(array.shape[1:], array.dtype, len(array)) for array in arrays]
-        rows = len(arrays[0])
-        expected = [((IMAGE_SIZE, IMAGE_SIZE, 1), np.uint8, rows), ((), np.int64, rows), ((), np.int64, rows)]
+        rows, layout = len(arrays[0]), [(array.shape, array.dtype) for array in arrays]
+        expected = [((rows, IMAGE_SIZE, IMAGE_SIZE, 1), np.uint8), ((rows,), np.int64), ((rows,), np.int64)]
         if stored["signature"] == signature and layout == expected:
             return arrays
     faces, emotions, usages = _read_folder(path) if path.is_dir() else _read_csv(path)
@@ -306,12 +691,10 @@ def _check_file(path, remedy):
 
 
 def _read_csv(path):
-    """Parses a CSV of one face a row."""
-    name, pixels, emotions, usages = printable(path), bytearray(), [], []
-    for row, (emotion, text, usage) in _read_rows(path, COLUMNS):
-        where = f"row {row} of {name}"
+    pixels, emotions, usages = bytearray(), [], []
+    for where, (emotion, text, usage) in _read_rows(path, COLUMNS):
         emotions.append(_look_up(emotion, EMOTION_IDS, "emotion", where))
-        usages.append(_look_up(usage, SPLIT_NUMBERS, "Usage", where))
+        usages.append(_look_up(usage, USAGES, "Usage", where))
         pixels += _parse_pixels(text, where).tobytes()
     faces = np.frombuffer(pixels, np.uint8).reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 1)
     return faces, np.array(emotions, np.int64), np.array(usages, np.int64)
@@ -319,22 +702,21 @@ def _read_csv(path):
 
 def _read_votes(path):
     """Returns the counts, float32 (N, 7), the totals with the other columns, float32 (N,), and the split numbers."""
-    name, counts, usages, columns = printable(path), [], [], (*VOTE_COLUMNS, *OTHER_VOTE_COLUMNS)
-    for row, (usage, *votes) in _read_rows(path, ("Usage", *columns)):
-        where = f"row {row} of {name}"
-        usages.append(_look_up(usage, SPLIT_NUMBERS, "Usage", where))
-        counts.append([_look_up(*pair, where) for pair in zip(votes, itertools.repeat(VOTE_COUNTS), columns)])
-        if sum(counts[-1]) > max(VOTE_COUNTS.values()):
+    counts, usages, columns = [], [], (*VOTE_COLUMNS, *OTHER_VOTE_COLUMNS)
+    for where, (usage, *votes) in _read_rows(path, ("Usage", *columns)):
+        usages.append(_look_up(usage, USAGES, "Usage", where))
+        counts.append([_look_up(*vote, where) for vote in zip(votes, itertools.repeat(VOTE_COUNTS), columns)])
+        if sum(counts[-1]) > 10:
             raise ValueError(f"A face has at most 10 votes, but {where} holds {sum(counts[-1])}.")
     counts = np.array(counts, np.float32)
     return counts[:, : len(VOTE_COLUMNS)], counts.sum(axis=1), np.array(usages, np.int64)
 
 
-def _look_up(text, values, column, where):
-    """Returns the value of a field; `values` has those that are allowed."""
-    if text not in values:
-        raise ValueError(f"`{column}` must be one of {', '.join(values)}, but {where} holds {text[:40]!r}.")
-    return values[text]
+def _look_up(text, allowed, column, where):
+    """Returns the position of a field's text among the allowed ones."""
+    if text not in allowed:
+        raise ValueError(f"`{column}` must be one of {', '.join(allowed)}, but {where} holds {text[:40]!r}.")
+    return allowed.index(text)
 
 
 def _parse_pixels(text, where):
@@ -352,26 +734,26 @@ def _parse_pixels(text, where):
 
 
 def _read_rows(path, columns):
-    """Yields the line number, the header's being 1, and the fields in `columns` of each row that is not blank."""
-    name, number = printable(path), 1
+    """Yields the place, "row 2 of <file>" after the header, and the fields in `columns` of each row with content."""
+    name, where = printable(path), None
     try:
         with _open_csv(path) as (stream, size):
             rows = csv.reader(_read_lines(stream, size, name), skipinitialspace=True)
             header = [field.strip("\ufeff ") for field in next(rows, [])]  # Windows programs write a byte order mark.
-            missing = [column for column in columns if column not in header]
-            if missing:
-                raise ValueError(f"{name} must have the column {missing[0]}, but has {shorten(', '.join(header))!r}.")
-            positions = [header.index(column) for column in columns]
+            for column in columns:
+                if column not in header:
+                    raise ValueError(f"{name} must have the column {column}, but has {shorten(', '.join(header))!r}.")
             for fields in rows:
-                if any(map(str.strip, fields)):
-                    number = rows.line_num
-                    if len(fields) != len(header):
-                        problem = f"must have {len(header)} fields a row, but row {number} has {len(fields)}"
-                        raise ValueError(f"{name} {problem}.")
-                    yield number, [fields[position].strip() for position in positions]
+                if not any(map(str.strip, fields)):
+                    continue
+                where, width = f"row {rows.line_num} of {name}", len(fields)
+                if width != len(header):
+                    problem = f"must have {len(header)} fields a row, but row {rows.line_num} has {width}"
+                    raise ValueError(f"{name} {problem}.")
+                yield where, [fields[header.index(column)].strip() for column in columns]
     except UNREADABLE as error:
         raise ValueError(f"{name}: not readable as a CSV ({shorten(error)}). Download it again.") from error
-    if number == 1:
+    if where is None:
         raise ValueError(f"{name}: a header and no rows. Download it again.")
 
 
@@ -445,19 +827,17 @@ def _list_images(path):
 
 
 def _read_folder(path):
-    """Reads the folder form."""
-    files = _list_images(path)
-    faces = np.empty((len(files), IMAGE_SIZE, IMAGE_SIZE, 1), np.uint8)
-    emotions, usages = np.empty(len(files), np.int64), np.empty(len(files), np.int64)
-    ids = {emotion.lower(): i for i, emotion in enumerate(EMOTIONS)}
-    for row, file in enumerate(files):
+    names, faces, emotions, usages = [emotion.lower() for emotion in EMOTIONS], [], [], []
+    for file in _list_images(path):
         name, emotion, usage = printable(file), file.parent.name.lower(), file.stem.split("_")[0]
-        if emotion not in ids:
-            raise ValueError(f"A folder of faces must be named {', '.join(ids)}, but {name} is in another.")
-        if usage not in SPLIT_NUMBERS:
-            raise ValueError(f"The name of a face must begin with {', '.join(SPLIT_NUMBERS)}, but {name} does not.")
-        faces[row, ..., 0], emotions[row], usages[row] = _read_face(file, name), ids[emotion], SPLIT_NUMBERS[usage]
-    return faces, emotions, usages
+        if emotion not in names:
+            raise ValueError(f"A folder of faces must be named {', '.join(names)}, but {name} is in another.")
+        if usage not in USAGES:
+            raise ValueError(f"The name of a face must begin with {', '.join(USAGES)}, but {name} does not.")
+        faces.append(_read_face(file, name))
+        emotions.append(names.index(emotion))
+        usages.append(USAGES.index(usage))
+    return np.array(faces)[..., np.newaxis], np.array(emotions, np.int64), np.array(usages, np.int64)
 
 
 def _read_face(file, name):
@@ -470,473 +850,6 @@ def _read_face(file, name):
     if image is None or image.shape != (IMAGE_SIZE, IMAGE_SIZE):
         raise ValueError(f"A face must be an image of {IMAGE_SIZE}x{IMAGE_SIZE} pixels, but {name} is not.")
     return image
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# 3. Frame -> faces
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class FaceDetector(NamedTuple):
-    """OpenCV's Haar cascades: one finds faces, one confirms what the first found, one finds faces from the side."""
-
-    frontal: "cv2.CascadeClassifier"
-    confirming: "cv2.CascadeClassifier"
-    profile: "cv2.CascadeClassifier"  # Faces that look to the left of the picture.
-
-
-# `alt` alone misses dark-skinned faces that `default` finds. It confirms 97 % of those faces, whatever their skin.
-CASCADES = ("haarcascade_frontalface_default.xml", "haarcascade_frontalface_alt.xml", "haarcascade_profileface.xml")
-SEARCH_WIDTH = 64  # pixels of the face in a search around a box
-SEARCH_MARGIN = 0.3  # of the box's width, on each side
-SEARCH_SIZES = (0.75, 1.35)  # of the box's width: the smallest and the largest face
-CONFIRMING_NEIGHBORS = 4
-MIN_SHARED = 0.5  # share of the smaller of two boxes from which on both cannot be faces
-
-
-def load_face_detector():
-    """Loads OpenCV's Haar cascades for faces.
-
-    Returns:
-        detector: FaceDetector.
-
-    Raises:
-        ValueError: this OpenCV has no cascades (those of 5.x have none), or a damaged one.
-    """
-    return FaceDetector(*map(_load_cascade, CASCADES))
-
-
-def _load_cascade(name):
-    """Loads one of OpenCV's cascades by its file name."""
-    path = Path(getattr(cv2, "data", cv2).__path__[0]) / name
-    if not hasattr(cv2, "CascadeClassifier") or not path.exists():
-        raise ValueError(
-            f'OpenCV {cv2.__version__} has no Haar cascades. Install 4.x: pip install "opencv-python>=4.12,<5"'
-        )
-    cascade, storage = cv2.CascadeClassifier(), cv2.FileStorage()
-    with contextlib.suppress(cv2.error):
-        # From memory, because OpenCV cannot open a path with letters beyond ASCII on Windows.
-        storage.open(path.read_text(encoding="utf-8"), cv2.FILE_STORAGE_READ | cv2.FILE_STORAGE_MEMORY)
-        cascade.read(storage.getFirstTopLevelNode())
-    if cascade.empty():
-        raise ValueError(f"{path}: damaged. Reinstall it: pip install --force-reinstall opencv-python")
-    return cascade
-
-
-def detect_faces(gray, detector, min_size=48):
-    """Finds the upright faces of a picture (Viola & Jones, 2001).
-
-    Args:
-        gray: uint8 (H, W).
-        detector: from `load_face_detector()`.
-        min_size: width in pixels of the smallest face looked for.
-
-    Returns:
-        boxes: int (F, 4), largest face first; (0, 4) where there is none.
-    """
-    found = detector.frontal.detectMultiScale(gray, scaleFactor=1.1, minNeighbors=5, minSize=(min_size, min_size))
-    boxes = []
-    for box in sorted(map(tuple, found), key=lambda box: (-box[2], box)):
-        # The cascade also finds faces in eyes and mouths, and in backgrounds.
-        if not shares_place(box, boxes) and confirm_face(gray, box, detector):
-            boxes.append(box)
-    return np.array(boxes, int).reshape(-1, 4)
-
-
-def confirm_face(gray, box, detector):
-    """Returns whether a second cascade finds a face where the first did; costs about 1 ms."""
-    return search_face(gray, box, detector.confirming, CONFIRMING_NEIGHBORS)[0] is not None
-
-
-def search_face(gray, box, cascade, neighbors, angle=0.0, flipped=False, face_width=SEARCH_WIDTH, sizes=SEARCH_SIZES):
-    """Searches the surroundings of a box for a face of about its size.
-
-    Args:
-        gray: uint8 (H, W).
-        box: x, y, width, height.
-        cascade: `cv2.CascadeClassifier`.
-        neighbors: detections that have to agree.
-        angle: degrees by which the face is tilted clockwise.
-        flipped: search the mirror image.
-        face_width: pixels to which the box is reduced or enlarged; fewer cost less and find less.
-        sizes: of the box's width, the smallest and the largest face.
-
-    Returns:
-        box: float (4,), the face near the middle on which most detections agree; None if there is none.
-        agreeing: int, the detections that agree on it.
-    """
-    size = round(face_width * (1 + 2 * SEARCH_MARGIN))
-    patch = cut_square(gray, box, size, SEARCH_MARGIN, angle)
-    smallest, largest = (round(share * face_width) for share in sizes)
-    found, agreeing = cascade.detectMultiScale2(
-        patch[:, ::-1] if flipped else patch, 1.1, neighbors, minSize=(smallest,) * 2, maxSize=(largest,) * 2
-    )
-    if len(found) == 0:
-        return None, 0
-    # Middle of each face, in pixels from the middle of the patch, and its width.
-    offsets = np.array([(x + (width - size) / 2, y + (width - size) / 2, width) for x, y, width, _ in found])
-    closeness = 1 - np.hypot(offsets[:, 0], offsets[:, 1]) / face_width
-    best = np.argmax(agreeing * closeness)
-    offset_x, offset_y, width = offsets[best] * box[2] / face_width
-    offset_x = -offset_x if flipped else offset_x
-    cosine, sine = np.cos(np.radians(angle)), np.sin(np.radians(angle))
-    x = box[0] + box[2] / 2 + cosine * offset_x - sine * offset_y
-    y = box[1] + box[3] / 2 + sine * offset_x + cosine * offset_y
-    return np.array([x - width / 2, y - width / 2, width, width]), int(agreeing[best])
-
-
-def cut_square(gray, box, size, margin=0.0, angle=0.0):
-    """Cuts the square around a box out of a frame, turned upright; the frame's edge is repeated beyond it.
-
-    Args:
-        gray: uint8 (H, W).
-        box: x, y, width, height.
-        size: width in pixels of the result.
-        margin: what to keep around the box, in widths of the box on each side.
-        angle: degrees by which the box's content is tilted clockwise.
-
-    Returns:
-        square: uint8 (size, size).
-    """
-    x, y, width, height = box
-    center_x, center_y, side = x + width / 2, y + height / 2, max(width, 1) * (1 + 2 * margin)
-    reach = side * 0.75 if angle else side / 2  # Half a diagonal, and a little for the interpolation.
-    left, top = (
-        int(np.clip(start - reach, 0, end - 1)) for start, end in ((center_x, gray.shape[1]), (center_y, gray.shape[0]))
-    )
-    region = gray[top : max(top + 1, int(center_y + reach) + 2), left : max(left + 1, int(center_x + reach) + 2)]
-    # Averaging over areas first keeps a large face from aliasing.
-    reduction = max(1, int(side / size))
-    if reduction > 1 and min(region.shape) >= reduction:
-        region = cv2.resize(region, None, fx=1 / reduction, fy=1 / reduction, interpolation=cv2.INTER_AREA)
-    else:
-        reduction = 1
-    center = ((center_x - left) / reduction - 0.5, (center_y - top) / reduction - 0.5)
-    to_square = cv2.getRotationMatrix2D(center, angle, size / side * reduction)
-    to_square[:, 2] += (size - 1) / 2 - center[0], (size - 1) / 2 - center[1]
-    return cv2.warpAffine(region, to_square, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-
-
-def shares_place(box, others):
-    """Returns whether a box and one of others cover so much of each other that they are one face, or part of it."""
-    return any(shared(box, other) >= MIN_SHARED for other in others)
-
-
-def shared(box, other):
-    """Returns the intersection of two boxes over the smaller one, 0..1: 1 where one lies within the other."""
-    width = min(box[0] + box[2], other[0] + other[2]) - max(box[0], other[0])
-    height = min(box[1] + box[3], other[1] + other[3]) - max(box[1], other[1])
-    return max(0, width) * max(0, height) / min(box[2] * box[3], other[2] * other[3])
-
-
-def crop_faces(gray, boxes, angles=None):
-    """Cuts faces out of a frame and brings them to FER2013's size.
-
-    Args:
-        gray: uint8 (H, W).
-        boxes: int (F, 4); the part outside the frame is cut off, at least one pixel stays.
-        angles: F degrees by which the faces are tilted clockwise; they are turned upright.
-
-    Returns:
-        faces: uint8 (F, 48, 48, 1); an upright box of 48x48 pixels is copied bit for bit.
-    """
-    angles = np.zeros(len(boxes)) if angles is None else angles
-    faces = [
-        cut_square(gray, box, IMAGE_SIZE, angle=angle) if angle else _crop_upright(gray, box)
-        for box, angle in zip(boxes, angles, strict=True)
-    ]
-    return np.array(faces, np.uint8).reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 1)
-
-
-def _crop_upright(gray, box):
-    """Cuts one box out of a frame, uint8 (48, 48); the cascade's box has the framing of FER2013's faces."""
-    (x, y, box_width, box_height), (height, width) = box, gray.shape
-    left, top = min(max(x, 0), width - 1), min(max(y, 0), height - 1)
-    right, bottom = min(max(x + box_width, left + 1), width), min(max(y + box_height, top + 1), height)
-    crop = gray[top:bottom, left:right]
-    # Averaging over areas keeps a large face from aliasing; a face under 48 pixels is interpolated.
-    method = cv2.INTER_AREA if crop.shape[0] >= IMAGE_SIZE else cv2.INTER_LINEAR
-    return cv2.resize(crop, (IMAGE_SIZE, IMAGE_SIZE), interpolation=method)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# 4. Faces -> probabilities
-# ---------------------------------------------------------------------------------------------------------------------
-
-HEADS = ("labels", "votes")  # Outputs of the network: FER2013's labels, and the votes of FER+.
-HASH_PATTERN = re.compile("[0-9a-f]{64}")
-
-
-class EmotionModel:
-    """The exported network of a model folder, run by LiteRT.
-
-    Attributes:
-        classes: tuple of str, the emotion of each column of the probabilities.
-        heads: tuple of str, the outputs of the network: `("labels",)` or `("labels", "votes")`.
-        description: dict, the content of `model.json`.
-    """
-
-    BATCH_SIZE = 64  # Faces per forward pass: enough for any frame, and a whole split does not fill the memory.
-
-    def __init__(self, run, description):
-        self.run, self.description = run, description
-        self.classes, self.heads = tuple(description["classes"]), tuple(description["heads"])
-
-    def logits(self, faces):
-        """Returns the output of each head, dict of float32 (N, C), for faces, uint8 (N, 48, 48, 1)."""
-        logits = {head: np.empty((len(faces), len(self.classes)), np.float32) for head in self.heads}
-        for start in range(0, len(faces), self.BATCH_SIZE):
-            batch = faces[start : start + self.BATCH_SIZE].astype(np.float32)
-            outputs = self.run(faces=batch)
-            for head in self.heads:
-                logits[head][start : start + len(batch)] = outputs[head]
-        return logits
-
-    def predict(self, faces, head=None):
-        """Returns calibrated probabilities, float32 (N, C), of faces, uint8 (N, 48, 48, 1).
-
-        Args:
-            head: "labels" or "votes"; None for the mean of the heads' probabilities.
-        """
-        logits = self.logits(faces)
-        return self.probabilities(logits if head is None else {head: logits[head]})
-
-    def probabilities(self, logits):
-        """Returns the mean of the heads' calibrated probabilities, float32 (N, C), of the logits of each head."""
-        temperatures = self.description["temperatures"]
-        return np.mean([softmax(logits[head] / temperatures[head]) for head in logits], axis=0)
-
-
-def softmax(logits):
-    """Returns probabilities, float (N, C), of logits, float (N, C)."""
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
-
-
-def calibration_bins(probabilities, labels, bins=15):
-    """Sorts faces into bins of equal width by the confidence of their prediction.
-
-    Args:
-        probabilities: float (N, C).
-        labels: int (N,).
-
-    Returns:
-        confidence, accuracy, count: float (bins,) each; mean per bin, NaN where a bin is empty.
-    """
-    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    rows = np.minimum((confidence * bins).astype(int), bins - 1)
-    count = np.bincount(rows, minlength=bins)
-    with np.errstate(invalid="ignore"):
-        means = [np.bincount(rows, weights=values, minlength=bins) / count for values in (confidence, correct)]
-    return *means, count
-
-
-def expected_calibration_error(probabilities, labels):
-    """Returns the mean distance of confidence and accuracy, weighted by the faces in each bin (Guo et al., 2017)."""
-    confidence, accuracy, count = calibration_bins(probabilities, labels)
-    return float(np.nansum(np.abs(confidence - accuracy) * count) / len(labels))
-
-
-def load_emotion_model(folder=DEFAULT_MODEL):
-    """Loads `model.tflite` and `model.json` of a model folder; takes a tenth of a second, without TensorFlow.
-
-    Raises:
-        FileNotFoundError: the folder or one of the two files is missing.
-        ValueError: a file is damaged, or the two do not belong together.
-    """
-    folder = Path(folder)
-    for name in ("model.json", "model.tflite"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{printable(folder / name)}: no such file. {_list_models(folder)}")
-    description = _read_description(folder / "model.json")
-    content = (folder / "model.tflite").read_bytes()  # From memory: a path may hold characters that LiteRT cannot open.
-    if hashlib.sha256(content).hexdigest() != description["tflite_sha256"]:  # Damaged weights load silently.
-        raise ValueError(
-            f"{printable(folder / 'model.tflite')}: not the file that model.json describes. Export it again: "
-            f"python train.py --output-dir {printable(folder)}"
-        )
-    run = _load_network(content)
-    outputs = set(run.get_output_details())
-    if outputs != set(description["heads"]):
-        raise ValueError(
-            f"`heads` of {printable(folder / 'model.json')} must be the outputs of model.tflite, but they are "
-            f"{description['heads']} and {sorted(outputs)}."
-        )
-    return EmotionModel(run, description)
-
-
-def _list_models(folder):
-    """Returns a sentence that names the model folders next to the one asked for, or tells how to train one."""
-    parent = folder.parent if folder.parent.is_dir() and any(folder.parent.glob("*/model.tflite")) else ROOT / "models"
-    found = sorted(printable(path.parent) for path in parent.glob("*/model.tflite"))
-    return f"Model folders: {', '.join(found)}." if found else f"Train it: python train.py --output-dir {folder}"
-
-
-def _load_network(content):
-    """Returns the signature runner of a `.tflite` file's content.
-
-    Raises:
-        ValueError: LiteRT is not installed or cannot read the content.
-    """
-    try:
-        with quiet_stderr():  # LiteRT prints a line when it starts.
-            from ai_edge_litert.interpreter import Interpreter
-
-            interpreter = Interpreter(model_content=content, num_threads=min(os.cpu_count() or 1, 4))
-            run = interpreter.get_signature_runner()
-            run(faces=np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 1), np.float32))  # LiteRT prints more at the first run.
-            return run
-    except ImportError as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # Ctrl-C while the native module was loading.
-            raise KeyboardInterrupt from error
-        raise ValueError("LiteRT is not installed. Install it: pip install -r requirements.txt") from error
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(f"model.tflite: LiteRT cannot read it ({shorten(error)}). Train the model again.") from error
-
-
-def _read_description(path):
-    """Reads `model.json` and checks all that inference relies on."""
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-        known = {(ids, tuple(EMOTIONS[i] for i in ids)) for ids in CLASS_SETS.values()}
-        heads, temperatures = description["heads"], description["temperatures"]
-        numbers = {name: description[name] for name in ("parameters", "macs")}
-        numbers |= {f"temperatures.{head}": temperatures[head] for head in heads}
-        checks = {
-            "classes": (tuple(description["fer2013_ids"]), tuple(description["classes"])) in known,
-            "image_size": description["image_size"] == IMAGE_SIZE,
-            "heads": tuple(heads) in (HEADS, HEADS[:1]),
-            "training": isinstance(description["training"], dict),
-            "tflite_sha256": bool(HASH_PATTERN.fullmatch(description["tflite_sha256"])),
-            **{name: _is_positive(number) for name, number in numbers.items()},
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            f"{printable(path)}: not a model description ({shorten(repr(error))}). Train the model again."
-        ) from error
-    wrong = next((name for name, right in checks.items() if not right), None)
-    if wrong:
-        raise ValueError(f"`{wrong}` in {printable(path)} is not one that train.py writes. Train the model again.")
-    return description
-
-
-def _is_positive(number):
-    """Returns whether a JSON value is a finite number above 0 that fits a float."""
-    try:
-        return not isinstance(number, bool) and math.isfinite(number) and number > 0
-    except (TypeError, OverflowError):
-        return False
-
-
-class Face(NamedTuple):
-    """One face of a frame: its box in pixels, its emotion, and the probability of every emotion."""
-
-    box: tuple  # x, y, width, height.
-    label: str
-    confidence: float  # 0..1.
-    probabilities: dict  # Emotion -> 0..1.
-
-
-def read_emotions(frame, model=None, detector=None):
-    """Finds the faces of a picture and names their emotions.
-
-    Args:
-        frame: uint8 (H, W, 3) BGR, as `cv2.imread` returns it.
-        model: from `load_emotion_model`; None for the default one, which is loaded once.
-        detector: from `load_face_detector`; None likewise.
-
-    Returns:
-        list of `Face`, largest first.
-
-    Raises:
-        ValueError: `frame` is not such an array, for example because `cv2.imread` found no image.
-    """
-    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-        shape = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
-        raise ValueError(f"`frame` must be a uint8 array (height, width, 3), but it is {shape}.")
-    model, detector = model or _default_model(), detector or _default_detector()
-    gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-    boxes = detect_faces(gray, detector)
-    probabilities = model.predict(crop_faces(gray, boxes))
-    return [
-        Face(tuple(box), label, confidence, dict(zip(model.classes, row, strict=True)))
-        for box, (label, confidence), row in zip(
-            boxes.tolist(), choose_labels(probabilities, model.classes), probabilities.tolist(), strict=True
-        )
-    ]
-
-
-_default_model = functools.cache(load_emotion_model)
-_default_detector = functools.cache(load_face_detector)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# 5. Probabilities -> drawing
-# ---------------------------------------------------------------------------------------------------------------------
-
-UNCERTAIN = "uncertain"  # The label of a face whose most probable emotion is under the asked-for confidence.
-
-
-def choose_labels(probabilities, classes, min_confidence=0.0):
-    """Names the most probable emotion of each face.
-
-    Args:
-        probabilities: float (F, C).
-        classes: C names.
-        min_confidence: below it the label is `UNCERTAIN`.
-
-    Returns:
-        list of (label, confidence), F of them.
-    """
-    best = zip(probabilities.argmax(axis=1), probabilities.max(axis=1).tolist(), strict=True)
-    return [(classes[i] if confidence >= min_confidence else UNCERTAIN, confidence) for i, confidence in best]
-
-
-def annotate_frame(frame, boxes, labels, angles=None):
-    """Draws a box with label and confidence around every face.
-
-    Args:
-        frame: uint8 (H, W, 3) BGR; it is not changed.
-        boxes: int (F, 4).
-        labels: F pairs of label and confidence, from `choose_labels`.
-        angles: F angles in degrees, by which the heads are tilted clockwise; None if all are upright.
-
-    Returns:
-        frame: uint8 (H, W, 3), the annotated copy.
-    """
-    frame = frame.copy()
-    scale = text_scale(frame)
-    angles = [0.0] * len(boxes) if angles is None else angles
-    for (x, y, width, height), (label, confidence), angle in zip(boxes, labels, angles, strict=True):
-        color = EMOTION_COLORS.get(label, (90, 90, 90))[::-1]  # RGB to BGR.
-        corners = cv2.boxPoints(((x + width / 2, y + height / 2), (float(width), float(height)), float(angle)))
-        corners = np.rint(corners).astype(np.int32)
-        cv2.polylines(frame, [corners], True, color, max(1, round(3 * scale)), cv2.LINE_AA)
-        put_text(frame, f"{label} {confidence:.0%}", corners.min(axis=0).tolist(), scale, color)
-    return frame
-
-
-def text_scale(frame):
-    """Returns the size of letters for a frame: about 3 % of its height, and never too small to read."""
-    return max(frame.shape[0] / 720, 0.5)
-
-
-def put_text(frame, text, corner, scale, color):
-    """Writes text on a filled bar above `corner` (x, y), or as near as the frame allows.
-
-    Text that is wider than the frame is made smaller. Returns the lower edge of the bar in pixels.
-    """
-    font, pad = cv2.FONT_HERSHEY_SIMPLEX, round(6 * scale)
-    (width, height), baseline = cv2.getTextSize(text, font, 0.8 * scale, max(1, round(2 * scale)))
-    scale *= min(1.0, max(1, frame.shape[1] - 2 * pad) / width)
-    thickness = max(1, round(2 * scale))
-    (width, height), baseline = cv2.getTextSize(text, font, 0.8 * scale, thickness)
-    x = max(0, min(corner[0], frame.shape[1] - width - 2 * pad))
-    bottom = max(corner[1], height + baseline + 2 * pad)
-    cv2.rectangle(frame, (x, bottom - height - baseline - 2 * pad), (x + width + 2 * pad, bottom), color, cv2.FILLED)
-    ink = (0, 0, 0) if np.dot(color, (0.114, 0.587, 0.299)) > 110 else (255, 255, 255)  # By the bar's brightness.
-    cv2.putText(frame, text, (x + pad, bottom - baseline - pad), font, 0.8 * scale, ink, thickness, cv2.LINE_AA)
-    return bottom
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -968,12 +881,7 @@ def save_arrays(path, **arrays):
 
 
 def load_arrays(path):
-    """Returns the arrays that `save_arrays` wrote, as a dict.
-
-    Raises:
-        OSError: there is no such file, or it cannot be read.
-        ValueError: the file is damaged.
-    """
+    """Returns the arrays that `save_arrays` wrote, as a dict. Raises ValueError for a damaged file."""
     if not path.is_file():  # Opening a named pipe would wait for its other end.
         raise FileNotFoundError(f"{printable(path)}: no such file.")
     content = memoryview(path.read_bytes())

@@ -66,7 +66,7 @@ def test_roc_has_a_curve_per_class_in_its_colour_and_the_mean(tmp_path, figures)
     check_axes(figures[0])
     lines = {line.get_label(): line for line in ax.lines}
     assert list(lines)[:3] == ["Happy (AUC 0.500)", "Sad (AUC 1.000)", "Mean (AUC 0.750)"]
-    assert lines["Happy (AUC 0.500)"].get_color() == utils.rgb("Happy")
+    assert lines["Happy (AUC 0.500)"].get_color() == plots.COLORS["Happy"]
     assert lines["Mean (AUC 0.750)"].get_ydata()[-1] == 1
 
 
