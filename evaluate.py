@@ -10,6 +10,7 @@ Scores model.tflite, the file that the demo runs. Prints a report and writes it,
 
 import argparse
 import contextlib
+import functools
 import json
 import sys
 import tempfile
@@ -41,23 +42,18 @@ FILES = (
 
 
 def measure(labels, probabilities, classes):
-    """Computes the metrics of predictions.
+    """Computes the metrics of predictions, as `metrics.json` holds them. The AUC of a class without faces is None.
 
     Args:
         labels: int (N,), N at least 1.
         probabilities: float (N, C), rows sum to 1.
-        classes: C names.
-
-    Returns:
-        dict in the form of `metrics.json`. The AUC of a class without faces is None.
     """
     probabilities = probabilities / probabilities.sum(axis=1, keepdims=True, dtype=float)  # To double precision's 1.
-    predicted, indices = probabilities.argmax(axis=1), list(range(len(classes)))
+    predicted, indices = probabilities.argmax(axis=1), range(len(classes))
     columns = metrics.precision_recall_fscore_support(labels, predicted, labels=indices, zero_division=0)
     table = pd.DataFrame(np.transpose(columns), classes, ["precision", "recall", "f1", "support"])
     table["auc"] = [area_under_curve(labels == i, probabilities[:, i]) for i in indices]
     accuracy, aucs = float(np.mean(predicted == labels)), table["auc"].dropna()
-    per_class = table.astype({"support": int}).astype(object).where(table.notna(), None).to_dict("index")
     return {
         "rows": len(labels),
         "accuracy": accuracy,
@@ -69,7 +65,7 @@ def measure(labels, probabilities, classes):
         "ece": utils.expected_calibration_error(probabilities, labels),
         "auc_macro": aucs.mean() if len(aucs) else None,
         "confusion_matrix": metrics.confusion_matrix(labels, predicted, labels=indices).tolist(),
-        "per_class": per_class,
+        "per_class": table.astype({"support": int}).astype(object).where(table.notna(), None).to_dict("index"),
     }
 
 
@@ -99,12 +95,7 @@ def measure_unseen(data, faces, labels, probabilities):
 
 
 def measure_heads(truths, predictions):
-    """Computes accuracy and calibration error of each head and of the demo, against each truth.
-
-    Args:
-        truths: dict of "labels" and perhaps "consensus" to int (N,), -1 for a face without one.
-        predictions: dict of name to probabilities, float (N, C).
-    """
+    """Computes accuracy and calibration error of each head and of the demo, against each truth of `load_faces`."""
     result = {head: {} for head in predictions}
     for head, probabilities in predictions.items():
         for truth, values in truths.items():
@@ -138,25 +129,19 @@ def load_faces(data, votes, split, num_classes):
 
 
 def read_history(path, heads):
-    """Returns the columns of `history.csv`, dict of float (E,), or None if there is no such file.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
+    """Returns the columns of `history.csv`, dict of float (E,), or None if there is no such file."""
+    name, columns = utils.printable(path), ["epoch", "size"]
     if not path.is_file():
-        print(f"{utils.printable(path)}: no such file. accuracy.png and loss.png are left out.", file=sys.stderr)
+        print(f"{name}: no such file. accuracy.png and loss.png are left out.", file=sys.stderr)
         return None
-    columns = ["epoch", "size"]
-    columns += [f"{part}{head}_{name}" for head in heads for part in ("", "val_") for name in ("accuracy", "loss")]
+    columns += [f"{part}{head}_{value}" for head in heads for part in ("", "val_") for value in ("accuracy", "loss")]
     try:
         table = pd.read_csv(path, usecols=columns, dtype=float, nrows=MAX_EPOCHS)
         if table.empty or not np.isfinite(table).all(axis=None):
             raise ValueError("no rows, or fields without a number")
     except ValueError as error:
-        name, reason = utils.printable(path), utils.shorten(error)
-        raise ValueError(
-            f"{name}: damaged ({reason}). Delete it to evaluate without the training's figures."
-        ) from error
+        reason = f"damaged ({utils.shorten(error)})"
+        raise ValueError(f"{name}: {reason}. Delete it to evaluate without the training's figures.") from error
     return {column: table[column].to_numpy() for column in columns}
 
 
@@ -185,6 +170,32 @@ def warn(data, result):
         print(f"Warning: {line}", file=sys.stderr)
 
 
+def format_report(labels, predicted, result, classes):
+    """Returns the classification report, with lines on accuracy, copies and consensus."""
+    lines = [f"{SPLIT_NAMES[result['split']]}, {format_accuracy(result)}"]
+    if result["rows_also_in_training"]:
+        unseen = result["accuracy_unseen"]
+        rest = "all of them are" if unseen is None else f"accuracy {unseen:.4f} without them"
+        lines.append(f"{result['rows_also_in_training']:,} faces are exact copies of Training's: {rest}.")
+    names = {"labels": range(len(classes)), "target_names": classes}
+    lines += ["", metrics.classification_report(labels, predicted, **names, digits=4, zero_division=0)]
+    if "consensus" in result:
+        section = result["consensus"]
+        named = zip(classes, np.sum(section["confusion_matrix"], axis=0), strict=True)
+        agreement = [f"{name} {section['per_class'][name]['precision']:.0%}" for name, count in named if count]
+        lines += [f"Consensus of ten people, {format_accuracy(section)}"]
+        lines += [f"People agree when the demo names an emotion: {', '.join(agreement)}.", ""]
+    return "\n".join(lines)
+
+
+def format_accuracy(result):
+    """Returns the accuracy of a section of `metrics.json` in words."""
+    low, high = result["accuracy_ci95"]
+    interval = f"95 % interval {low:.4f} to {high:.4f}"
+    baseline = f"the most frequent class: {result['majority_baseline']:.4f}"
+    return f"{result['rows']:,} faces: accuracy {result['accuracy']:.4f} ({interval}; {baseline})"
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Figures
 # ---------------------------------------------------------------------------------------------------------------------
@@ -195,12 +206,12 @@ def draw_predictions(folder, truths, predictions, result, classes):
     name, axes = SPLIT_NAMES[result["split"]], ("Label", "Prediction of the labels head")
     title = f"{name}: {result['rows']:,} faces"
     plots.confusion_matrix(result["confusion_matrix"], classes, *axes, title, folder / "confusion_matrix.png")
-    areas = {i: result["per_class"][emotion]["auc"] for i, emotion in enumerate(classes)}
-    curves = {
-        classes[i]: (*metrics.roc_curve(truths["labels"] == i, predictions["labels"][:, i])[:2], area)
-        for i, area in areas.items()
-        if area is not None
-    }
+    curves = {}
+    for i, emotion in enumerate(classes):
+        area = result["per_class"][emotion]["auc"]
+        if area is not None:
+            rates = metrics.roc_curve(truths["labels"] == i, predictions["labels"][:, i])[:2]
+            curves[emotion] = (*rates, area)
     plots.roc(curves, title, folder / "roc.png")
     if "consensus" in result:
         title = f"{name}: {result['consensus']['rows']:,} faces with a consensus"
@@ -262,10 +273,7 @@ def score(model, faces):
 
 
 def evaluate(data, votes, model_dir, split, output_dir):
-    """Scores a model folder and writes metrics, report and figures into `output_dir`.
-
-    Returns:
-        report: str, the results in words and the classification report.
+    """Scores a model folder, writes metrics, report and figures into `output_dir`, and prints the report.
 
     Raises:
         OSError, ValueError: a file cannot be read or written.
@@ -276,14 +284,15 @@ def evaluate(data, votes, model_dir, split, output_dir):
     history, classes = read_history(model_dir / "history.csv", model.heads), model.classes
     faces, truths = load_faces(data, votes, split, len(classes))
     logits, predictions = score(model, faces)
-    result = {"split": split} | measure(truths["labels"], predictions["labels"], classes)
-    result |= measure_unseen(data, faces, truths["labels"], predictions["labels"])
+    labels = truths["labels"]
+    result = {"split": split} | measure(labels, predictions["labels"], classes)
+    result |= measure_unseen(data, faces, labels, predictions["labels"])
     if "consensus" in truths:
         rows = truths["consensus"] >= 0
         result["consensus"] = measure(truths["consensus"][rows], predictions["demo"][rows], classes)
     result["heads"] = measure_heads(truths, predictions)
     warn(data, result)
-    report = format_report(truths["labels"], predictions["labels"].argmax(axis=1), result, classes)
+    report = format_report(labels, predictions["labels"].argmax(axis=1), result, classes)
     with replaced_files(output_dir) as folder:
         draw_predictions(folder, truths, predictions, result, classes)
         draw_calibration(folder, truths, logits, predictions)
@@ -291,36 +300,7 @@ def evaluate(data, votes, model_dir, split, output_dir):
         draw_model(folder, history, model.description, model_dir)
         (folder / "classification_report.txt").write_text(report, encoding="utf-8")
         (folder / "metrics.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return report
-
-
-def format_report(labels, predicted, result, classes):
-    """Returns the classification report, with lines on accuracy, copies and consensus."""
-    lines = [f"{SPLIT_NAMES[result['split']]}, {format_accuracy(result)}"]
-    if result["rows_also_in_training"]:
-        unseen = result["accuracy_unseen"]
-        rest = "all of them are" if unseen is None else f"accuracy {unseen:.4f} without them"
-        lines.append(f"{result['rows_also_in_training']:,} faces are exact copies of Training's: {rest}.")
-    names = {"labels": range(len(classes)), "target_names": classes}
-    lines += ["", metrics.classification_report(labels, predicted, **names, digits=4, zero_division=0)]
-    if "consensus" in result:
-        consensus = result["consensus"]
-        named = np.sum(consensus["confusion_matrix"], axis=0)
-        precisions = [
-            (name, consensus["per_class"][name]["precision"]) for name, n in zip(classes, named, strict=True) if n
-        ]
-        agreement = ", ".join(f"{name} {precision:.0%}" for name, precision in precisions)
-        lines += [f"Consensus of ten people, {format_accuracy(consensus)}"]
-        lines += [f"People agree when the demo names an emotion: {agreement}.", ""]
-    return "\n".join(lines)
-
-
-def format_accuracy(result):
-    """Returns the accuracy of a section of `metrics.json` in words."""
-    low, high = result["accuracy_ci95"]
-    interval = f"95 % interval {low:.4f} to {high:.4f}"
-    baseline = f"the most frequent class: {result['majority_baseline']:.4f}"
-    return f"{result['rows']:,} faces: accuracy {result['accuracy']:.4f} ({interval}; {baseline})"
+    print(f"{report}\nFigures and metrics are in {utils.printable(output_dir)}.")
 
 
 def parse_args(argv=None):
@@ -338,15 +318,10 @@ def parse_args(argv=None):
     return args
 
 
-def run(args):
-    """Evaluates, and prints the report."""
-    report = evaluate(args.data, args.votes, args.model, args.split, args.output_dir)
-    print(f"{report}\nFigures and metrics are in {utils.printable(args.output_dir)}.")
-
-
 def main(argv=None):
     args = parse_args(argv)
-    return cli.run_script("evaluate.py", lambda: run(args))
+    work = functools.partial(evaluate, args.data, args.votes, args.model, args.split, args.output_dir)
+    return cli.run_script("evaluate.py", work)
 
 
 if __name__ == "__main__":
