@@ -4,7 +4,7 @@
     python data/make_demo.py                       writes data/demo.mp4
     python data/make_demo.py --output clip.mp4     writes it elsewhere
 
-A camera moves over two portraits that those packages bring along, both in the public domain:
+A camera moves over two portraits that ship with those packages, both in the public domain:
 
     Eileen Collins   skimage.data.astronaut(), a photograph of NASA: https://flic.kr/p/r9qvLn
     Grace Hopper     matplotlib's sample_data/grace_hopper.jpg, a photograph of the United States Navy:
@@ -15,8 +15,8 @@ The wall they hang on is computed. The same versions of the packages write the s
 
 import argparse
 import sys
+from collections import namedtuple
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -25,57 +25,37 @@ DEFAULT_OUTPUT = Path(__file__).resolve().parent / "demo.mp4"
 WIDTH, HEIGHT, FRAMES_PER_SECOND = 640, 360, 25
 SEED = 2013
 
-# OpenCV's MPEG-4 encoder has no setting for quality. What keeps the clip under a megabyte is less to encode: a lens
-# that is sharp on the face only, a plain wall and no picture frames, and a camera that rests between its movements.
-LENS_BLUR = 0.7  # standard deviation in pixels of the frame
-NOISE = 0.5  # standard deviation in grey levels
-MOVING = 0.6  # share of a shot in which the camera moves; it rests before and after.
+# OpenCV's MPEG-4 encoder has no setting for quality. The clip stays under a megabyte because there is little to encode:
+# a lens that is sharp on the face only, a plain wall without frames, and a camera that rests between its movements.
+LENS_BLUR = 0.7  # Standard deviation in pixels of the frame.
+NOISE = 0.5  # Standard deviation in gray levels.
+MOVING = 0.6  # Share of a shot in which the camera moves. It rests before and after.
 
-WALL_SHAPE = (1000, 2400)  # rows, columns; frames show the wall at about half its size.
-PLASTER = 4  # standard deviation in grey levels
-WALL_COLOR = (150, 160, 158)  # BGR
-PRINT_SIZE = (480, 576)  # width, height of a portrait on the wall
-# x, y, width, height: so much of each photograph that the two faces hang equally large.
-COLLINS_CROP, HOPPER_CROP = (110, 4, 230, 276), (6, 0, 500, 600)
-COLLINS_CENTER, HOPPER_CENTER = (560, 500), (1130, 500)  # x, y on the wall
-
-
-class Pose(NamedTuple):
-    """Where the camera is."""
-
-    x: float  # the scene's pixel in the middle of the frame
-    y: float
-    zoom: float
-    tilt: float = 0.0  # degrees, clockwise
-    turn: float = 0.0  # degrees by which the wall turns away from the camera
-    exposure: float = 1.0
+WALL_SHAPE = (1000, 2400)  # Rows, columns; frames show the wall at about half its size.
+PLASTER = 4  # Standard deviation in gray levels.
+WALL_COLOR = (150, 160, 158)  # BGR.
+PRINT_SIZE = (480, 576)  # Width, height of a portrait on the wall.
+COLLINS_CROP, HOPPER_CROP = (110, 4, 230, 276), (6, 0, 500, 600)  # x, y, width, height: both faces hang equally large.
+COLLINS_CENTER, HOPPER_CENTER = (560, 500), (1130, 500)  # x, y on the wall.
 
 
-class Shot(NamedTuple):
-    """One camera movement over a scene with so many faces."""
-
-    name: str
-    faces: int
-    frames: int
-    scene: str
-    start: Pose
-    end: Pose
-    defocus: float = LENS_BLUR  # standard deviation in pixels of the frame
-
-
+# Where the camera is. x, y: the scene's pixel in the middle of the frame; tilt: degrees, clockwise; turn: degrees by
+# which the wall turns away from the camera.
+Pose = namedtuple("Pose", ("x", "y", "zoom", "tilt", "turn", "exposure"), defaults=(0.0, 0.0, 1.0))
 FAR, NEAR = Pose(1325, 505, 0.66, 1.2, 0, 0.88), Pose(1160, 452, 0.8, -1.0, 0, 1.03)
 TILTED, TURNED = NEAR._replace(tilt=-28), NEAR._replace(tilt=0, turn=48)
 AWAY = NEAR._replace(x=1680, tilt=0)
-SHOTS = (
-    Shot("Collins", 1, 45, "photograph", Pose(262, 150, 1.34, 1.0), Pose(238, 138, 1.56, -1.5)),
-    Shot("both", 2, 45, "wall", Pose(833, 492, 0.485, -0.9), Pose(853, 502, 0.525, 0.7)),
-    Shot("no face", 0, 20, "wall", Pose(1990, 470, 0.80, -2.0, 0, 0.95), Pose(1850, 500, 0.84, 0, 0, 0.88), 2.5),
-    Shot("Hopper", 1, 25, "wall", FAR, NEAR),
-    Shot("tilts", 1, 25, "wall", NEAR, TILTED),
-    Shot("turns", 1, 25, "wall", TILTED, TURNED),
-    Shot("leaves", 1, 35, "wall", TURNED, AWAY),
-    Shot("comes back", 1, 35, "wall", AWAY, NEAR),
+SHOTS = (  # Frames, scene, the camera's first and last pose, blur of the lens.
+    (45, "photograph", Pose(262, 150, 1.34, 1.0), Pose(238, 138, 1.56, -1.5), LENS_BLUR),  # Collins.
+    (45, "wall", Pose(833, 492, 0.485, -0.9), Pose(853, 502, 0.525, 0.7), LENS_BLUR),  # Both.
+    (20, "wall", Pose(1990, 470, 0.80, -2.0, 0, 0.95), Pose(1850, 500, 0.84, 0, 0, 0.88), 2.5),  # No face.
+    (25, "wall", FAR, NEAR, LENS_BLUR),  # Hopper comes nearer.
+    (25, "wall", NEAR, TILTED, LENS_BLUR),
+    (25, "wall", TILTED, TURNED, LENS_BLUR),
+    (35, "wall", TURNED, AWAY, LENS_BLUR),
+    (35, "wall", AWAY, NEAR, LENS_BLUR),
 )
+FRAMES = sum(shot[0] for shot in SHOTS)
 
 
 def load_portraits():
@@ -106,12 +86,6 @@ def ease(t):
     return t * t * (3 - 2 * t)
 
 
-def paint_wall(random):
-    """Returns an empty wall, float32 (H, W, 3), of uneven plaster."""
-    plaster = cv2.GaussianBlur(random.standard_normal(WALL_SHAPE, np.float32), (0, 0), 30)
-    return np.float32(WALL_COLOR) + (PLASTER / plaster.std() * plaster)[..., None]
-
-
 def hang_portrait(wall, photograph, crop, center):
     """Draws a part of a photograph, and its shadow, on the wall."""
     x, y, width, height = crop
@@ -128,7 +102,7 @@ def frame_matrix(pose):
     """Returns the perspective matrix, float (3, 3), from the scene's pixels to the frame's."""
     tilt, turn = np.radians(pose.tilt), np.radians(pose.turn)
     to_middle = np.array([[1, 0, -pose.x], [0, 1, -pose.y], [0, 0, 1]])
-    distance = 1.5 * WIDTH / pose.zoom  # of the camera from the wall, in the scene's pixels
+    distance = 1.5 * WIDTH / pose.zoom  # Of the camera from the wall, in the scene's pixels.
     turned = np.array([[np.cos(turn), 0, 0], [0, 1, 0], [np.sin(turn) / distance, 0, 1]])
     tilted = np.array([[np.cos(tilt), -np.sin(tilt), 0], [np.sin(tilt), np.cos(tilt), 0], [0, 0, 1]])
     to_frame = np.array([[pose.zoom, 0, WIDTH / 2], [0, pose.zoom, HEIGHT / 2], [0, 0, 1]])
@@ -138,24 +112,24 @@ def frame_matrix(pose):
 def film(collins, hopper):
     """Yields the frames of the clip, uint8 (HEIGHT, WIDTH, 3) BGR."""
     random = np.random.default_rng(SEED)
-    wall = paint_wall(random)
+    plaster = cv2.GaussianBlur(random.standard_normal(WALL_SHAPE, np.float32), (0, 0), 30)
+    wall = np.float32(WALL_COLOR) + (PLASTER / plaster.std() * plaster)[..., None]  # (H, W, 3)
     hang_portrait(wall, collins, COLLINS_CROP, COLLINS_CENTER)
     hang_portrait(wall, hopper, HOPPER_CROP, HOPPER_CENTER)
     scenes = {"photograph": np.float32(collins), "wall": wall}
-    for shot in SHOTS:
-        for t in np.linspace(0, 1, shot.frames):
+    for frames, scene, start, end, blur in SHOTS:
+        for t in np.linspace(0, 1, frames):
             progress = ease(np.clip((t - 0.5) / MOVING + 0.5, 0, 1))
-            pose = Pose(*(np.array(shot.start) * (1 - progress) + np.array(shot.end) * progress))
-            frame = cv2.warpPerspective(
-                scenes[shot.scene], frame_matrix(pose), (WIDTH, HEIGHT), borderMode=cv2.BORDER_REPLICATE
-            )
-            frame = pose.exposure * cv2.GaussianBlur(frame, (0, 0), shot.defocus)
+            pose = Pose(*(np.array(start) * (1 - progress) + np.array(end) * progress))
+            matrix, size = frame_matrix(pose), (WIDTH, HEIGHT)
+            frame = cv2.warpPerspective(scenes[scene], matrix, size, borderMode=cv2.BORDER_REPLICATE)
+            frame = pose.exposure * cv2.GaussianBlur(frame, (0, 0), blur)
             frame += NOISE * random.standard_normal(frame.shape, np.float32)
             yield np.uint8(np.clip(np.rint(frame), 0, 255))
 
 
 def make_clip(output):
-    """Writes the clip; if that fails, what was there stays.
+    """Writes the clip; if that fails, the former file stays.
 
     Raises:
         ValueError: the output is not an .mp4 file.
@@ -173,41 +147,31 @@ def make_clip(output):
         for frame in film(*portraits):
             writer.write(frame)
         writer.release()  # Windows neither renames nor removes a file that is open.
-        if count_frames(partial) != sum(shot.frames for shot in SHOTS):  # OpenCV does not report a full disk.
+        capture = cv2.VideoCapture(str(partial))
+        written = sum(1 for _ in iter(capture.grab, False))
+        capture.release()
+        if written != FRAMES:  # OpenCV does not report a full disk.
             raise OSError(f"{output}: the clip is incomplete. Make room on the disk and try again.")
         partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def count_frames(path):
-    """Returns the number of frames that a clip really holds."""
-    capture, count = cv2.VideoCapture(str(path)), 0
-    while capture.grab():
-        count += 1
-    capture.release()
-    return count
-
-
-def parse_args(argv=None):
+def main(argv=None):
     parser = argparse.ArgumentParser(
         usage=argparse.SUPPRESS, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="clip to write (default: data/demo.mp4)")
-    return parser.parse_args(argv)
-
-
-def main(argv=None):
-    args = parse_args(argv)
+    output = parser.parse_args(argv).output
     try:
-        make_clip(args.output)
+        make_clip(output)
     except (OSError, ValueError) as error:
         print(f"make_demo.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"Stopped. {args.output} is as it was.", file=sys.stderr)
+        print(f"Stopped. {output} is as it was.", file=sys.stderr)
         return 130
-    print(f"{args.output}: {sum(shot.frames for shot in SHOTS)} frames, {args.output.stat().st_size:,} bytes")
+    print(f"{output}: {FRAMES} frames, {output.stat().st_size:,} bytes")
     return 0
 
 

@@ -5,8 +5,8 @@
     python data/make_sample.py --faces-per-class 20     fewer faces
     python data/make_sample.py --seed 1                 other faces
 
-The sample shows how training and evaluation work where FER2013 has not been downloaded. A model trained on it knows
-these drawings and no real face, and its accuracy says nothing about FER2013.
+The sample shows how training and evaluation work without FER2013. A model trained on it knows these drawings only. Its
+accuracy says nothing about real faces.
 """
 
 import argparse
@@ -36,9 +36,8 @@ EXPRESSIONS = {
     "Surprise": ((-5, 5), (2, 3.6), (6, 7.8), (-0.5, 0.5), (7, 11), (6, 9)),
     "Neutral": ((-4, 6), (-0.6, 0.6), (3.6, 4.8), (-0.4, 0.6), (0, 0), (10, 14)),
 }
-# Column of each emotion, and the columns that belong to none.
 VOTE_COLUMNS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
-EMOTION_COLUMNS = (4, 5, 6, 1, 3, 2, 0)
+EMOTION_COLUMNS = (4, 5, 6, 1, 3, 2, 0)  # The position of each emotion's column, in the order of EXPRESSIONS.
 RATERS = 10
 
 MAX_TILT = 7  # Degrees.
@@ -68,7 +67,7 @@ def ellipse(x, y, width, height):
 
 
 def draw_eye(canvas, side, skin, angle, lift, opening):
-    """Draws the brow and the eye of one side, -1 or 1; `t` runs from the inner corner, -1, to the outer, 1."""
+    """Draws the brow and the eye of one side, -1 or 1; `t` is -1 at the inner corner, 1 at the outer."""
     t = np.linspace(-1, 1, 25)
     x, lid, slope = side * (7.75 + 3.8 * t), opening / 2 * np.sqrt(1 - t**2), np.tan(np.deg2rad(angle))
     draw_line(canvas, np.append(x, x[::-1]), np.append(-3 - lid, (-3 + lid)[::-1]), min(255, skin + 60))
@@ -118,23 +117,21 @@ def photograph(canvas, rng):
     return np.rint(image).clip(0, 255).astype(np.uint8)
 
 
-def draw_votes(emotion, rng):
-    """Returns the votes of ten raters, who name the drawn emotion with a probability of 0.4 to 1."""
-    certainty = rng.uniform(0.4, 1)
-    chances = np.full(len(VOTE_COLUMNS), (1 - certainty) / len(VOTE_COLUMNS))
-    chances[EMOTION_COLUMNS[emotion]] += certainty
-    return rng.multinomial(RATERS, chances).tolist()
-
-
 def make_rows(faces_per_class, seed):
-    """Yields the line of the data set and the line of the votes for every face, sorted by split as in FER2013."""
+    """Yields the line of the data set and the line of the votes for every face, sorted by split as in FER2013.
+
+    Raters name the drawn emotion with a probability of at least 0.4.
+    """
     rng = np.random.default_rng(seed)
     held_out = max(1, round(faces_per_class * HELD_OUT))
     yield "emotion,pixels,Usage\n", f"Usage,Image name,{','.join(VOTE_COLUMNS)}\n"
     for usage, count in (("Training", faces_per_class), ("PublicTest", held_out), ("PrivateTest", held_out)):
         for emotion in rng.permutation(np.repeat(np.arange(len(EXPRESSIONS)), count)).tolist():
             pixels = draw_face(list(EXPRESSIONS)[emotion], rng).ravel().tolist()
-            votes = draw_votes(emotion, rng)
+            certainty = rng.uniform(0.4, 1)
+            chances = np.full(len(VOTE_COLUMNS), (1 - certainty) / len(VOTE_COLUMNS))
+            chances[EMOTION_COLUMNS[emotion]] += certainty
+            votes = rng.multinomial(RATERS, chances).tolist()
             yield f"{emotion},{' '.join(map(str, pixels))},{usage}\n", f"{usage},,{','.join(map(str, votes))}\n"
 
 
@@ -162,7 +159,7 @@ def csv_path(text):
     return Path(text)
 
 
-def parse_args(argv=None):
+def main(argv=None):
     parser = argparse.ArgumentParser(
         usage=argparse.SUPPRESS, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -173,11 +170,6 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if not 1 <= args.faces_per_class <= MAX_FACES_PER_CLASS or args.seed < 0:
         parser.error(f"--faces-per-class must be 1 to {MAX_FACES_PER_CLASS}, and --seed at least 0.")
-    return args
-
-
-def main(argv=None):
-    args = parse_args(argv)
     try:
         votes = make_sample(args.output, args.faces_per_class, args.seed)
     except OSError as error:

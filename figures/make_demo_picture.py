@@ -14,29 +14,20 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 MOMENTS = (2.0, 4.5, 9.5)  # Seconds: Collins, both, Hopper.
-WIDTH = 480  # Pixels of each frame.
-
-
-def label_clip(video, log):
-    """Runs the demo on the bundled clip, as a user does; it draws the timeline next to the log."""
-    command = [sys.executable, ROOT / "webcam_demo.py", ROOT / "data" / "demo.mp4", "--no-display"]
-    subprocess.run([*command, "--output", video, "--log", log], check=True)
-
-
-def read_moment(path, seconds):
-    """Returns the frame of a video at a time, uint8 (H, WIDTH, 3)."""
-    capture = cv2.VideoCapture(str(path))
-    capture.set(cv2.CAP_PROP_POS_MSEC, seconds * 1000)
-    _, frame = capture.read()
-    return cv2.resize(frame, (WIDTH, WIDTH * frame.shape[0] // frame.shape[1]), interpolation=cv2.INTER_AREA)
+SIZE = (480, 270)  # Pixels of each frame.
 
 
 def main():
     with tempfile.TemporaryDirectory() as folder:
         video, log = Path(folder) / "labelled.mp4", Path(folder) / "log.csv"
-        label_clip(video, log)
+        command = [sys.executable, ROOT / "webcam_demo.py", ROOT / "data" / "demo.mp4", "--no-display"]
+        subprocess.run([*command, "--output", video, "--log", log], check=True)
         shutil.copy(log.with_name("log-timeline.png"), ROOT / "figures" / "timeline.png")
-        frames = [read_moment(video, seconds) for seconds in MOMENTS]
+        capture, frames = cv2.VideoCapture(str(video)), []
+        for seconds in MOMENTS:
+            capture.set(cv2.CAP_PROP_POS_MSEC, seconds * 1000)
+            frames.append(cv2.resize(capture.read()[1], SIZE, interpolation=cv2.INTER_AREA))
+        capture.release()  # Windows does not remove a file that is open.
     cv2.imwrite(str(ROOT / "figures" / "demo.jpg"), np.hstack(frames), [cv2.IMWRITE_JPEG_QUALITY, 88])
 
 
