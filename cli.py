@@ -1,4 +1,4 @@
-"""What the scripts share as commands: signals, exit status, messages. Uses the standard library only.
+"""What the scripts share as commands: signals, exit status, types of options. Uses the standard library only.
 
 A mistake of the user's ends in one line on stderr and status 2. Ctrl-C ends in one line and status 130, at any moment.
 """
@@ -14,7 +14,6 @@ import threading
 from pathlib import Path
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C, a kill, a closed terminal. Windows has no SIGHUP.
-OLDEST_PYTHON = (3, 11)
 
 
 def handle_signals(handler):
@@ -29,16 +28,13 @@ def handle_signals(handler):
 def importing(module, script):
     """Returns a context for a script's imports, which take seconds: Ctrl-C and missing packages end in one line.
 
-    Args:
-        module: `__name__` of the script. When another module imports it, nothing is changed.
-        script: its file name, for messages.
+    `module` is the script's `__name__`. When another module imports the script, nothing is changed.
     """
     if module != "__main__":
         yield
         return
-    if sys.version_info < OLDEST_PYTHON:
-        oldest = ".".join(map(str, OLDEST_PYTHON))
-        sys.exit(f"{script}: Python {oldest} or later is needed. Run it with: python{oldest} {script}")
+    if sys.version_info < (3, 11):  # noqa: UP036 - An older Python gets this far.
+        sys.exit(f"{script}: Python 3.11 or later is needed. Run it with: python3.11 {script}")
     stderr = os.dup(2) if sys.stderr else None  # A copy, because an import may run while stderr is hidden.
 
     def stop(*_):
@@ -55,18 +51,16 @@ def importing(module, script):
 
 
 def run_script(script, run):
-    """Runs a script's work and returns its exit status.
+    """Calls `run`, which may return an exit status, and returns the exit status of the script.
 
     SIGTERM and SIGHUP raise KeyboardInterrupt in `run`, as Ctrl-C does. A reader that closes the pipe early ends the
     script quietly.
-
-    Args:
-        script: its file name, for messages.
-        run: function without arguments; may return an exit status.
     """
     handle_signals(signal.default_int_handler)
-    atexit.register(handle_signals, signal.SIG_IGN)  # A signal while Python shuts down changes nothing any more.
-    escape_unprintable_output()
+    atexit.register(handle_signals, signal.SIG_IGN)  # While Python shuts down.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # Escapes characters that the terminal lacks. A notebook's streams have all.
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = run() or 0
         if sys.stdout:  # None under pythonw.
@@ -78,30 +72,19 @@ def run_script(script, run):
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None) == errno.ENOSPC:
             discard_output()
-        print(f"{script}: {describe_error(error)}", file=sys.stderr)
+        named = getattr(error, "filename", None) and error.strerror
+        text = f"{error.filename}: {error.strerror}." if named else str(error)
+        print(f"{script}: {' '.join(text.split())}", file=sys.stderr)  # On one line.
         return 2
     except KeyboardInterrupt as interrupt:
         print(f"{script}: stopped. {interrupt}".strip(), file=sys.stderr)
         return 130
 
 
-def describe_error(error):
-    """Returns an error on one line, `<file>: <reason>.` where the system names the file."""
-    from_system = getattr(error, "filename", None) and error.strerror
-    return " ".join((f"{error.filename}: {error.strerror}." if from_system else str(error)).split())
-
-
 def discard_output():
     """Points stdout at nothing, so that Python's last flush does not raise again."""
     with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
-
-
-def escape_unprintable_output():
-    """Makes print() escape characters that the terminal's encoding cannot show, instead of raising."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # A notebook's streams show every character.
-            stream.reconfigure(errors="backslashreplace")
 
 
 def path(text):

@@ -32,24 +32,25 @@ def start(imports="pass", work="pass", **options):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals between processes")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("name", cli.SIGNALS)
 @pytest.mark.parametrize("phase", ["imports", "work"])
-def test_signal_is_one_line_and_status_130(number, phase):
+def test_signal_is_one_line_and_status_130(name, phase):
     process = start(**{phase: "print('begun', flush=True); time.sleep(20)"})
     assert process.stdout.readline() == "begun\n"
     time.sleep(0.05)
-    process.send_signal(number)
+    process.send_signal(getattr(signal, name))
     _, stderr = process.communicate(timeout=10)
     assert (process.returncode, stderr) == (130, "script.py: stopped.\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no nohup")
 def test_ignored_signal_stays_ignored():
-    work = "print('begun', flush=True); time.sleep(0.5)"
-    process = start(work=work, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    options = {"stdin": subprocess.PIPE, "preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
+    process = start(work="print('begun', flush=True); input()", **options)
     assert process.stdout.readline() == "begun\n"
     process.send_signal(signal.SIGHUP)
-    assert process.wait(timeout=10) == 0
+    process.communicate("go on\n", timeout=10)
+    assert process.returncode == 0
 
 
 def test_missing_package_names_the_command():
