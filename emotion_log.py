@@ -23,7 +23,7 @@ with cli.importing(__name__, "emotion_log.py"):
 SUFFIXES = (".csv", ".jsonl")
 MAX_ROWS = 2_000_000  # 18 hours of one face at 30 frames a second; summing them up takes 20 s and 500 MB.
 MAX_LINE = 65_536  # Characters.
-LONGEST_FRAME = 1.0  # Seconds that a row counts at most: while a stream stalls, nobody was seen.
+LONGEST_FRAME = 1.0  # Seconds that a row counts at most: while a stream stalls, nobody is seen.
 TRACKS_LISTED = 12  # In the summary, those seen longest.
 TRACKS_DRAWN = 6  # In the timeline.
 POINTS_DRAWN = 2000  # Per track of the timeline, more than its pixels.
@@ -31,17 +31,12 @@ LABELS = (*utils.EMOTIONS, utils.UNCERTAIN, "")  # "" for a frame without a face
 
 
 class EmotionLog:
-    """Writes one row per face and frame, as CSV or as JSON lines (`.jsonl`).
+    """Writes one row per face and frame to a file, which is replaced, as CSV or as JSON lines (`.jsonl`).
 
-    Args:
-        path: of the log, which is replaced.
-        classes: the model's.
-        file_column: begin each row with the file that the frame is from.
-        utc_column: end each row with the time of day.
+    A row may begin with the frame's file (`file_column`) and end with the time of day (`utc_column`).
 
     Raises:
-        ValueError: the name has another suffix.
-        OSError: the file cannot be written.
+        OSError, ValueError: the file cannot be written, or its name has another suffix.
     """
 
     def __init__(self, path, classes, file_column=False, utc_column=False):
@@ -59,12 +54,7 @@ class EmotionLog:
     def write(self, number, time_s, file, faces, utc=None):
         """Adds the rows of a frame: one per face, or one with empty fields.
 
-        Args:
-            number: int, counts the frames from 0.
-            time_s: float, seconds into the file, or since the start.
-            file: str, name of the file that the frame is from.
-            faces: list of (track, box, (label, confidence), probabilities).
-            utc: str, time of day in ISO 8601.
+        `faces` are (track, box, (label, confidence), probabilities) each; `utc` is the time of day in ISO 8601.
         """
         no_face = (None, (None,) * 4, (None, None), (None,) * len(self.classes))
         for track, box, (label, confidence), probabilities in faces or [no_face]:
@@ -122,13 +112,10 @@ def read_log(path):
 
 
 def bounded_lines(file):
-    """Yields the lines of a text file, of which neither the length nor the number may exceed the limits."""
-    for number in itertools.count(1):
-        line = file.readline(MAX_LINE)
+    """Yields the lines of a text file. Raises ValueError if one is too long or there are too many."""
+    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), ""), start=1):
         if len(line) == MAX_LINE:
             raise ValueError(f"line {number} has {MAX_LINE:,} characters or more")
-        if not line:
-            return
         if number > MAX_ROWS + 1:
             raise ValueError(f"more than {MAX_ROWS:,} rows")
         yield line
@@ -144,7 +131,7 @@ def parse_log(lines, json_lines):
     missing = [column for column in ("frame", "time_s", "track", "label") if column not in first]
     if missing or not classes:
         raise ValueError(f"no column {missing[0] if missing else utils.EMOTIONS[0]}")
-    files = collections.defaultdict(itertools.count().__next__)  # Numbers the names.
+    files = {}  # Name -> number.
     records = enumerate(itertools.chain([first], records), start=1)
     dtype = [("frame", np.int32), ("time_s", float), ("track", np.int32), ("label", np.int8), ("file", np.int32)]
     dtype += [("probabilities", np.float32, (len(classes),)), ("seconds", float)]
@@ -160,7 +147,8 @@ def parse_log(lines, json_lines):
 def parse_record(record, row, classes, files):
     """Returns the values of a row's dict in the order of the array's columns; see `read_log`."""
     try:
-        file, track, label, probabilities = files[record.get("file")], 0, LABELS.index(""), [0.0] * len(classes)
+        file = files.setdefault(record.get("file"), len(files))
+        track, label, probabilities = 0, LABELS.index(""), [0.0] * len(classes)
         if record["track"] not in ("", None):
             track, label = int(record["track"]), LABELS.index(record["label"])
             probabilities = [float(record[emotion]) for emotion in classes]
@@ -202,7 +190,7 @@ def track_name(track, files):
 
 
 def summarize(rows, files):
-    """Returns as text how long each face was seen, and the share of that time of each emotion; of `read_log`'s rows."""
+    """Returns a text: how long each face was seen, and each emotion's share of that time. `rows`: see `read_log`."""
     faces, tracks = rows[rows["track"] > 0], find_tracks(rows)
     counts = f"{len(faces):,} faces in {len(np.unique(rows['frame'])):,} frames"
     if not rows["seconds"].any():  # Images.
