@@ -3,15 +3,15 @@
 A source (`Files` or `LiveCapture`, from `open_source`) has
 
     frames()   yields `SourceFrame`
-    live       whether frames arrive by the clock
+    live       whether it is a camera or stream
+    started    if it is live: when it was opened (`time.perf_counter`)
     many       whether it is a folder
     still      whether it is a single image
     camera     whether it is a camera
     total      number of frames, None where it is unknown
     title      for messages, without the secrets of an address
-    paths      its files; a camera or stream has none
+    paths      the files, or the address of one; empty for a camera or stream
     problem    after the last frame: a sentence that says what went wrong, or None
-    latency()  seconds since the last frame was taken, None for files
     close()
 """
 
@@ -35,7 +35,7 @@ import numpy as np
 import utils
 
 DEMO_CLIP = utils.ROOT / "data" / "demo.mp4"
-OUTPUT_DIR = Path("output")  # Snapshots, and annotated files without a name of their own.
+OUTPUT_DIR = Path("output")  # Snapshots, and annotated files without --output.
 VIDEO_SUFFIXES = {".3gp", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
 IMAGE_SUFFIXES = {".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 WRITABLE_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4"}  # Videos for which OpenCV has an encoder.
@@ -44,7 +44,7 @@ MAX_VIDEO_PIXELS = 40_000_000  # Per frame: 8K has 33 million.
 MAX_DOWNLOAD = 1_000_000_000  # Bytes.
 MAX_CAMERAS = 1000  # A larger number is not a camera's index.
 STREAM_TIMEOUT = 5.0  # Seconds without a frame before a stream is opened again. A camera's driver has its own.
-HEADER_TIMEOUT = 2.0  # Seconds that a web server may take to say what it sends.
+HEADER_TIMEOUT = 2.0  # Seconds that a web server may take to answer.
 PATIENCE = 0.5  # Seconds without a frame before a stream counts as stalled. Slower cameras are rare.
 RETRY_PAUSES = (0.5, 1, 2, 4)  # Seconds before each attempt to open it again.
 ASSUMED_FPS = 25.0  # For cameras and streams that announce no rate.
@@ -52,12 +52,13 @@ MAX_FPS = 500.0  # Higher values are timestamp rates, not frame rates.
 MISSING_FRAMES = 0.02  # Share of a video's announced frames that may be missing without a message.
 LONGEST_GAP = 60.0  # Seconds that a written video may stand still. A longer gap, or a jump of the clock, is cut.
 DISK_RESERVE = 16_000_000  # Bytes that stay free for the index at the end of a video: 16 a frame, for 11 hours.
+UNREADABLE = "{}: cannot be read as a video or image. Convert it to .mp4 or .jpg."
 
 
 class SourceFrame(NamedTuple):
     """One frame of a source, and where it comes from."""
 
-    image: np.ndarray | None  # uint8 (H, W, 3) BGR. None: the live source has no news.
+    image: np.ndarray | None  # uint8 (H, W, 3) BGR. None while a live source stalls.
     time_s: float  # Seconds into the file, or since the camera or stream was opened.
     file: str  # Name of the file, or title of the camera or stream.
     fps: float  # Frames per second that the file or camera announces.
@@ -65,19 +66,19 @@ class SourceFrame(NamedTuple):
 
 
 def open_source(source):
-    """Opens what the user asks for.
+    """Opens a camera index, a video, an image, a folder of them, or an address.
 
-    Args:
-        source: camera index, path of a video, an image or a folder of them, or address of a stream; None for camera 0
-            or, where there is none, the bundled clip.
+    Without a source (None) this is camera 0 or, if there is none, the bundled clip.
 
     Raises:
         OSError, ValueError: it does not exist, cannot be opened, or exceeds a limit.
     """
     if source is None or source.isdecimal() and int(source) < MAX_CAMERAS:
-        camera = open_camera(int(source or 0))
-        if camera:
-            return camera
+        index = int(source or 0)
+        capture = open_capture(index)
+        if read_capture(capture) is not None:
+            return LiveCapture(capture, index)
+        capture.release()
         if source:
             raise ValueError(
                 f"Camera {source}: cannot be opened. Check that it is plugged in, that no other program uses it and "
@@ -88,16 +89,6 @@ def open_source(source):
     if source.startswith("file://"):
         source = urllib.request.url2pathname(urllib.parse.urlsplit(source).path)
     return open_address(source) if "://" in source else open_path(source)
-
-
-def open_camera(index):
-    """Opens a camera. Returns None if there is none of this index, or if it gives no frame."""
-    capture = open_capture(index)
-    with contextlib.suppress(cv2.error):  # Some drivers raise instead of giving no frame.
-        if capture.isOpened() and capture.read()[0]:
-            return LiveCapture(capture, index)
-    capture.release()
-    return None
 
 
 def open_path(source):
@@ -127,7 +118,7 @@ def check_encoding(path):
 
 
 def open_address(address):
-    """Opens an address: a stream, or a file that has an end."""
+    """Opens the address of a stream or of a file."""
     title, length, capture = utils.printable(address), content_length(address), open_capture(address)
     check_frame_size(capture, title)
     ends = length is not None or capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
@@ -149,7 +140,7 @@ def open_address(address):
 
 
 def content_length(address):
-    """Returns the size in bytes of a file on a web server, None for streams, playlists and what does not answer."""
+    """Returns the size in bytes of a file on a web server, None for a stream, a playlist or a server that is silent."""
     try:
         with request(address, HEADER_TIMEOUT) as response:
             kind, length = response.headers.get_content_type(), response.headers.get("Content-Length", "")
@@ -181,6 +172,13 @@ def open_capture(target):
     return cv2.VideoCapture(str(target), cv2.CAP_FFMPEG, limits)
 
 
+def read_capture(capture):
+    """Returns the next frame of a capture, None if there is none."""
+    with contextlib.suppress(cv2.error):  # Some camera drivers raise.
+        return capture.read()[1]
+    return None
+
+
 def frame_rate(capture):
     """Returns the frames per second that a capture announces, or a usual rate if it announces none."""
     fps = capture.get(cv2.CAP_PROP_FPS)
@@ -188,8 +186,8 @@ def frame_rate(capture):
 
 
 def check_frame_size(capture, name):
-    """Refuses frames that are too large. They may become so within a video or stream."""
-    width, height = (int(capture.get(size)) for size in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    """Refuses frames that are too large. Their size may change within a video or stream."""
+    width, height = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
     if width * height > MAX_VIDEO_PIXELS:
         limit = f"at most {MAX_VIDEO_PIXELS // 10**6} million pixels are possible"
         raise ValueError(f"{name}: frames of {width}x{height} pixels, but {limit}. Make the video smaller.")
@@ -204,11 +202,7 @@ def is_image(target):
 class Files:
     """Images and videos, one after the other, every frame of each.
 
-    Args:
-        paths: list of Path; instead of a single one, an address.
-        title: of the file or folder, for messages.
-        many: whether the paths are those of a folder.
-        folder: temporary folder of a downloaded file, which `close` removes.
+    `paths` is a list of Path, or of one address. `close` removes `folder`, the temporary one of a downloaded file.
 
     Raises:
         ValueError: the only file is a video that cannot be read.
@@ -217,13 +211,20 @@ class Files:
     live, camera = False, False
 
     def __init__(self, paths, title, many=False, folder=None):
-        self.targets, self.title, self.many, self.folder, self.problems = paths, title, many, folder, []
-        self.paths = [path for path in paths if isinstance(path, Path) and not folder]
+        self.paths, self.title, self.many, self.folder, self.problems = paths, title, many, folder, []
         self.still = not many and is_image(paths[0])
-        self.total = 1 if self.still else None if many else count_frames(paths[0], title)
+        self.total = 1 if self.still else None
+        if not many and not self.still:
+            capture = open_capture(paths[0])
+            check_frame_size(capture, title)
+            opened, count = capture.isOpened(), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+            capture.release()
+            if not opened:
+                raise ValueError(UNREADABLE.format(title))
+            self.total = count if count > 0 else None
 
     def frames(self):
-        for path in self.targets:
+        for path in self.paths:
             name = utils.printable(path) if self.many else self.title
             try:
                 if isinstance(path, Path) and is_image(path):
@@ -238,26 +239,9 @@ class Files:
         more = len(self.problems) - 1
         return " ".join(self.problems[:1] + [f"{more} more files have a problem."] * (more > 0)) or None
 
-    def latency(self):
-        return None
-
     def close(self):
         if self.folder:
             self.folder.cleanup()
-
-
-UNREADABLE = "{}: cannot be read as a video or image. Convert it to .mp4 or .jpg."
-
-
-def count_frames(path, name):
-    """Returns the number of frames that a video announces, None if it announces none."""
-    capture = open_capture(path)
-    check_frame_size(capture, name)
-    opened, count = capture.isOpened(), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    capture.release()
-    if not opened:
-        raise ValueError(UNREADABLE.format(name))
-    return count if count > 0 else None
 
 
 def read_image(path, name):
@@ -266,21 +250,20 @@ def read_image(path, name):
     Raises:
         ValueError: it cannot be read, or is too large.
     """
-    reason, image = UNREADABLE, None
     try:
-        if path.stat().st_size <= MAX_IMAGE_BYTES:
-            content = np.fromfile(path, np.uint8)  # OpenCV cannot open a path with letters beyond ASCII on Windows.
-            with utils.quiet_stderr():  # libpng and libjpeg print what is wrong with a damaged file.
-                image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
-        else:
-            reason = "{}: larger than 400 MB. Make the image smaller."
+        if path.stat().st_size > MAX_IMAGE_BYTES:
+            raise ValueError(f"{name}: larger than 400 MB. Make the image smaller.")
+        content = np.fromfile(path, np.uint8)  # OpenCV cannot open a path with letters beyond ASCII on Windows.
+        with utils.quiet_stderr():  # libpng and libjpeg print what is wrong with a damaged file.
+            image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
     except OSError as error:
-        reason = f"{{}}: cannot be read ({error.strerror}). Check its permissions."
+        raise ValueError(f"{name}: cannot be read ({error.strerror}). Check its permissions.") from error
     except cv2.error as error:
         if "MAX_IMAGE" in str(error):
-            reason = "{}: more than 100 million pixels. Make the image smaller."
+            raise ValueError(f"{name}: more than 100 million pixels. Make the image smaller.") from error
+        image = None
     if image is None:
-        raise ValueError(reason.format(name))
+        raise ValueError(UNREADABLE.format(name))
     return image
 
 
@@ -292,14 +275,14 @@ def read_video(path, name):
     """
     capture, count, time_s = open_capture(path), 0, -np.inf
     fps, announced = frame_rate(capture), capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    file, still = (path.name, False) if isinstance(path, Path) else (name, is_image(path))
+    file = path.name if isinstance(path, Path) else name
     try:
         while (read := capture.read())[0]:
             check_frame_size(capture, name)
             # The file's own times, because phones record at no fixed rate. Some files have none, or jump back.
             stated = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
             time_s = stated if stated > time_s else time_s + 1 / fps
-            yield SourceFrame(read[1], time_s, file, fps, still)
+            yield SourceFrame(read[1], time_s, file, fps, still=is_image(path))
             count += 1
     finally:
         capture.release()
@@ -312,10 +295,7 @@ def read_video(path, name):
 
 
 def is_cut_off(path):
-    """Returns whether a file is an AVI that is shorter than its header says.
-
-    Fewer frames than announced prove nothing: a recorder may have dropped some, and other formats announce a guess.
-    """
+    """Returns whether a file is an AVI that is shorter than its header says. Other formats announce a guess."""
     if not isinstance(path, Path):
         return False
     with open(path, "rb") as file:
@@ -327,11 +307,7 @@ class LiveCapture:
     """A camera or stream, read in a background thread.
 
     Only the newest frame is kept, so a slow consumer skips frames instead of lagging. While the stream stalls, frames
-    without an image keep the window alive.
-
-    Args:
-        capture: an open `cv2.VideoCapture`.
-        target: the camera index or address, to open it again.
+    without an image keep the window alive, and its `target`, an index or address, is opened again.
     """
 
     live, many, still, total, paths = True, False, False, None, ()
@@ -339,43 +315,37 @@ class LiveCapture:
     def __init__(self, capture, target):
         self.capture, self.target, self.camera, self.problem = capture, target, isinstance(target, int), None
         self.title = f"Camera {target}" if self.camera else utils.printable(target)
-        self.fps = frame_rate(capture)
+        self.fps, self.started = frame_rate(capture), time.perf_counter()
         self.newest, self.news, self.stopped = None, threading.Condition(), threading.Event()
-        self.started, self.shown = time.perf_counter(), 0.0
         self.thread = threading.Thread(target=self._read, daemon=True)
         self.thread.start()
 
     def _read(self):
         problem = f"{self.title}: no more frames, and it cannot be opened again. Check that it is still connected."
         try:
-            self._read_and_retry()
-        except ValueError as error:
-            problem = str(error)
-        finally:  # Also after an error in OpenCV: the consumer has to learn that no more frames come.
-            if not self.stopped.is_set():
-                self.problem = problem
-            self.stopped.set()
-            self.capture.release()
-
-    def _read_and_retry(self):
-        pauses = iter(RETRY_PAUSES)
-        while not self.stopped.is_set():
-            image = None
-            with contextlib.suppress(cv2.error):  # As in `open_camera`.
-                image = self.capture.read()[1]
-            if image is not None:
-                pauses = iter(RETRY_PAUSES)
+            while not self.stopped.is_set() and (image := self._next_image()) is not None:
                 check_frame_size(self.capture, self.title)
                 with self.news:
                     self.newest = self._frame(image)
                     self.news.notify()
-                continue
-            pause = next(pauses, None)
-            if pause is None:
-                return
+        except ValueError as error:
+            problem = str(error)
+        finally:  # Also after an error in OpenCV: the consumer has to learn that no more frames come.
+            self.problem = None if self.stopped.is_set() else problem
+            self.stopped.set()
             self.capture.release()
-            if not self.stopped.wait(pause):
-                self.capture = open_capture(self.target)
+
+    def _next_image(self):
+        """Returns the next image, None if the source fails and cannot be opened again."""
+        for pause in RETRY_PAUSES:
+            image = read_capture(self.capture)
+            if image is not None:
+                return image
+            self.capture.release()
+            if self.stopped.wait(pause):
+                return None
+            self.capture = open_capture(self.target)
+        return read_capture(self.capture)
 
     def _frame(self, image):
         return SourceFrame(image, time.perf_counter() - self.started, self.title, self.fps, still=False)
@@ -386,11 +356,7 @@ class LiveCapture:
                 if self.newest is None:
                     self.news.wait(timeout=PATIENCE)
                 newest, self.newest = self.newest, None
-            self.shown = newest.time_s if newest else self.shown
             yield newest or self._frame(None)
-
-    def latency(self):
-        return time.perf_counter() - self.started - self.shown
 
     def close(self):
         self.stopped.set()
@@ -415,7 +381,7 @@ class AnnotatedFiles:
 
     def write(self, annotated, source_frame):
         """Writes a frame, uint8 (H, W, 3), that was drawn on a `SourceFrame`."""
-        path = annotated_path(self.path, source_frame.file, self.many, source_frame.still)
+        path = annotated_path(self.path / source_frame.file) if self.many else self.path
         if source_frame.still:
             write_image(path, annotated)
         else:
@@ -432,10 +398,9 @@ class AnnotatedFiles:
             writer.close()
 
 
-def annotated_path(output, file, many, still):
-    """Returns where the annotated form of a file is written."""
-    path = output / file if many else output
-    writable = still or path.suffix.lower() in WRITABLE_SUFFIXES
+def annotated_path(path):
+    """Returns the path of an annotated file, which ends in .mp4 if OpenCV cannot write videos of its own suffix."""
+    writable = path.suffix.lower() in IMAGE_SUFFIXES | WRITABLE_SUFFIXES
     return path if writable else path.with_name(f"{path.name}.mp4")
 
 
@@ -457,13 +422,8 @@ class VideoWriter:
     """Writes a constant-rate video from frames that arrive at irregular times.
 
     A frame that stayed on screen for long is written several times. Of two frames at nearly the same time, one is
-    written. The file has a temporary name until `close`, because a video without its end does not play.
-
-    Args:
-        path: of the video.
-        fps: its rate.
-        size: width and height of its frames in pixels; other frames are resized.
-        start: time of its first frame in seconds.
+    written. Frames of another `size`, width and height in pixels, are resized. `start` is the first frame's time in
+    seconds. The file has a temporary name until `close`, because a video without its end does not play.
     """
 
     def __init__(self, path, fps, size, start):
@@ -471,12 +431,12 @@ class VideoWriter:
         self.name, self.size, self.written = utils.printable(path), (max(2, size[0]), max(2, size[1])), 0
         self.start, self.time, self.frame = start, start, None  # Seconds, seconds, and the last frame.
         codec = cv2.VideoWriter.fourcc(*("MJPG" if path.suffix.lower() == ".avi" else "mp4v"))
-        with contextlib.ExitStack() as stack:
-            self.path = stack.enter_context(utils.replaced(path))
-            self.writer = cv2.VideoWriter(str(self.path.resolve()), cv2.CAP_FFMPEG, codec, self.fps, self.size)
-            if not self.writer.isOpened():
+        self.stack = contextlib.ExitStack()
+        self.path = self.stack.enter_context(utils.replaced(path))
+        self.writer = cv2.VideoWriter(str(self.path.resolve()), cv2.CAP_FFMPEG, codec, self.fps, self.size)
+        if not self.writer.isOpened():
+            with self.stack:
                 raise OSError(f"{self.name}: cannot be written as a video. Choose another --output.")
-            self.stack = stack.pop_all()
 
     def write(self, frame, time_s):
         """Writes a frame, uint8 (H, W, 3), that is shown from `time_s`, in seconds, until the next one."""

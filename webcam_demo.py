@@ -47,74 +47,57 @@ with cli.importing(__name__, "webcam_demo.py"):
 
 
 class Benchmark:
-    """Counts frames and faces, and times the stages of each frame."""
+    """Counts frames and faces, and times the stages of each frame. Its clock starts when it is made."""
 
     STAGES = ("read", "detect", "classify", "draw")
 
     def __init__(self):
         self.seconds = {stage: array.array("d") for stage in self.STAGES}  # 8 bytes each: 3 MB for an hour of video.
         self.frames = self.faces = 0
-        self.videos = collections.defaultdict(lambda: [0, 0])  # File -> frames, faces.
+        self.video_frames, self.video_faces = collections.Counter(), collections.Counter()  # Of each file.
         self.startup = None  # Seconds from the start of the process to the first frame with a labelled face.
-        self.start()
+        self.lapped = time.perf_counter()
+        self.done = array.array("d", [self.lapped])  # The start, then when each frame was done.
 
-    def start(self):
-        self.started = time.perf_counter()
-        self.recent = collections.deque([self.started], maxlen=30)  # When the last frames were done.
-
-    def time_reading(self, frames):
-        """Yields from an iterator of `SourceFrame`, and times how long each takes to arrive."""
-        self.start()
-        while True:
-            started = time.perf_counter()
-            source_frame = next(frames, None)
-            if source_frame is None:
-                return
-            if source_frame.image is not None:
-                self.seconds["read"].append(time.perf_counter() - started)
-            yield source_frame
-
-    @contextlib.contextmanager
-    def stage(self, name):
-        started = time.perf_counter()
-        yield
-        self.seconds[name].append(time.perf_counter() - started)
+    def lap(self, stage=None):
+        """Adds the seconds since the last lap to a stage."""
+        now = time.perf_counter()
+        if stage:
+            self.seconds[stage].append(now - self.lapped)
+        self.lapped = now
 
     def count(self, source_frame, faces):
         self.frames, self.faces = self.frames + 1, self.faces + faces
         if not source_frame.still:
-            counts = self.videos[source_frame.file]
-            counts[:] = counts[0] + 1, counts[1] + faces
-        self.recent.append(time.perf_counter())
+            self.video_frames[source_frame.file] += 1
+            self.video_faces[source_frame.file] += faces
+        self.done.append(time.perf_counter())
         if faces and self.startup is None:
             self.startup = process_seconds()
 
-    def fps(self):
-        """Returns the frames per second of the whole run."""
-        return self.frames / max(self.recent[-1] - self.started, 1e-9)
-
-    def recent_fps(self):
-        """Returns the frames per second of the last frames."""
-        return (len(self.recent) - 1) / max(self.recent[-1] - self.recent[0], 1e-9)
+    def fps(self, last=0):
+        """Returns the frames per second of the whole run, or of the `last` frames."""
+        done = self.done[-last:]  # With 0, all of them.
+        return (len(done) - 1) / max(done[-1] - done[0], 1e-9)
 
     def report(self):
         """Returns a table for people, followed by one line of JSON for programs."""
         finished = min(map(len, self.seconds.values()))  # Ctrl-C can leave the last frame without all stages.
-        whole = np.sum([seconds[:finished] for seconds in self.seconds.values()], axis=0)
-        times = {}
-        for stage, seconds in {**self.seconds, "frame": whole}.items():
-            median, p95 = np.percentile(seconds, (50, 95)) * 1000 if len(seconds) else (0.0, 0.0)
-            times[stage] = {"median": round(float(median), 2), "p95": round(float(p95), 2)}
+        stages = 1000 * np.array([seconds[:finished] for seconds in self.seconds.values()])  # (4, N), milliseconds.
+        times = np.vstack([stages, stages.sum(axis=0)])
+        medians, p95s = np.percentile(times, (50, 95), axis=1).round(2).tolist() if finished else [[0.0] * 5] * 2
         result = {"frames": self.frames, "faces": self.faces, "fps": round(self.fps(), 1), "startup_s": self.startup}
         result |= {"peak_memory_mb": peak_memory_mb()}
+        rows = list(zip((*self.STAGES, "frame"), medians, p95s, strict=True))
         lines = [f"{'stage':<10}{'median ms':>12}{'95 % ms':>12}"]
-        lines += [f"{stage:<10}{of['median']:>12.2f}{of['p95']:>12.2f}" for stage, of in times.items()]
+        lines += [f"{stage:<10}{median:>12.2f}{p95:>12.2f}" for stage, median, p95 in rows]
         lines += [f"{name}: {value}" for name, value in result.items()]
-        return "\n".join([*lines, json.dumps(result | {"stages_ms": {stage: times[stage] for stage in self.STAGES}})])
+        result["stages_ms"] = {stage: {"median": median, "p95": p95} for stage, median, p95 in rows[:-1]}
+        return "\n".join([*lines, json.dumps(result)])
 
 
 def process_seconds():
-    """Returns the seconds since the process started or, where the system does not tell, since this script did."""
+    """Returns the seconds since the process started, or since this script did where the system does not report it."""
     try:
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # Field 22 of proc(5).
         uptime = float(Path("/proc/uptime").read_text().split()[0])
@@ -124,7 +107,7 @@ def process_seconds():
 
 
 def peak_memory_mb():
-    """Returns the largest resident memory of this process in MB, None where the system does not tell."""
+    """Returns the largest resident memory of this process in MB, None where the system does not report it."""
     try:
         status = Path("/proc/self/status").read_text()
         return round(int(status.partition("VmHWM:")[2].split()[0]) / 1024, 1)
@@ -133,18 +116,11 @@ def peak_memory_mb():
 
 
 class FrameLabeler:
-    """Finds and labels the faces of successive frames. Faces are not followed from one file to the next.
-
-    Args:
-        model, detector: from `utils.load_emotion_model` and `utils.load_face_detector`.
-        min_confidence: a face below it is labelled as uncertain.
-        benchmark: times the stages.
-    """
+    """Finds and labels the faces of successive frames. Faces are not followed from one file to the next."""
 
     def __init__(self, model, detector, min_confidence, benchmark):
         self.model, self.detector, self.min_confidence, self.benchmark = model, detector, min_confidence, benchmark
-        self.file = self.tracker = None
-        self.mirrored = False
+        self.file = self.tracker = self.mirrored = None
 
     def label(self, source_frame, mirrored=False):
         """Labels the faces of a frame, which is mirrored first if `mirrored` is set.
@@ -154,64 +130,46 @@ class FrameLabeler:
             faces: list of (track, box, (label, confidence), probabilities), all plain Python numbers and lists.
         """
         frame, time_s = cv2.flip(source_frame.image, 1) if mirrored else source_frame.image, source_frame.time_s
-        self._prepare_tracker(source_frame, mirrored)
-        with self.benchmark.stage("detect"):
-            gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-            boxes = self.tracker.find(gray, time_s)
-            angles = [track.angle for track in self.tracker.visible]
-        with self.benchmark.stage("classify"):
-            probabilities = self.model.predict(utils.crop_faces(gray, boxes, angles))
-            probabilities = self.tracker.average(probabilities, time_s)
-            labels = utils.choose_labels(probabilities, self.model.classes, self.min_confidence)
-        with self.benchmark.stage("draw"):
-            annotated = utils.annotate_frame(frame, boxes, labels, angles)
-        self.benchmark.count(source_frame, len(boxes))
+        if source_frame.file != self.file:
+            self.tracker = FaceTracker(self.detector, still=source_frame.still)
+        elif mirrored != self.mirrored:
+            self.tracker.mirror(frame.shape[1])
+        self.file, self.mirrored = source_frame.file, mirrored
+        gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+        boxes = self.tracker.find(gray, time_s)
+        angles = [track.angle for track in self.tracker.visible]
+        self.benchmark.lap("detect")
+        probabilities = self.model.predict(utils.crop_faces(gray, boxes, angles))
+        probabilities = self.tracker.average(probabilities, time_s)
+        labels = utils.choose_labels(probabilities, self.model.classes, self.min_confidence)
+        self.benchmark.lap("classify")
+        annotated = utils.annotate_frame(frame, boxes, labels, angles)
+        self.benchmark.lap("draw")
         return annotated, list(zip(self.tracker.numbers(), boxes.tolist(), labels, probabilities.tolist(), strict=True))
 
-    def _prepare_tracker(self, source_frame, mirrored):
-        if source_frame.file != self.file:
-            self.file, self.mirrored = source_frame.file, mirrored
-            self.tracker = FaceTracker(self.detector, still=source_frame.still)
-        if mirrored != self.mirrored:
-            self.mirrored = mirrored
-            self.tracker.mirror(source_frame.image.shape[1])
 
-
-def run(source, labeler, log, output, window):
-    """Labels the frames of a source until it ends or the window is closed.
-
-    Args:
-        source: from `video.open_source`.
-        labeler: `FrameLabeler`.
-        log, output, window: `EmotionLog`, `AnnotatedFiles` and `Window`, or None each.
-    """
-    benchmark = labeler.benchmark
-    for source_frame in benchmark.time_reading(progress_bar(source)):
-        file, time_s = source_frame.file, source_frame.time_s
+def run(source, labeler, benchmark, window, output, log):
+    """Labels the frames of a source until it ends or the window is closed. `window`, `output` and `log` may be None."""
+    hidden = True if source.total in (None, 1) or sys.stderr is None else None  # None: a bar on a terminal only.
+    for source_frame in tqdm.tqdm(source.frames(), total=source.total, unit=" frames", disable=hidden):
         if source_frame.image is not None:
+            benchmark.lap("read")
             annotated, faces = labeler.label(source_frame, mirrored=bool(window and window.mirrored))
+            benchmark.count(source_frame, len(faces))
             if source_frame.still:
-                print(file_text(file, faces) if source.many else image_text(faces), flush=True)
+                print(file_text(source_frame.file, faces) if source.many else image_text(faces), flush=True)
             if log:
                 utc = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-                log.write(benchmark.frames - 1, time_s, file, faces, utc)
+                log.write(benchmark.frames - 1, source_frame.time_s, source_frame.file, faces, utc)
             if output:
                 output.write(annotated, source_frame)
             if window:
-                nearest = max(faces, key=lambda face: face[1][2], default=None)
-                bars = nearest and (nearest[3], labeler.model.classes)
-                window.show(annotated, source, source_frame, bars, benchmark.recent_fps())
+                window.show(annotated, source_frame, faces, benchmark.fps(last=30))
         elif window:
-            window.stall(source.title)
+            window.stall()
         if window and window.closed:
             break
-
-
-def progress_bar(source):
-    """Yields the frames of a source, with a progress bar on a terminal if it is a video of known length."""
-    hidden = True if source.total in (None, 1) or sys.stderr is None else None  # None: shown on a terminal only.
-    with tqdm.tqdm(source.frames(), total=source.total, unit=" frames", disable=hidden) as bar:
-        yield from bar
+        benchmark.lap()
 
 
 def image_text(faces):
@@ -231,7 +189,7 @@ def file_text(file, faces):
 
 class Parser(argparse.ArgumentParser):
     def error(self, message):
-        """Ends the script with one line, in which no address shows its secrets."""
+        """Ends the script with one line. Addresses in it lose their secrets."""
         message = re.sub(r"\S+://\S+", lambda address: utils.printable(address.group()), message)
         super().error(utils.shorten(message))
 
@@ -261,7 +219,7 @@ def probability(text):
     raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, but it is {text}.")
 
 
-def open_window(args, source):
+def open_window(args, source, classes):
     """Opens the window, or prints why there is none."""
     if args.no_display:
         return None
@@ -269,7 +227,7 @@ def open_window(args, source):
         print("No display found, so there is no window.")
         return None
     try:
-        return Window(mirrored=source.camera)
+        return Window(source, classes)
     except cv2.error:
         reinstall = 'pip uninstall opencv-python-headless, then pip install --force-reinstall "opencv-python<5"'
         print(f"This OpenCV opens no windows. Replace it: {reinstall}")
@@ -277,10 +235,13 @@ def open_window(args, source):
 
 
 def open_output(args, source, window):
-    """Opens the annotated file. If a window was wanted and cannot open, there is one without --output too."""
+    """Opens the annotated file. Without --output there is one only if a window was wanted and cannot open."""
     path = args.output
     if not path and not window and not args.no_display:
-        path = default_output(source)
+        suffix = "" if source.many else ".png" if source.still else ".mp4"
+        name = re.sub("^[a-z]+://[^/]*", "", source.title)  # An address without its host.
+        stem = "camera" if source.camera else Path(name).stem[:100] or "stream"
+        path = video.OUTPUT_DIR / f"labelled-{stem}{suffix}"
         print(f"Writing {utils.printable(path)} instead{'; Ctrl-C ends it' if source.live else ''}.")
     check_paths(args, source, path)
     if path is None:
@@ -295,27 +256,17 @@ def open_output(args, source, window):
     return video.AnnotatedFiles(path, source.many)
 
 
-def default_output(source):
-    """Returns the path of the annotated file without --output."""
-    suffix = "" if source.many else ".png" if source.still else ".mp4"
-    path = re.sub("^[a-z]+://[^/]*", "", source.title)  # An address without its host.
-    stem = "camera" if source.camera else Path(path).stem[:100] or "stream"
-    return video.OUTPUT_DIR / f"labelled-{stem}{suffix}"
-
-
 def check_paths(args, source, output):
     """Refuses to overwrite a file that has another use, before anything is written."""
-    read = [("the source", path) for path in source.paths]
-    read += [("a file of the model", path) for path in args.model.iterdir()]
-    written = [("--output", output)] if output and not source.many else []
+    uses = {file_identity(path): "the source" for path in source.paths}
+    uses |= {file_identity(path): "a file of the model" for path in args.model.iterdir()}
+    written = [(output, "--output")] if output else []
     if output and source.many:
-        for path in source.paths:
-            target = video.annotated_path(output, path.name, many=True, still=video.is_image(path))
-            written.append((f"the annotated {utils.printable(path.name)}", target))
+        names = [path.name for path in source.paths]
+        written = [(video.annotated_path(output / name), f"the annotated {utils.printable(name)}") for name in names]
     if args.log:
-        written += [("--log", args.log), ("the timeline of the log", emotion_log.timeline_path(args.log))]
-    uses = {file_identity(path): use for use, path in read}
-    for use, path in written:
+        written += [(args.log, "--log"), (emotion_log.timeline_path(args.log), "the timeline of the log")]
+    for path, use in written:
         name = utils.printable(path)
         if path.exists() and not path.is_file():
             raise ValueError(f"{name}: not a regular file. Choose another path.")
@@ -326,7 +277,7 @@ def check_paths(args, source, output):
 
 def file_identity(path):
     """Returns a value that all paths of a file share, links too."""
-    return os.stat(path)[1:3] if path.exists() else os.path.realpath(path)  # Inode and device.
+    return os.stat(path)[1:3] if os.path.exists(path) else os.path.realpath(path)  # Inode and device.
 
 
 def demo(args):
@@ -334,19 +285,20 @@ def demo(args):
 
     Raises:
         KeyboardInterrupt, OSError, ValueError: it was stopped, the source ended early, or a file cannot be written.
-            What was written is completed and reported before.
+            The files are completed and reported first.
     """
-    failure, benchmark = None, Benchmark()
-    model, detector = utils.load_emotion_model(args.model), utils.load_face_detector()
+    failure, model, detector = None, utils.load_emotion_model(args.model), utils.load_face_detector()
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(contextlib.closing(video.open_source(args.source)))
-        window = open_window(args, source)
+        window = open_window(args, source, model.classes)
         output = open_output(args, source, window)
         log = emotion_log.EmotionLog(args.log, model.classes, source.many, source.live) if args.log else None
         for part in filter(None, (window, output, log)):
             stack.enter_context(contextlib.closing(part))
+        benchmark = Benchmark()
         try:
-            run(source, FrameLabeler(model, detector, args.min_confidence, benchmark), log, output, window)
+            labeler = FrameLabeler(model, detector, args.min_confidence, benchmark)
+            run(source, labeler, benchmark, window, output, log)
         except (OSError, KeyboardInterrupt) as error:
             failure = error
     report(args, source, output, benchmark)
@@ -358,8 +310,8 @@ def report(args, source, output, benchmark):
     """Prints what was seen and written."""
     table = benchmark.report()  # Now, because drawing the timeline takes memory that the loop does not.
     if source.many:
-        for file, (frames, faces) in benchmark.videos.items():
-            print(f"{utils.printable(file)}: {frames} frames, {faces} faces")
+        for file, frames in benchmark.video_frames.items():
+            print(f"{utils.printable(file)}: {frames} frames, {benchmark.video_faces[file]} faces")
     if not source.still:
         print(f"{benchmark.frames} frames, {benchmark.faces} faces, {benchmark.fps():.1f} frames/s.")
     if output and output.written:

@@ -25,77 +25,72 @@ NOTE_COLOR = (40, 40, 40)  # BGR.
 
 
 class Window:
-    """The window. Its keys set `mirrored`, for the next frame, and `closed`, to end the demo."""
+    """The window for a source. Its keys set `mirrored`, for the next frame, and `closed`, to end the demo."""
 
-    def __init__(self, mirrored):
-        self.mirrored, self.paused, self.closed = mirrored, False, False
+    def __init__(self, source, classes):
+        self.source, self.classes = source, classes
+        self.mirrored, self.paused, self.closed = source.camera, False, False
         self.overlays = {"f"}  # Keys of the overlays that are on: b, f, h.
         self.draw = self.shown = None  # Draws the current frame again; the picture that the window shows.
         self.file, self.clock = None, 0.0  # The current video, and the time at its second 0, without the pauses.
         self.hint_end = time.perf_counter() + HINT_SECONDS
         cv2.namedWindow(WINDOW, FLAGS)
 
-    def show(self, annotated, source, source_frame, bars=None, fps=0.0):
-        """Shows a frame until the next one is due, and obeys the keys.
-
-        Args:
-            annotated: uint8 (H, W, 3).
-            source: from `video.open_source`.
-            source_frame: the frame that it was drawn on.
-            bars: C probabilities, 0..1, and their C classes, which the key b shows; None without a face.
-            fps: the demo's frames per second.
-        """
+    def show(self, annotated, source_frame, faces, fps):
+        """Shows a frame until the next one is due, and handles the keys. `annotated`: uint8 (H, W, 3)."""
         if self.draw is None:
             cv2.resizeWindow(WINDOW, *window_size(*annotated.shape[1::-1]))
-        latency = source.latency()
-        behind = "" if latency is None else f", {1000 * latency:.0f} ms behind"
-        rate = [] if source_frame.still else [f"{fps:.0f} frames/s{behind}"]
-        self.draw = functools.partial(self._draw, annotated, bars, rate)
+        now, time_s, rate = time.perf_counter(), source_frame.time_s, f"{fps:.0f} frames/s"
+        if self.source.live:
+            due = now
+            rate += f", {1000 * (now - self.source.started - time_s):.0f} ms behind"
+        elif source_frame.still:
+            due = now + (SECONDS_PER_IMAGE if self.source.many else np.inf)
+            rate = None
+        else:
+            if source_frame.file != self.file:
+                self.file, self.clock = source_frame.file, now - time_s
+            due = self.clock + time_s
+        self.draw = functools.partial(self._draw, annotated, faces, rate)
         self.draw()
-        self._wait(self._seconds_left(source, source_frame))
+        self._wait(due)
 
-    def stall(self, title):
-        """Shows on the last frame that a live source gives no more."""
+    def stall(self):
+        """Writes on the last frame that the live source sends no more."""
         if self.draw:
-            self.draw(messages=[f"No picture from {title}; trying to open it again."])
-        self._wait(0)
+            self.draw(message=f"No picture from {self.source.title}; trying to open it again.")
+        self._wait(0.0)
 
     def close(self):
         cv2.destroyAllWindows()
 
-    def _draw(self, annotated, bars, rate, messages=()):
+    def _draw(self, annotated, faces, rate, message=None):
         self.shown = annotated.copy()
-        hint = [HINT] if time.perf_counter() < self.hint_end and "h" not in self.overlays else []
-        put_notes(self.shown, [*messages, *hint, *rate * ("f" in self.overlays), *HELP * ("h" in self.overlays)])
-        if bars and "b" in self.overlays:
-            put_bars(self.shown, *bars)
+        lines = [message] if message else []
+        if time.perf_counter() < self.hint_end and "h" not in self.overlays:
+            lines.append(HINT)
+        if rate and "f" in self.overlays:
+            lines.append(rate)
+        if "h" in self.overlays:
+            lines += HELP
+        put_notes(self.shown, lines)
+        if faces and "b" in self.overlays:
+            nearest = max(faces, key=lambda face: face[1][2])  # The widest box.
+            put_bars(self.shown, nearest[3], self.classes)
         cv2.imshow(WINDOW, self.shown)
 
-    def _seconds_left(self, source, source_frame):
-        """Returns the seconds until the next frame is due."""
-        if source.live:
-            return 0
-        if source_frame.still:
-            return SECONDS_PER_IMAGE if source.many else np.inf
-        now = time.perf_counter()
-        if source_frame.file != self.file:
-            self.file, self.clock = source_frame.file, now - source_frame.time_s
-        return source_frame.time_s + self.clock - now
-
-    def _wait(self, seconds):
-        """Obeys the keys, at least once and until the time is over. Pauses do not count."""
+    def _wait(self, due):
+        """Handles the keys, at least once, until the time `due`. A pause postpones it."""
         while not self.closed:
             before = time.perf_counter()
-            self._press(cv2.waitKey(int(np.clip(seconds * 1000, 1, 20))) & 0xFF)
+            self._press(cv2.waitKey(int(np.clip(1000 * (due - before), 1, 20))) & 0xFF)
             self.closed = self.closed or not is_visible(WINDOW)
             now = time.perf_counter()
             if before < self.hint_end <= now and self.draw and not self.closed:
                 self.draw()  # Removes the hint from a picture that stays.
             if self.paused:
-                self.clock += now - before
-            else:
-                seconds -= now - before
-            if seconds <= 0 and not self.paused:
+                self.clock, due = self.clock + now - before, due + now - before
+            elif now >= due:
                 return
 
     def _press(self, key):
