@@ -179,3 +179,13 @@ def test_normalise_by_hand():
     face = np.full((1, 48, 48, 1), 50, np.float32)
     face[:, 24:] = 150
     assert np.allclose(np.unique(cnn.normalise(face)), np.array([-50, 50]) / np.sqrt(2504))
+
+
+def test_augmentation_is_fixed_by_seed_and_epoch(monkeypatch):
+    monkeypatch.setattr(cnn, "STAGES", ((8, 1, 0),))
+    model, faces, results = cnn.AugmentedModel(cnn.build_model(5)), random_faces(4), []
+    for seed, epoch in ((3, 1), (3, 1), (4, 1), (3, 2)):
+        model.seed_epoch(seed, epoch)
+        results.append(np.array(model.augmentation(faces, training=True)))
+    assert np.array_equal(results[0], results[1])
+    assert not any(np.array_equal(results[0], result) for result in results[2:])
