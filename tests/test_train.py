@@ -278,3 +278,8 @@ def test_temperature_finds_how_much_logits_were_scaled():
 def test_temperature_is_1_where_it_does_not_lower_the_calibration_error(monkeypatch):
     monkeypatch.setattr(utils, "expected_calibration_error", lambda probabilities, labels: 0.02)
     assert train.fit_temperature(np.eye(5) * 9, np.arange(5)) == 1.0
+
+
+def test_exported_network_has_about_a_byte_per_weight(trained):
+    parameters = json.loads((trained[0] / "model.json").read_text())["parameters"]
+    assert (trained[0] / "model.tflite").stat().st_size < 2 * parameters
