@@ -283,3 +283,9 @@ def test_temperature_is_1_where_it_does_not_lower_the_calibration_error(monkeypa
 def test_exported_network_has_about_a_byte_per_weight(trained):
     parameters = json.loads((trained[0] / "model.json").read_text())["parameters"]
     assert (trained[0] / "model.tflite").stat().st_size < 2 * parameters
+
+
+def test_training_warns_of_data_that_is_not_fer2013(tiny_network, sample_csv, tmp_path, capsys):
+    arguments = ["--data", str(sample_csv), *SMOKE, "--epochs", "1", "--output-dir", str(tmp_path / "model")]
+    assert train.main(arguments) == 0
+    assert capsys.readouterr().err.count("Warning: ") == 1
