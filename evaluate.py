@@ -29,16 +29,63 @@ with cli.importing(__name__, "evaluate.py"):
 
 SPLIT_PARTS = {"test": ("test",), "val": ("val",), "both": ("val", "test")}
 SPLIT_NAMES = {split: " and ".join(utils.SPLITS[part] for part in parts) for split, parts in SPLIT_PARTS.items()}
-FACES_PER_STEP = 256  # Of the progress bar.
+FACES_PER_STEP = 256  # Step of the progress bar.
 MAX_EPOCHS = 10_000  # Rows of a history.csv that are read.
 FILES = (
     "metrics.json", "classification_report.txt", "confusion_matrix.png", "consensus_matrix.png", "roc.png",
     "accuracy.png", "loss.png", "calibration.png", "mistakes.png", "architecture.png",
 )  # fmt: skip
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Metrics
-# ---------------------------------------------------------------------------------------------------------------------
+
+def load_faces(data, votes, split, num_classes):
+    """Loads the faces to score.
+
+    Returns:
+        faces: uint8 (N, 48, 48, 1).
+        parts: str (N,), "val" or "test".
+        truths: dict of "labels" and, with votes, "consensus" to int (N,), -1 for a face without one.
+    """
+    parts = SPLIT_PARTS[split]
+    loaded = list(zip(*(utils.load_fer2013(data, part, num_classes) for part in parts), strict=True))
+    faces, labels = (np.concatenate(arrays) for arrays in loaded)
+    names = np.repeat(parts, list(map(len, loaded[1])))
+    if not votes:
+        return faces, names, {"labels": labels}
+    consensus = np.concatenate([utils.load_votes(votes, data, part, num_classes)[2] for part in parts])
+    if (consensus < 0).all():
+        raise ValueError(f"{utils.printable(votes)}: no face of {SPLIT_NAMES[split]} has a consensus. Omit --votes.")
+    return faces, names, {"labels": labels, "consensus": consensus}
+
+
+def read_history(path, heads):
+    """Returns the columns of `history.csv`, dict of float (E,), or None if there is no such file."""
+    name, columns = utils.printable(path), ["epoch", "size"]
+    if not path.is_file():
+        print(f"{name}: no such file. accuracy.png and loss.png are left out.", file=sys.stderr)
+        return None
+    columns += [f"{part}{head}_{value}" for head in heads for part in ("", "val_") for value in ("accuracy", "loss")]
+    try:
+        table = pd.read_csv(path, usecols=columns, dtype=float, nrows=MAX_EPOCHS)
+        if table.empty or not np.isfinite(table).all(axis=None):
+            raise ValueError("no rows, or fields without a number")
+    except ValueError as error:
+        reason = f"damaged ({utils.shorten(error)})"
+        raise ValueError(f"{name}: {reason}. Delete it to evaluate without the training's figures.") from error
+    return {column: table[column].to_numpy() for column in columns}
+
+
+def score(model, faces):
+    """Runs the network, with a progress bar on a terminal.
+
+    Returns:
+        logits: dict of head to float32 (N, C).
+        predictions: dict of head, and "demo", to probabilities, float32 (N, C).
+    """
+    steps = [faces[start : start + FACES_PER_STEP] for start in range(0, len(faces), FACES_PER_STEP)]
+    steps = [model.logits(step) for step in tqdm.tqdm(steps, unit_scale=FACES_PER_STEP, unit=" faces", disable=None)]
+    logits = {head: np.concatenate([step[head] for step in steps]) for head in model.heads}
+    predictions = {head: model.probabilities({head: logits[head]}) for head in model.heads}
+    return logits, predictions | {"demo": model.probabilities(logits)}
 
 
 def measure(labels, probabilities, classes):
@@ -94,68 +141,24 @@ def measure_unseen(data, faces, labels, probabilities):
     return {"rows_also_in_training": int(copies.sum()), "accuracy_unseen": unseen}
 
 
-def measure_heads(truths, predictions):
-    """Computes accuracy and calibration error of each head and of the demo, against each truth of `load_faces`."""
-    result = {head: {} for head in predictions}
-    for head, probabilities in predictions.items():
-        for truth, values in truths.items():
-            known, rows = values[values >= 0], probabilities[values >= 0]
-            accuracy, error = np.mean(rows.argmax(axis=1) == known), utils.expected_calibration_error(rows, known)
-            result[head][truth] = {"accuracy": float(accuracy), "ece": error}
-    return result
+def measure_split(chosen, truths, predictions):
+    """Computes accuracy and calibration error of each head and of the demo, against each truth of `load_faces`.
 
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Input and output
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def load_faces(data, votes, split, num_classes):
-    """Loads the faces to score.
-
-    Returns:
-        faces: uint8 (N, 48, 48, 1).
-        truths: dict of "labels" and, with votes, "consensus" to int (N,), -1 for a face without one.
+    Args:
+        chosen: bool (N,), the faces of the split.
     """
-    parts = SPLIT_PARTS[split]
-    loaded = zip(*(utils.load_fer2013(data, part, num_classes) for part in parts), strict=True)
-    faces, labels = (np.concatenate(arrays) for arrays in loaded)
-    if not votes:
-        return faces, {"labels": labels}
-    consensus = np.concatenate([utils.load_votes(votes, data, part, num_classes)[2] for part in parts])
-    if (consensus < 0).all():
-        raise ValueError(f"{utils.printable(votes)}: no face of {SPLIT_NAMES[split]} has a consensus. Omit --votes.")
-    return faces, {"labels": labels, "consensus": consensus}
-
-
-def read_history(path, heads):
-    """Returns the columns of `history.csv`, dict of float (E,), or None if there is no such file."""
-    name, columns = utils.printable(path), ["epoch", "size"]
-    if not path.is_file():
-        print(f"{name}: no such file. accuracy.png and loss.png are left out.", file=sys.stderr)
-        return None
-    columns += [f"{part}{head}_{value}" for head in heads for part in ("", "val_") for value in ("accuracy", "loss")]
-    try:
-        table = pd.read_csv(path, usecols=columns, dtype=float, nrows=MAX_EPOCHS)
-        if table.empty or not np.isfinite(table).all(axis=None):
-            raise ValueError("no rows, or fields without a number")
-    except ValueError as error:
-        reason = f"damaged ({utils.shorten(error)})"
-        raise ValueError(f"{name}: {reason}. Delete it to evaluate without the training's figures.") from error
-    return {column: table[column].to_numpy() for column in columns}
-
-
-@contextlib.contextmanager
-def replaced_files(folder):
-    """Yields a temporary folder. On success `FILES` of `folder` are replaced by those that it holds, or deleted."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as new:
-        yield Path(new)
-        for name in FILES:
-            if (Path(new) / name).exists():
-                (Path(new) / name).replace(folder / name)
-            else:
-                (folder / name).unlink(missing_ok=True)  # From an earlier evaluation.
+    result = {head: {} for head in predictions}
+    for truth, values in truths.items():
+        rows = chosen & (values >= 0)
+        for head, probabilities in predictions.items() if rows.any() else ():
+            accuracy = float(np.mean(probabilities[rows].argmax(axis=1) == values[rows]))
+            result[head][truth] = {
+                "rows": int(rows.sum()),
+                "accuracy": accuracy,
+                "accuracy_ci95": wilson_interval(accuracy, rows.sum()),
+                "ece": utils.expected_calibration_error(probabilities[rows], values[rows]),
+            }
+    return result
 
 
 def warn(data, result):
@@ -194,11 +197,6 @@ def format_accuracy(result):
     interval = f"95 % interval {low:.4f} to {high:.4f}"
     baseline = f"the most frequent class: {result['majority_baseline']:.4f}"
     return f"{result['rows']:,} faces: accuracy {result['accuracy']:.4f} ({interval}; {baseline})"
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Figures
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def draw_predictions(folder, truths, predictions, result, classes):
@@ -253,23 +251,17 @@ def draw_model(folder, history, description, model_dir):
         raise ValueError(f"{path}: `layers` is missing or damaged. Train the model again, or restore it.") from error
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Evaluation
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def score(model, faces):
-    """Runs the network, with a progress bar on a terminal.
-
-    Returns:
-        logits: dict of head to float32 (N, C).
-        predictions: dict of head, and "demo", to probabilities, float32 (N, C).
-    """
-    steps = [faces[start : start + FACES_PER_STEP] for start in range(0, len(faces), FACES_PER_STEP)]
-    steps = [model.logits(step) for step in tqdm.tqdm(steps, unit_scale=FACES_PER_STEP, unit=" faces", disable=None)]
-    logits = {head: np.concatenate([step[head] for step in steps]) for head in model.heads}
-    predictions = {head: model.probabilities({head: logits[head]}) for head in model.heads}
-    return logits, predictions | {"demo": model.probabilities(logits)}
+@contextlib.contextmanager
+def replaced_files(folder):
+    """Yields a temporary folder. On success `FILES` of `folder` are replaced by those that it holds, or deleted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as new:
+        yield Path(new)
+        for name in FILES:
+            if (Path(new) / name).exists():
+                (Path(new) / name).replace(folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)  # From an earlier evaluation.
 
 
 def evaluate(data, votes, model_dir, split, output_dir):
@@ -282,7 +274,7 @@ def evaluate(data, votes, model_dir, split, output_dir):
         raise ValueError(f"{utils.printable(output_dir)}: not a folder. Choose another --output-dir.")
     model = utils.load_emotion_model(model_dir)
     history, classes = read_history(model_dir / "history.csv", model.heads), model.classes
-    faces, truths = load_faces(data, votes, split, len(classes))
+    faces, parts, truths = load_faces(data, votes, split, len(classes))
     logits, predictions = score(model, faces)
     labels = truths["labels"]
     result = {"split": split} | measure(labels, predictions["labels"], classes)
@@ -290,7 +282,7 @@ def evaluate(data, votes, model_dir, split, output_dir):
     if "consensus" in truths:
         rows = truths["consensus"] >= 0
         result["consensus"] = measure(truths["consensus"][rows], predictions["demo"][rows], classes)
-    result["heads"] = measure_heads(truths, predictions)
+    result["splits"] = {part: measure_split(part == parts, truths, predictions) for part in SPLIT_PARTS[split]}
     warn(data, result)
     report = format_report(labels, predictions["labels"].argmax(axis=1), result, classes)
     with replaced_files(output_dir) as folder:

@@ -67,7 +67,7 @@ def test_wilson_interval_of_eight_in_ten():
 
 
 def test_unseen_accuracy_leaves_out_copies_of_training(sample_csv, tmp_path):
-    """Of four faces two are copies: the other two are one right and one wrong."""
+    """Two of four faces are copies. Of the other two, one prediction is right and one is wrong."""
     training, _ = utils.load_fer2013(sample_csv, "train", limit=2)
     labels, probabilities = np.zeros(4, int), np.eye(5)[[0, 0, 0, 1]]
     result = evaluate.measure_unseen(sample_csv, np.concatenate([training, 255 - training]), labels, probabilities)
@@ -87,13 +87,16 @@ def test_class_without_faces_has_no_auc_and_is_left_out_of_means():
     assert result["auc_macro"] == 1 and result["balanced_accuracy"] == 1
 
 
-def test_heads_are_scored_on_faces_with_a_consensus_only():
+def test_heads_are_scored_on_faces_of_the_split_with_a_consensus():
     """Labels 0 1 1; consensus 0, none, 0. A head that always predicts 0 is right in 1 of 3 and in 2 of 2."""
-    truths = {"labels": np.array([0, 1, 1]), "consensus": np.array([0, -1, 0])}
-    predictions = {"demo": np.array([[0.9, 0.1]] * 3)}
-    result = evaluate.measure_heads(truths, predictions)["demo"]
-    assert result["labels"] == {"accuracy": pytest.approx(1 / 3), "ece": pytest.approx(0.9 - 1 / 3)}
-    assert result["consensus"] == {"accuracy": 1.0, "ece": pytest.approx(0.1)}
+    truths = {"labels": np.array([0, 1, 1, 1]), "consensus": np.array([0, -1, 0, 1])}
+    predictions, chosen = {"demo": np.array([[0.9, 0.1]] * 4)}, np.array([True, True, True, False])
+    result = evaluate.measure_split(chosen, truths, predictions)["demo"]
+    assert result["labels"]["rows"] == 3 and result["labels"]["accuracy"] == pytest.approx(1 / 3)
+    assert result["labels"]["ece"] == pytest.approx(0.9 - 1 / 3)
+    assert result["consensus"]["rows"] == 2 and result["consensus"]["accuracy"] == 1.0
+    assert result["consensus"]["ece"] == pytest.approx(0.1)
+    assert result["consensus"]["accuracy_ci95"] == evaluate.wilson_interval(1.0, 2)
 
 
 def test_report_says_when_every_face_is_a_copy():
@@ -140,7 +143,7 @@ def mislabelled(sample_csv, tmp_path_factory):
 def evaluated(run_script, trained, mislabelled, tmp_path_factory):
     """The script run with votes on both evaluation splits: the finished process, the results and the data.
 
-    Nine of ten people agree with the label, but of every tenth face, whose votes are split.
+    Nine of ten people agree with the label, except for every tenth face, whose votes are split.
     """
     folder = tmp_path_factory.mktemp("figures") / "drawn"
     votes = write_votes(
@@ -161,13 +164,13 @@ def test_script_writes_and_prints_everything(evaluated):
     assert report in finished.stdout and "Consensus of ten people" in report
     assert "People agree when the demo names an emotion: Angry" in report
     result = json.loads((folder / "metrics.json").read_text())
-    assert list(result) == ["split", *METRICS, "rows_also_in_training", "accuracy_unseen", "consensus", "heads"]
+    assert list(result) == ["split", *METRICS, "rows_also_in_training", "accuracy_unseen", "consensus", "splits"]
     assert list(result["consensus"]) == METRICS
     assert result["split"] == "both" and result["rows"] == np.sum(result["confusion_matrix"])
     assert result["accuracy"] == pytest.approx(np.trace(result["confusion_matrix"]) / result["rows"])
     assert result["accuracy_ci95"][0] < result["accuracy"] < result["accuracy_ci95"][1]
     assert list(result["per_class"]) == ["Angry", "Happy", "Sad", "Surprise", "Neutral"]
-    assert list(result["heads"]) == ["labels", "votes", "demo"]
+    assert list(result["splits"]) == ["val", "test"] and list(result["splits"]["val"]) == ["labels", "votes", "demo"]
 
 
 def test_script_scores_the_exported_network(evaluated, trained):
@@ -177,9 +180,12 @@ def test_script_scores_the_exported_network(evaluated, trained):
     faces, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     result = json.loads((folder / "metrics.json").read_text())
     for head, probabilities in {"labels": model.predict(faces, "labels"), "demo": model.predict(faces)}.items():
-        expected = evaluate.measure(labels, probabilities, model.classes)
-        assert result["heads"][head]["labels"]["accuracy"] == expected["accuracy"]
-        assert result["heads"][head]["labels"]["ece"] == pytest.approx(expected["ece"])
+        expected, count = evaluate.measure(labels, probabilities, model.classes), len(parts[0][0])
+        splits = [result["splits"][split][head]["labels"] for split in ("val", "test")]
+        assert [split["rows"] for split in splits] == [count, len(labels) - count]
+        assert splits[0]["accuracy"] == np.mean(probabilities[:count].argmax(axis=1) == labels[:count])
+        right = sum(split["rows"] * split["accuracy"] for split in splits)
+        assert right / len(labels) == pytest.approx(expected["accuracy"])
         assert (result["log_loss"] == pytest.approx(expected["log_loss"])) == (head == "labels")
 
 
@@ -190,7 +196,7 @@ def unsaved(monkeypatch):
 
 
 def test_consensus_equals_labels_where_all_people_agree_with_them(evaluated, trained, unsaved, tmp_path):
-    """Then the consensus section holds what `measure` says of the demo's probabilities against the labels."""
+    """Then the consensus section holds the metrics of the demo's probabilities against the labels."""
     data = evaluated[2]
     votes = write_votes(tmp_path / "votes.csv", data, lambda emotion, _: {emotion: 10})
     evaluate.evaluate(data, votes, trained[0], "val", tmp_path / "results")
@@ -200,12 +206,12 @@ def test_consensus_equals_labels_where_all_people_agree_with_them(evaluated, tra
     expected = evaluate.measure(labels, model.predict(faces), model.classes)
     assert result["consensus"]["confusion_matrix"] == expected["confusion_matrix"]
     assert result["consensus"]["log_loss"] == pytest.approx(expected["log_loss"])
-    assert all(values["labels"] == values["consensus"] for values in result["heads"].values())
+    assert all(values["labels"] == values["consensus"] for values in result["splits"]["val"].values())
 
 
 def test_faces_without_a_consensus_are_left_out(evaluated):
     result = json.loads((evaluated[1] / "metrics.json").read_text())
-    _, truths = evaluate.load_faces(evaluated[2], evaluated[1].parent / "votes.csv", "both", 5)
+    _, _, truths = evaluate.load_faces(evaluated[2], evaluated[1].parent / "votes.csv", "both", 5)
     labels, consensus = truths["labels"], truths["consensus"]
     assert result["consensus"]["rows"] == np.sum(consensus >= 0) < len(labels)
     assert np.array_equal(consensus[consensus >= 0], labels[consensus >= 0])

@@ -71,7 +71,7 @@ def test_a_box_beyond_the_frame_still_gives_a_face(box, angle):
 
 
 def test_cropping_keeps_the_part_inside_the_frame():
-    """Of a box that begins 48 pixels left of the frame, the right half stays: columns 0 to 47, all of value 50."""
+    """Only the right half of a box that begins 48 pixels left of the frame stays: columns 0 to 47, all 50."""
     gray = np.full((96, 200), 200, np.uint8)
     gray[:, :48] = 50
     assert (utils.crop_faces(gray, np.array([[-48, 0, 96, 96]])) == 50).all()
@@ -111,7 +111,7 @@ def test_detected_faces_are_confirmed_by_a_second_cascade(gray_portrait, face_de
 
 
 def test_a_detected_face_holds_no_other(gray_portrait, face_detector):
-    """Of two boxes around the same face, of which each alone would be confirmed, the larger one stays."""
+    """Each of two boxes around the same face would be confirmed. Only the larger one stays."""
 
     class Frontal:
         def detectMultiScale(self, *arguments, **options):
@@ -188,7 +188,7 @@ def test_exported_network_agrees_with_keras_on_real_crops(folder, crops):
     keras_logits = keras.models.load_model(folder / "model.keras", compile=False)(crops.astype(np.float32))
     for head, logits in utils.load_emotion_model(folder).logits(crops).items():
         expected = np.asarray(keras_logits[head])
-        assert np.abs(logits - expected).max() < 0.1
+        assert np.abs(logits - expected).max() < 0.2
         if folder in SHIPPED:
             assert np.mean(logits.argmax(axis=1) == expected.argmax(axis=1)) >= 0.99
 
@@ -217,13 +217,13 @@ def make_model(outputs, temperatures):
     )
 
 
-def test_prediction_is_the_mean_of_the_calibrated_heads():
-    """Head `labels`: logits 0 and 2 ln 3 at temperature 2 give 1/4, 3/4. Head `votes`: 0 and 0 give 1/2, 1/2."""
+def test_prediction_is_the_weighted_mean_of_the_calibrated_heads():
+    """Logits 0 and 2 ln 3 at temperature 2 give 1/4, 3/4; 0 and 0 give 1/2, 1/2. 0.3 / 4 + 0.7 / 2 = 0.425."""
     outputs = {"labels": [0, 2 * np.log(3)], "votes": [0, 0]}
     model, face = make_model(outputs, {"labels": 2.0, "votes": 1.0}), np.zeros((1, 48, 48, 1), np.uint8)
     assert model.predict(face, "labels")[0] == pytest.approx([0.25, 0.75])
     assert model.predict(face, "votes")[0] == pytest.approx([0.5, 0.5])
-    assert model.predict(face)[0] == pytest.approx([0.375, 0.625])
+    assert model.predict(face)[0] == pytest.approx([0.425, 0.575])
 
 
 def test_softmax_of_large_logits_is_finite():
@@ -286,6 +286,15 @@ def test_description_without_the_hash_is_refused(copied):
         utils.load_emotion_model(copied)
 
 
+def test_heads_that_are_not_the_outputs_are_refused(copied):
+    description = json.loads((copied / "model.json").read_text())
+    heads = utils.HEADS if len(description["heads"]) == 1 else utils.HEADS[:1]
+    description |= {"heads": heads, "temperatures": dict.fromkeys(heads, 1.0)}
+    (copied / "model.json").write_text(json.dumps(description))
+    with pytest.raises(ValueError, match="`heads` of .*model.json must be the outputs of model.tflite, but they are"):
+        utils.load_emotion_model(copied)
+
+
 def test_flipped_bit_of_the_network_is_refused(copied):
     content = bytearray((copied / "model.tflite").read_bytes())
     content[len(content) // 2] ^= 1
@@ -309,7 +318,7 @@ print({{"keras", "tensorflow", "pandas", "matplotlib", "seaborn", "sklearn"}} & 
 
 
 @pytest.mark.parametrize("frame", [None, np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3), np.float32)])
-def test_read_emotions_refuses_what_is_no_frame(frame):
+def test_read_emotions_refuses_other_arrays(frame):
     with pytest.raises(ValueError, match="`frame` must be a uint8 array"):
         utils.read_emotions(frame)
 
@@ -480,7 +489,7 @@ def test_every_form_gives_the_same_arrays(tmp_path, write):
 
 
 def test_five_classes_leave_out_disgust_and_fear(tmp_path):
-    """Of the training ids 0 3 1 4 2 5 6, ids 1 and 2 go; 0 3 4 5 6 become labels 0 1 2 3 4."""
+    """The ids in Training are 0 3 1 4 2 5 6. Ids 1 and 2 are left out; 0 3 4 5 6 become labels 0 1 2 3 4."""
     faces, labels = utils.load_fer2013(write_plain(tmp_path), "train", 5)
     assert labels.tolist() == [0, 1, 2, 3, 4]
     assert np.array_equal(faces[..., 0], FACES[[0, 1, 3, 5, 6]])
@@ -851,7 +860,7 @@ def test_copies_are_exact(tmp_path):
 
 
 def flood(path):
-    """Writes a file that would take minutes or gigabytes to read as a whole."""
+    """Writes a file that would take minutes or gigabytes to read completely."""
     row, newlines = f"0,{GOOD},Training\n".encode(), b"\n" * 2**20
     entry = tarfile.TarInfo("README")
     entry.size = 300 * 2**20
