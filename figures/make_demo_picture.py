@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-MOMENTS = (2.0, 4.5, 9.5)  # Seconds: Collins, both, Hopper.
+MOMENTS = (0.4, 2.4, 6.0)  # Seconds: Collins, both, Hopper with her head tilted.
 SIZE = (480, 270)  # Pixels of each frame.
 
 
