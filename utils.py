@@ -253,7 +253,7 @@ class EmotionModel:
         return logits
 
     def predict(self, faces, head=None):
-        """Returns calibrated probabilities, float32 (N, C), of faces: those of one head, or the mean of all heads."""
+        """Returns calibrated probabilities, float32 (N, C), of faces: of one head, or the heads' weighted mean."""
         logits = self.logits(faces)
         return self.probabilities(logits if head is None else {head: logits[head]})
 

@@ -73,7 +73,7 @@ def load_portraits():
 
 
 def soften_background(photograph, face, radius, sigma):
-    """Smooths film grain, and blurs by `sigma` what is farther than twice the radius from the face, as a lens does."""
+    """Smooths film grain, and blurs everything beyond twice the radius from the face by `sigma`, as a lens does."""
     smooth = cv2.bilateralFilter(photograph, 9, 20, 3)
     y, x = np.ogrid[: photograph.shape[0], : photograph.shape[1]]
     distance = np.hypot(x - face[0], 0.8 * (y - face[1])) / radius
@@ -102,7 +102,7 @@ def frame_matrix(pose):
     """Returns the perspective matrix, float (3, 3), from the scene's pixels to the frame's."""
     tilt, turn = np.radians(pose.tilt), np.radians(pose.turn)
     to_middle = np.array([[1, 0, -pose.x], [0, 1, -pose.y], [0, 0, 1]])
-    distance = 1.5 * WIDTH / pose.zoom  # Of the camera from the wall, in the scene's pixels.
+    distance = 1.5 * WIDTH / pose.zoom  # Between camera and wall, in the scene's pixels.
     turned = np.array([[np.cos(turn), 0, 0], [0, 1, 0], [np.sin(turn) / distance, 0, 1]])
     tilted = np.array([[np.cos(tilt), -np.sin(tilt), 0], [np.sin(tilt), np.cos(tilt), 0], [0, 0, 1]])
     to_frame = np.array([[pose.zoom, 0, WIDTH / 2], [0, pose.zoom, HEIGHT / 2], [0, 0, 1]])

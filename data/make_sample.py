@@ -46,9 +46,7 @@ SCALE = (1.0, 1.16)
 MAX_SHADOW = 0.35  # Share of the light that is missing at the dark edge.
 NOISE = (1, 5)  # Standard deviation in gray levels.
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Drawing: x to the right and y down from the centre of the image, in pixels; brightness 0..255
-# ---------------------------------------------------------------------------------------------------------------------
+# Coordinates below: x to the right and y down from the centre of the image, in pixels. Brightness: 0..255.
 
 
 def draw_line(canvas, x, y, brightness, width=None):

@@ -48,7 +48,7 @@ def sample_votes(sample_csv):
     return sample_csv.with_name("sample_votes.csv")
 
 
-# Runs train.py with a network that learns the drawn faces in seconds, where the network itself is not what is tested.
+# Runs train.py with a network that learns the drawn faces in seconds, for tests of everything but the network.
 TRAIN_TINY = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
@@ -72,7 +72,7 @@ def trained(tmp_path_factory, sample_csv, sample_votes):
 
 @pytest.fixture
 def tiny_network(monkeypatch):
-    """Makes the network a tiny one, where only what is done with it counts."""
+    """Replaces the network with a tiny one, for tests of the training around it."""
     import cnn
 
     monkeypatch.setattr(cnn, "STAGES", ((8, 1, 0), (16, 1, 1)))

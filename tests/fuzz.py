@@ -42,27 +42,10 @@ REFUSALS = (ValueError, OSError)  # What cli.run_script turns into one line.
 # ---------------------------------------------------------------------------------------------------------------------
 
 TOKENS = [
-    b"0",
-    b"5",
-    b"10",
-    b"  ",
-    b",",
-    b"\n",
-    b"\r",
-    b'"',
-    b"'",
-    b" ",
-    b"\t",
-    b"\0",
-    b";",
-    b"-1",
-    b"256",
-    b"1e3",
-    b"nan",
-    b"[",
-    b"}",
-    b"\xff",
-]
+    b"0", b"5", b"10", b"  ", b",", b"\n", b"\r", b'"', b"'", b" ", b"\t", b"\0", b";", b"-1", b"256", b"1e3", b"nan",
+    b"[", b"}", b"\xff",
+]  # fmt: skip
+PHASES = (Phase.generate, Phase.shrink)
 EDITS = st.lists(
     st.tuples(
         st.sampled_from(["replace", "insert", "delete", "cut", "repeat", "flip", "digit", "digit"]),
@@ -119,7 +102,7 @@ def votes_content():
 
 
 def parse(content, columns):
-    """Returns the rows of a CSV as lists of fields, by Python's means alone."""
+    """Returns the rows of a CSV as lists of fields, with Python's csv module alone."""
     header, *rows = csv.reader(io.StringIO(content.decode("utf-8", "replace"), newline=""), skipinitialspace=True)
     header = [name.strip("\ufeff ") for name in header]
     rows = [row for row in rows if any(field.strip() for field in row)]
@@ -323,9 +306,6 @@ def run(reader, cases, seconds=float("inf")):
 
         property_holds()
     return counts
-
-
-PHASES = (Phase.generate, Phase.shrink)
 
 
 def main(argv=None):

@@ -1,4 +1,4 @@
-"""Pictures open, are not blank, are closed, and show what they were given.
+"""Pictures open, are not blank, are closed, and show their data.
 
 python -m pytest tests/test_plots.py
 """
@@ -42,7 +42,7 @@ def check_axes(figure):
 
 
 def test_confusion_matrix_shows_shares_of_rows_and_counts(tmp_path, figures):
-    """Of four faces with label Happy three are predicted: 75 %. A class without faces has shares of 0."""
+    """Three of four faces with label Happy are predicted as Happy: 75 %. A class without faces has shares of 0."""
     counts = np.zeros((5, 5), int)
     counts[1, 1], counts[1, 2] = 3, 1
     plots.confusion_matrix(counts, CLASSES, "Label", "Prediction", "Title", tmp_path / "a.png")
