@@ -46,7 +46,7 @@ class Checkpoint(keras.callbacks.Callback):
         """Prepares the state folder for a new run, or loads the state of an interrupted one.
 
         Returns:
-            weights: list of arrays for `restore`; empty for a new run.
+            weights: list of arrays for `set_weights`; empty for a new run.
 
         Raises:
             ValueError: the state is damaged or belongs to a run with another config.
@@ -144,7 +144,7 @@ def set_weights(variables, weights):
 
 
 def save_state(path, config, rows, weights, best_weights):
-    """Writes the state in one step. It is built in memory, because HDF5 crashes on a full disk."""
+    """Writes the state in one step, as an .npz file, because Keras's HDF5 files crash on a full disk."""
     arrays = {f"weights_{i}": value for i, value in enumerate(weights)}
     arrays |= {f"best_{i}": value for i, value in enumerate(best_weights)}
     utils.save_arrays(path, header=np.array(json.dumps({"config": config, "rows": rows})), **arrays)
@@ -213,19 +213,23 @@ def check_folder(folder, expected):
         )
 
 
-def check_output(output_dir):
-    """Checks before a training that its folders may be replaced, and completes an interrupted replacement."""
+def check_folders(output_dir):
+    """Checks that the folders of a training may be replaced."""
     check_folder(state_folder(output_dir), STATE_FILES)
     for folder in (output_dir, previous_folder(output_dir)):
         check_folder(folder, MODEL_FILES)
+
+
+def complete_replacement(output_dir):
+    """Moves a finished model into place if a run was killed between the two renames of `replace_model`."""
     new = state_folder(output_dir) / "model"
     if not output_dir.exists() and previous_folder(output_dir).exists() and (new / "model.json").exists():
-        new.rename(output_dir)  # A kill fell between the two renames of `replace_model`.
+        new.rename(output_dir)
 
 
 def replace_model(output_dir):
     """Moves the finished model into place. The former one becomes `<name>.previous`; the state is deleted."""
-    check_output(output_dir)
+    check_folders(output_dir)
     if output_dir.exists():
         shutil.rmtree(previous_folder(output_dir), ignore_errors=True)
         output_dir.rename(previous_folder(output_dir))

@@ -34,7 +34,8 @@ def importing(module, script):
         yield
         return
     if sys.version_info < (3, 11):  # noqa: UP036 - An older Python gets this far.
-        sys.exit(f"{script}: Python 3.11 or later is needed. Run it with: python3.11 {script}")
+        print(f"{script}: Python 3.11 or later is needed. Run it with: python3.11 {script}", file=sys.stderr)
+        sys.exit(2)
     stderr = os.dup(2) if sys.stderr else None  # A copy, because an import may run while stderr is hidden.
 
     def stop(*_):
@@ -98,7 +99,7 @@ def whole_number(lowest, highest):
     """Returns the type of a command-line option for whole numbers within a range."""
 
     def parse(text):
-        if not text.isdecimal() or not lowest <= int(text[:20]) <= highest:
+        if not text.isdecimal() or len(text) > 20 or not lowest <= int(text) <= highest:
             rule = f"must be a whole number from {lowest} to {highest}"
             raise argparse.ArgumentTypeError(f"{rule}, but it is {text[:40]}.")
         return int(text)

@@ -34,6 +34,7 @@ with cli.importing(__name__, "train.py"):
     import checkpoint
     import cnn
 
+DEFAULTS = ("EPOCHS", "BATCH_SIZE", "DEFAULTS")  # Of flags; the other constants are the recipe.
 EPOCHS = 44  # An hour on two fast cores, two on slow ones.
 BATCH_SIZE = 128
 # Width in pixels of the crops, and the share of the run at which each size ends. A crop at the face's own scale teaches
@@ -107,28 +108,27 @@ def compile_model(model, heads, steps):
     )
 
 
-def fit(state, training, validation, resume):
+def fit(state, training, validation, initial_weights):
     """Trains the remaining epochs, with one `model.fit` per crop size.
 
     Args:
         state: `checkpoint.Checkpoint`.
         training, validation: faces, and targets and weights from `load_targets`.
-        resume: weights of an earlier run, or an empty list.
+        initial_weights: those of an interrupted run, or an empty list.
     """
     config, epochs, (faces, targets, _) = state.config, len(state.sizes), training
-    batch_size = min(config["batch_size"], len(faces))
     keras.utils.set_random_seed(config["seed"])
     keras.config.set_dtype_policy(config["precision"])
     model = cnn.AugmentedModel(cnn.build_model(config["classes"], tuple(targets), image_size=None))
-    compile_model(model, targets, len(faces) // batch_size * epochs)
+    compile_model(model, targets, len(faces) // config["batch_size"] * epochs)
     model.optimizer.build(model.trainable_variables)
-    if resume:
-        checkpoint.set_weights(model.variables + model.optimizer.variables, resume)
+    if initial_weights:
+        checkpoint.set_weights(model.variables + model.optimizer.variables, initial_weights)
     while len(state.rows) < epochs:
         done = len(state.rows)
         model.set_size(state.sizes[done])
         model.fit(
-            ShuffledFaces(*training, batch_size, config["seed"], done),
+            ShuffledFaces(*training, config["batch_size"], config["seed"], done),
             validation_data=validation,
             validation_batch_size=256,
             initial_epoch=done,
@@ -141,13 +141,13 @@ def fit(state, training, validation, resume):
 
 def read_config(args):
     """Returns everything that decides how a run goes, as it stands in the state and in model.json."""
-    constants = {**vars(cnn), **globals()}
+    constants = {**vars(cnn), **globals()}.items()
     libraries = (importlib.import_module(keras.backend.backend()), keras, np)
     config = {
         "data": relative_path(args.data),
         "votes": args.votes and relative_path(args.votes),
         **{name: getattr(args, name) for name in ("classes", "epochs", "batch_size", "seed", "limit")},
-        "constants": {name: value for name, value in constants.items() if name.isupper()},
+        "constants": {name: value for name, value in constants if name.isupper() and name not in DEFAULTS},
         "precision": cnn.choose_precision(),
         "versions": {library.__name__: library.__version__ for library in libraries},
     }
@@ -161,21 +161,23 @@ def train(args):
         FileNotFoundError, ValueError: the data cannot be used, or the state belongs to another run.
     """
     output_dir, config = args.output_dir.resolve(), read_config(args)
-    checkpoint.check_output(output_dir)
+    checkpoint.check_folders(output_dir)
+    checkpoint.complete_replacement(output_dir)
     splits = {split: utils.load_fer2013(args.data, split, args.classes, args.limit) for split in ("train", "val")}
     config["data_sha256"] = {split: utils.hash_split(*arrays) for split, arrays in splits.items()}
     config["votes_sha256"] = args.votes and hash_file(args.votes)
+    config["batch_size"] = min(args.batch_size, len(splits["train"][0]))
     training, validation = ((arrays[0], *load_targets(args, split, arrays[1])) for split, arrays in splits.items())
     for warning in utils.data_warnings(args.data):
         print(f"Warning: {warning}", file=sys.stderr)
     state = checkpoint.Checkpoint(output_dir, config, list_crop_sizes(args.epochs))
-    weights = state.start(args.resume)
     scope, devices = cnn.every_device()
     if args.batch_size % devices:
         raise ValueError(f"`--batch-size` must be a multiple of the {devices} GPUs, but it is {args.batch_size}.")
+    initial_weights = state.start(args.resume)
     with state.interrupt_between_batches():
         with scope:
-            fit(state, training, validation, weights)
+            fit(state, training, validation, initial_weights)
         description = write_model(state, output_dir, splits["train"][1], validation)
     if state.interrupted:  # After the last batch: there was nothing left to stop.
         raise KeyboardInterrupt
@@ -196,10 +198,11 @@ def write_model(state, output_dir, labels, validation):
     network.save(folder / "model.keras")
     cnn.export(network, folder / "model.tflite")
     description = describe(network, state, labels) | {"tflite_sha256": hash_file(folder / "model.tflite")}
-    path = folder / "model.json"
-    path.write_text(json.dumps(description), encoding="utf-8")  # So that the exported network can be loaded.
-    calibrate(folder, description, *validation)
-    path.write_text(json.dumps(description, indent=2), encoding="utf-8")
+    exported = utils.EmotionModel(utils.load_network((folder / "model.tflite").read_bytes()), description)
+    description["temperatures"], accuracies = calibrate(exported, *validation)
+    description["training"]["val_accuracy"] = accuracies
+    with utils.replaced(folder / "model.json") as path:  # The last file: with it the folder is complete.
+        path.write_text(json.dumps(description, indent=2), encoding="utf-8")
     checkpoint.replace_model(output_dir)
     return description
 
@@ -214,7 +217,6 @@ def describe(network, state, labels):
         "fer2013_ids": ids,
         "image_size": utils.IMAGE_SIZE,
         "heads": list(network.output_names),
-        "temperatures": {head: 1.0 for head in network.output_names},
         "parameters": network.count_params(),
         "macs": cnn.count_macs(network),
         "layers": cnn.describe_layers(network),
@@ -228,16 +230,16 @@ def describe(network, state, labels):
     }
 
 
-def calibrate(folder, description, faces, targets, weights):
-    """Fits the temperature of each head on PublicTest, and adds the exported file's accuracies to the description."""
-    logits = utils.load_emotion_model(folder).logits(faces)
-    description["training"]["val_accuracy"] = {}
-    for head, head_logits in logits.items():
+def calibrate(exported, faces, targets, weights):
+    """Returns the temperature of each head, fitted on the validation faces, and its accuracy on them."""
+    temperatures, accuracies = dict.fromkeys(exported.heads, 1.0), {}
+    for head, logits in exported.logits(faces).items():
         rows = weights[head] > 0
-        head_logits, labels = head_logits[rows], targets[head][rows].argmax(axis=1)
-        if len(labels):
-            description["temperatures"][head] = fit_temperature(head_logits, labels)
-            description["training"]["val_accuracy"][head] = float(np.mean(head_logits.argmax(axis=1) == labels))
+        if rows.any():  # A short run's faces may have no consensus.
+            labels = targets[head][rows].argmax(axis=1)
+            temperatures[head] = fit_temperature(logits[rows], labels)
+            accuracies[head] = float(np.mean(logits[rows].argmax(axis=1) == labels))
+    return temperatures, accuracies
 
 
 def fit_temperature(logits, labels):

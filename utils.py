@@ -14,7 +14,7 @@ The data that flows has the same names in every file:
     votes          float32 (N, C)        share of the raters' votes per class; rows sum to 1, or 0 without votes
     probabilities  float32 (N, C)        rows sum to 1, columns in the order of the model's classes
 
-Pixels are normalised by a layer inside the saved model, so no script can feed it differently from how it was trained.
+A layer inside the saved model normalises the gray levels, so every script feeds the network as in training.
 """
 
 import collections
@@ -61,8 +61,8 @@ EMOTIONS = tuple(EMOTION_COLORS)  # The position is FER2013's emotion id.
 CLASS_SETS = {5: (0, 3, 4, 5, 6), 7: (0, 1, 2, 3, 4, 5, 6)}  # Number of classes -> FER2013 ids, in label order.
 IMAGE_SIZE = 48  # Pixels, width and height of a face.
 SPLITS = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
-# Outputs of the network, FER2013's labels and the votes of FER+, and their weights in the demo's probabilities: on
-# PublicTest, the highest sum of both accuracies within a point of the votes head's accuracy on the consensus.
+# Outputs of the network, for FER2013's labels and the votes of FER+, with their weights in the demo's probabilities. On
+# PublicTest these give the highest sum of both accuracies that costs the consensus at most a point.
 HEAD_WEIGHTS = {"labels": 0.3, "votes": 0.7}
 HEADS = tuple(HEAD_WEIGHTS)
 UNCERTAIN = "uncertain"  # The label of a face whose most probable emotion is below the minimum confidence.
@@ -218,7 +218,7 @@ def _crop_upright(gray, box):
     right, bottom = min(max(x + box_width, left + 1), width), min(max(y + box_height, top + 1), height)
     crop = gray[top:bottom, left:right]
     # Averaging over areas keeps a large face from aliasing; a face under 48 pixels is interpolated.
-    method = cv2.INTER_AREA if crop.shape[0] >= IMAGE_SIZE else cv2.INTER_LINEAR
+    method = cv2.INTER_AREA if min(crop.shape) >= IMAGE_SIZE else cv2.INTER_LINEAR
     return cv2.resize(crop, (IMAGE_SIZE, IMAGE_SIZE), interpolation=method)
 
 
@@ -307,7 +307,7 @@ def load_emotion_model(folder=DEFAULT_MODEL):
             f"{printable(folder / 'model.tflite')}: not the file that model.json describes. Export it again: "
             f"python train.py --output-dir {printable(folder)}"
         )
-    run = _load_network(content)
+    run = load_network(content)
     outputs = set(run.get_output_details())
     if outputs != set(description["heads"]):
         raise ValueError(
@@ -321,10 +321,12 @@ def _list_models(folder):
     """Returns a sentence that names the model folders next to a missing one, or says how to train one."""
     parent = folder.parent if any(folder.parent.glob("*/model.tflite")) else ROOT / "models"
     found = sorted(printable(path.parent) for path in parent.glob("*/model.tflite"))
-    return f"Model folders: {', '.join(found)}." if found else f"Train it: python train.py --output-dir {folder}"
+    if not found:
+        return f"Train it: python train.py --output-dir {printable(folder)}"
+    return f"Model folders: {', '.join(found)}."
 
 
-def _load_network(content):
+def load_network(content):
     """Returns the signature runner of a `.tflite` file's content."""
     try:
         with quiet_stderr():  # LiteRT prints a line when it starts.

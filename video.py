@@ -134,8 +134,12 @@ def open_address(address):
     print(f"Downloading {title}, because it cannot be played from its server.")
     folder = tempfile.TemporaryDirectory(prefix="webcam-demo-")
     path = Path(folder.name, f"download{Path(title).suffix}")
-    with request(address, STREAM_TIMEOUT) as response, open(path, "wb") as file:
-        shutil.copyfileobj(response, file)
+    try:
+        with request(address, STREAM_TIMEOUT) as response, open(path, "wb") as file:
+            shutil.copyfileobj(response, file)
+    except (OSError, http.client.HTTPException) as error:
+        folder.cleanup()
+        raise ValueError(f"{title}: the download failed ({utils.shorten(error)}). Try again.") from error
     return Files([path], title, folder=folder)
 
 

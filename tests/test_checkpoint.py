@@ -91,14 +91,14 @@ def test_folder_with_foreign_files_is_never_replaced(tmp_path, name):
     (tmp_path / name).mkdir()
     (tmp_path / name / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="contains notes.txt, which train.py did not write"):
-        checkpoint.check_output(tmp_path / "model")
+        checkpoint.check_folders(tmp_path / "model")
     assert (tmp_path / name / "notes.txt").read_text() == "mine"
 
 
 def test_desktop_files_do_not_stop_a_training(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / ".DS_Store").write_text("")
-    checkpoint.check_output(tmp_path / "model")
+    checkpoint.check_folders(tmp_path / "model")
 
 
 def make_model(folder, text):
@@ -116,10 +116,18 @@ def test_former_model_becomes_previous(tmp_path):
     assert not (tmp_path / "model.partial").exists()
 
 
+def test_new_model_takes_the_place_of_one_that_was_moved_away(tmp_path):
+    make_model(tmp_path / "model.previous", "former")
+    make_model(tmp_path / "model.partial" / "model", "new")
+    checkpoint.replace_model(tmp_path / "model")
+    assert (tmp_path / "model" / "model.json").read_text() == "new"
+    assert (tmp_path / "model.previous" / "model.json").read_text() == "former"
+
+
 def test_kill_between_the_two_renames_loses_no_model(tmp_path):
     make_model(tmp_path / "model.previous", "former")
     make_model(tmp_path / "model.partial" / "model", "new")
-    checkpoint.check_output(tmp_path / "model")
+    checkpoint.complete_replacement(tmp_path / "model")
     assert (tmp_path / "model" / "model.json").read_text() == "new"
     assert (tmp_path / "model.previous" / "model.json").read_text() == "former"
 
