@@ -1,6 +1,6 @@
 """Faces over time: found fast, kept through misses, their probabilities averaged; used by webcam_demo.py.
 
-A full scan of a frame takes the cascade 100 ms. So each frame is scanned in part only, and each known face is searched
+A full scan of a frame takes the cascade 60 ms. So each frame is scanned in part only, and each known face is searched
 only around the place where it should be, at about its size, which takes 1 ms. A scan proposes many places; a face is
 what two cascades find there.
 """
@@ -14,33 +14,31 @@ import numpy as np
 
 import utils
 
-# The scan. At scale 0 the frame has 360 lines; at each further scale it is reduced once more.
+# The scan. At scale 1 the frame has 360 lines; each further scale is smaller by SCALE_STEP.
 SCAN_LINES = 360  # of the shorter side; a smaller frame is scanned as it is
-SCALE_STEP = 1.44
-WINDOW = 24  # pixels of the smallest face that the cascades find
-LARGEST = 29  # pixels of the largest face looked for at one scale: WINDOW and WINDOW * SIZE_STEP
-SIZE_STEP = 1.2
-STRIP_ROWS = 30  # A scale is scanned in strips, so that no frame takes long.
+WINDOW, SIZE_STEP = 24, 1.2  # pixels of the smallest face that the cascades find; one scale covers two sizes
+LARGEST = 29  # pixels of the largest face looked for at one scale: WINDOW * SIZE_STEP
+SCALE_STEP = SIZE_STEP**2
 STRIDE = 4  # The cascades look at every second column of every second row.
-# Windows scanned in a frame, where a face is shown and where none is. A thousand take 0.1 to 0.2 ms.
-BUDGET, BUDGET_ALONE = 8_000, 60_000
-PROFILE_COST = 1.5  # of the frontal cascade's time
 SIDE_SCALE = 2  # Tilted heads and profiles are scanned for from this scale on: smaller ones cost too much.
+# A scale is scanned in strips of this many windows, about 2 ms each. Preparing a strip costs as much as STRIP_COST
+# windows. A frame's budget is one strip where a face is shown, because its search takes time too, and else four.
+STRIP_WINDOWS, STRIP_COST = 8_000, 1_500
+BUDGET, BUDGET_ALONE = 8_000, 36_000
 
 # Known faces.
-KNOWN_WIDTH, KNOWN_SIZES, KNOWN_NEIGHBORS = 48, (0.8, 1.25), 2  # see utils.search_face
-TILT = 25  # degrees between the angles at which a lost face is searched; the cascade bears 15 by itself
-MAX_TILT = 50  # degrees
+KNOWN_WIDTH, KNOWN_SIZES, KNOWN_NEIGHBORS = 48, (0.8, 1.25), 2  # see utils.search_face; a profile needs its defaults
+KNOWN_PROFILE_NEIGHBORS = 3
+TILT, MAX_TILT = 25, 50  # degrees: step and limit of a lost face's search; the cascade bears 15 by itself
 HOLD = 0.8  # seconds that a face is shown while the cascades miss it, if it looks alike
-SAME_PLACE = 0.2  # share of the smaller box that a lost face and a new one have in common, if they are the same
 MEMORY = 1.2  # seconds that a lost face is searched for where it should be
 LOST_PEOPLE = 20  # faces of which the thumbnail is kept after that
-AGILITY, VELOCITY_GAIN = 0.6, 0.15  # of the difference between a box and its prediction: an alpha-beta filter
+POSITION_GAIN, VELOCITY_GAIN = 0.6, 0.15  # of the alpha-beta filter that smooths a face's path
 SMOOTHING = 0.4  # seconds: time constant of the average over a face's probabilities
 CUT = 25  # gray levels: mean change of a 32x18 thumbnail that makes a frame the first of another scene
 
 # New faces.
-NEW_NEIGHBORS, NEW_PROFILE_NEIGHBORS, PROFILE_NEIGHBORS = 5, 7, 3
+NEW_NEIGHBORS, NEW_PROFILE_NEIGHBORS = 5, 7  # detections that have to agree
 # Detections of the confirming cascade, summed over frames. A face has about 20 in one frame, anything else rarely 10.
 SHOWN_EVIDENCE, TRUSTED_EVIDENCE = 10, 30
 MAX_FAILURES = 2  # confirmations in a row that fail before a new face is forgotten
@@ -50,9 +48,9 @@ MIN_HITS = 3  # frames in which a tilted face or a profile must be found before 
 THUMBNAIL = 24  # pixels
 ALIKE_HELD = 0.6  # A held face's place looks like the face.
 ALIKE_TILTED = 0.4  # What is found at another angle is still this face.
-HELD_CONTRAST = 0.5  # of the thumbnail's contrast, which a held face's place must have
-MIN_CONTRAST = 1  # grey level: standard deviation of a thumbnail, below which it is plain and like nothing
 ALIKE_PERSON = 0.8  # A new face is a person who was lost.
+MIN_CONTRAST = 1  # gray level: standard deviation of a thumbnail, below which it is plain and like nothing
+HELD_CONTRAST = 0.5  # of the thumbnail's contrast, which a held face's place must have
 
 
 class View(NamedTuple):
@@ -62,9 +60,13 @@ class View(NamedTuple):
     profile: bool = False
     flipped: bool = False  # The cascade knows one side; the other one is found in the mirror image.
 
+    def cascade(self, detector):
+        """Returns the cascade that finds heads of this view."""
+        return detector.profile if self.profile else detector.frontal
+
 
 UPRIGHT, PROFILES = View(), (View(profile=True), View(profile=True, flipped=True))
-SIDES = (PROFILES[0], View(-TILT), PROFILES[1], View(TILT))
+SIDES = (PROFILES[0], View(-TILT)), (PROFILES[1], View(TILT))  # Each scan looks for one of the pairs.
 
 
 @dataclass(eq=False)  # Two tracks are equal only if they are the same one.
@@ -73,12 +75,12 @@ class Track:
 
     box: np.ndarray  # float (4,): x, y, width, height
     view: View
-    thumbnail: np.ndarray | None  # uint8 (24, 24), upright, from when the face was last found
+    thumbnail: np.ndarray  # uint8 (24, 24), upright, from when the face was last found
     seen: float  # seconds: when the face was last found
-    time: float  # seconds: of `box`, later than `seen` while the face is held
+    time: float  # seconds: of `box`, later than `seen` while the face is held or lost
     number: int = 0  # from 1, given when the face is first shown
     held: bool = False  # The cascades miss the face, but its place looks like it.
-    hits: int = 0  # frames in which it was found
+    hits: int = 1  # frames in which it was found
     evidence: int = 0
     failures: int = 0
     velocity: np.ndarray = field(default_factory=lambda: np.zeros(2))  # pixels per second
@@ -91,20 +93,28 @@ class Track:
         return self.view.angle
 
     @property
-    def turned(self):
-        """Whether only the profile cascade finds the face."""
-        return self.view.profile
+    def present(self):
+        """Whether the face is in the frame, found or held."""
+        return self.held or self.seen == self.time
+
+    @property
+    def shown(self):
+        """Whether the face is in the frame, and is known to be one."""
+        is_confirmed = self.view.profile or self.evidence >= SHOWN_EVIDENCE
+        is_known = is_confirmed and (self.view == UPRIGHT or self.hits >= MIN_HITS)
+        return self.present and (is_known or self.number > 0)
 
     def views(self):
         """Returns the views in which to search for the face, likeliest first."""
         tilts = [View(self.angle + change) for change in (0, -TILT, TILT) if abs(self.angle + change) <= MAX_TILT]
         return sorted([*tilts, *PROFILES], key=lambda view: view != self.view)
 
-    def is_known(self):
-        """Returns whether there is enough evidence to show the face."""
-        if self.view != UPRIGHT and not self.number and self.hits < MIN_HITS:
-            return False
-        return self.turned or self.evidence >= SHOWN_EVIDENCE or self.number > 0
+    def move(self, box, view):
+        """Moves the track to where its face was found, smoothed by an alpha-beta filter."""
+        residual = box - self.box
+        self.box = self.box + POSITION_GAIN * residual
+        self.velocity += VELOCITY_GAIN * residual[:2] / max(self.time - self.seen, 1e-3)
+        self.view, self.seen, self.hits = view, self.time, self.hits + 1
 
 
 class FaceTracker:
@@ -124,41 +134,32 @@ class FaceTracker:
         self.scene = None  # float (18, 32): the frame before, reduced
 
     def find(self, gray, time_s):
-        """Finds the faces of the next frame.
+        """Returns the boxes of the faces in the next frame, int (F, 4), in the order of `visible`.
 
         Args:
             gray: uint8 (H, W).
             time_s: the frame's time in seconds, which never goes back.
-
-        Returns:
-            boxes: int (F, 4), in the order of `visible`, which is that of the numbers.
         """
         if self.still:
-            smallest = max(utils.IMAGE_SIZE, round(gray.shape[0] / 30))
-            boxes = utils.detect_faces(gray, self.detector, smallest).astype(float)
-            self.tracks = [Track(box, UPRIGHT, None, time_s, time_s, evidence=SHOWN_EVIDENCE) for box in boxes]
+            self._find_still(gray, time_s)
         else:
             self._find_moving(gray, time_s)
-        self.visible = self._shown(time_s)
+        self.visible = [track for track in self.tracks if track.shown]
         for track in self.visible:
-            self._give_number(track)
+            if not track.number:
+                self._give_number(track)
         self.visible.sort(key=lambda track: track.number)
         return np.array([np.rint(track.box) for track in self.visible], int).reshape(-1, 4)
 
     def average(self, probabilities, time_s):
-        """Averages the faces' probabilities over time, so that a label does not flicker.
+        """Averages the probabilities, float32 (F, C), of the faces in `visible`, so that a label does not flicker.
 
-        Args:
-            probabilities: float32 (F, C) of the faces that `find` has just returned.
-            time_s: the frame's time in seconds.
-
-        Returns:
-            float32 (F, C): exponential averages with the time constant `SMOOTHING`, whatever the frame rate.
+        The average is exponential: its time constant is `SMOOTHING`, whatever the frame rate.
         """
         for track, new in zip(self.visible, probabilities, strict=True):
             if track.probabilities is None:
                 track.probabilities, track.averaged = new, time_s
-            elif track.seen == time_s:  # A held face may be half hidden.
+            elif not track.held:  # A held face may be half hidden.
                 weight = 1 - np.exp(-(time_s - track.averaged) / SMOOTHING)
                 track.probabilities = (1 - weight) * track.probabilities + weight * new
                 track.averaged = time_s
@@ -167,22 +168,30 @@ class FaceTracker:
 
     def mirror(self, width):
         """Moves what is known to the other side: from now on the frames, this wide in pixels, are mirrored."""
-        if self.scene is None:  # No frame was seen yet, or the frames are stills.
-            return
-        self.scene = self.scene[:, ::-1]
+        if self.scene is not None:
+            self.scene = self.scene[:, ::-1]
         for track in self.tracks + self.lost:
             track.box[0] = width - track.box[0] - track.box[2]
             track.velocity[0] *= -1
             track.thumbnail = np.ascontiguousarray(track.thumbnail[:, ::-1])
-            track.view = View(-track.angle, track.turned, track.turned and not track.view.flipped)
+            is_flipped = track.view.profile and not track.view.flipped
+            track.view = track.view._replace(angle=-track.angle, flipped=is_flipped)
 
     def numbers(self):
         """Returns the numbers of the faces that `find` has just returned, list of F int."""
         return [track.number for track in self.visible]
 
-    def _shown(self, time_s):
-        """Returns the tracks whose face is in the frame."""
-        return [track for track in self.tracks if track.is_known() and (track.held or track.seen == time_s)]
+    def _find_still(self, gray, time_s):
+        """Finds the faces of a picture; tilted heads and profiles only where no face is upright."""
+        smallest = max(utils.IMAGE_SIZE, round(gray.shape[0] / 30))
+        boxes = utils.detect_faces(gray, self.detector, smallest).astype(float)
+        self.tracks = [make_track(gray, box, UPRIGHT, time_s) for box in boxes]
+        for track in self.tracks:
+            track.evidence = SHOWN_EVIDENCE
+        if not self.tracks:
+            self._find_new(gray, time_s, np.inf)
+            for track in self.tracks:
+                track.hits = MIN_HITS  # There are no further frames.
 
     def _find_moving(self, gray, time_s):
         """Updates the tracks by the next frame of a video."""
@@ -191,9 +200,7 @@ class FaceTracker:
             self._forget(self.tracks)
         self._follow(gray, time_s)
         self._forget([track for track in self.tracks if time_s - track.seen > MEMORY])
-        budget = np.inf if is_new_scene else BUDGET if self._shown(time_s) else BUDGET_ALONE
-        for place, view in self.scan.propose(gray, budget, lambda: not self._shown(time_s)):
-            self._meet(gray, place, view, time_s)
+        self._find_new(gray, time_s, np.inf if is_new_scene else BUDGET_ALONE if self._is_alone() else BUDGET)
 
     def _is_cut(self, gray):
         """Returns whether a frame belongs to another scene than the one before, or is the first."""
@@ -202,6 +209,10 @@ class FaceTracker:
         previous, self.scene = self.scene, scene
         return previous is None or np.abs(scene - previous).mean() > CUT
 
+    def _is_alone(self):
+        """Returns whether no face is shown."""
+        return not any(track.shown for track in self.tracks)
+
     def _forget(self, tracks):
         """Stops following these tracks, and keeps the people among them to recognise them."""
         self.tracks = [track for track in self.tracks if track not in tracks]
@@ -209,52 +220,46 @@ class FaceTracker:
 
     def _follow(self, gray, time_s):
         """Moves each track to where its face is in this frame."""
-        finds = []
         for track in self.tracks:
             track.box[:2] += track.velocity * (time_s - track.time)
             track.time = time_s
-            finds += [(track, *find) for find in [self._search(gray, track)] if find]
+        finds = [find for find in (self._search_known(gray, track) for track in self.tracks) if find]
         # Where one face covers another, both tracks find the one in front: it belongs to the track it looks like.
         taken = []
-        for track, box, view, thumbnail, _ in sorted(finds, key=lambda find: -find[-1]):
-            surprise = box - track.box
-            moved = track.box + AGILITY * surprise
-            if not utils.shares_place(moved, taken):
-                taken.append(moved)
-                track.velocity += VELOCITY_GAIN * surprise[:2] / max(time_s - track.seen, 1e-3)
-                track.box, track.view, track.seen, track.hits = moved, view, time_s, track.hits + 1
+        for _, track, box, view, thumbnail in sorted(finds, key=lambda find: -find[0]):
+            if not utils.shares_place(box, taken):
+                track.move(box, view)
+                taken.append(track.box)
                 if is_within(box, gray.shape):  # Half a face is of no use to recognise the person who comes back.
                     track.thumbnail = thumbnail
                 self._confirm(gray, track)
         self.tracks = [track for track in self.tracks if track.failures < MAX_FAILURES]
         for track in self.tracks:
-            track.held = (
-                0 < time_s - track.seen <= HOLD
-                and self._hold(gray, track)
-                and is_within((*(track.box[:2] + track.box[2:] / 2), 0, 0), gray.shape)
-                and not utils.shares_place(track.box, taken)
-            )
+            track.held = 0 < time_s - track.seen <= HOLD and self._hold(gray, track, taken)
 
-    def _search(self, gray, track):
-        """Returns box, view, thumbnail and likeness of a known face; None if the cascades miss it."""
+    def _search(self, gray, box, view, neighbors, **options):
+        """Returns the box of a face in this view near another box, float (4,); None if there is none."""
+        cascade = view.cascade(self.detector)
+        return utils.search_face(gray, box, cascade, neighbors, view.angle, view.flipped, **options)[0]
+
+    def _search_known(self, gray, track):
+        """Returns likeness, track, box, view and thumbnail of a known face; None if the cascades miss it."""
         for view in track.views():
             if view.profile:
-                box, _ = utils.search_face(gray, track.box, self.detector.profile, PROFILE_NEIGHBORS, 0, view.flipped)
+                box = self._search(gray, track.box, view, KNOWN_PROFILE_NEIGHBORS)
             else:
-                box, _ = utils.search_face(
-                    gray, track.box, self.detector.frontal, KNOWN_NEIGHBORS, view.angle, False, KNOWN_WIDTH, KNOWN_SIZES
-                )
+                box = self._search(gray, track.box, view, KNOWN_NEIGHBORS, face_width=KNOWN_WIDTH, sizes=KNOWN_SIZES)
             if box is not None:
                 thumbnail = utils.cut_square(gray, box, THUMBNAIL, angle=view.angle)
                 alike = correlation(thumbnail, track.thumbnail)
                 # Turned by an angle, a shoulder or a sleeve can pass for a face.
                 if view.angle == track.angle or view.profile or alike >= ALIKE_TILTED:
-                    return box, view, thumbnail, alike
+                    return alike, track, box, view, thumbnail
         return None
 
     def _confirm(self, gray, track):
         """Collects evidence that a new track is a face; what is not a face passes now and then, but not each time."""
-        if track.turned or track.evidence >= TRUSTED_EVIDENCE:
+        if track.view.profile or track.evidence >= TRUSTED_EVIDENCE:
             return
         box, agreeing = utils.search_face(
             gray, track.box, self.detector.confirming, utils.CONFIRMING_NEIGHBORS, track.angle
@@ -262,75 +267,57 @@ class FaceTracker:
         track.evidence += agreeing
         track.failures = track.failures + 1 if box is None else 0
 
-    def _hold(self, gray, track):
-        """Moves a face that the cascades miss to the place nearby that looks like it; returns whether there is one."""
+    def _hold(self, gray, track, taken):
+        """Moves a missed face to the place nearby that looks like it; returns whether there is one that is free."""
         margin = round(THUMBNAIL * utils.SEARCH_MARGIN)
-        size = THUMBNAIL + 2 * margin
-        patch = utils.cut_square(gray, track.box, size, margin / THUMBNAIL, track.angle)
-        correlations = cv2.matchTemplate(patch, track.thumbnail, cv2.TM_CCOEFF_NORMED)
-        windows = np.lib.stride_tricks.sliding_window_view(patch, (THUMBNAIL, THUMBNAIL))
+        patch = utils.cut_square(gray, track.box, THUMBNAIL + 2 * margin, margin / THUMBNAIL, track.angle)
+        _, alike, _, (left, top) = cv2.minMaxLoc(cv2.matchTemplate(patch, track.thumbnail, cv2.TM_CCOEFF_NORMED))
         # A nearly plain place correlates by the little that is left of the face, a plain one by OpenCV's definition.
-        correlations[windows.std(axis=(2, 3)) < max(MIN_CONTRAST, HELD_CONTRAST * track.thumbnail.std())] = 0
-        _, alike, _, place = cv2.minMaxLoc(correlations)
-        if alike < ALIKE_HELD:
+        contrast = patch[top : top + THUMBNAIL, left : left + THUMBNAIL].std()
+        if alike < ALIKE_HELD or contrast < max(MIN_CONTRAST, HELD_CONTRAST * track.thumbnail.std()):
             return False
-        offset = (np.array(place) - margin) * track.box[2] / THUMBNAIL
+        offset = np.array((left - margin, top - margin)) * track.box[2] / THUMBNAIL
         angle = np.radians(track.angle)
         track.box[:2] += np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ offset
-        return True
+        middle = track.box[:2] + track.box[2:] / 2
+        return is_within((*middle, 0, 0), gray.shape) and not utils.shares_place(track.box, taken)
 
-    def _meet(self, gray, place, view, time_s):
-        """Begins a track where the scan proposes a face, if the cascades agree and nothing is followed there."""
-        followed = [track.box for track in self.tracks if track.held or track.seen == time_s]
-        if utils.shares_place(place, followed):
-            return
-        cascade = self.detector.profile if view.profile else self.detector.frontal
-        neighbors = NEW_PROFILE_NEIGHBORS if view.profile else NEW_NEIGHBORS
-        box, _ = utils.search_face(gray, place, cascade, neighbors, view.angle, view.flipped)
-        if box is None or utils.shares_place(box, followed):
-            return
-        track = Track(box, view, utils.cut_square(gray, box, THUMBNAIL, angle=view.angle), time_s, time_s, hits=1)
-        self._confirm(gray, track)
-        if track.failures:
-            return
-        lost = [
-            old
-            for old in self.tracks
-            if utils.shared(box, old.box) >= SAME_PLACE and not utils.shares_place(old.box, followed)
-        ]
-        if lost:
-            self._continue(max(lost, key=lambda old: utils.shared(box, old.box)), track)
-        else:
-            self.tracks.append(track)
-
-    def _continue(self, old, new):
-        """Gives a new track the number and the probabilities of an old one, which it replaces."""
-        self.tracks = [track for track in self.tracks if track is not old and track is not new] + [new]
-        self.lost = [track for track in self.lost if track is not old]
-        new.number, new.probabilities, new.averaged = old.number, old.probabilities, old.averaged
-        new.evidence = max(new.evidence, old.evidence)
+    def _find_new(self, gray, time_s, budget):
+        """Begins a track where the scan proposes a face, if two cascades find it and no face is followed there."""
+        for place, view in self.scan.propose(gray, budget, self._is_alone):
+            present = [track.box for track in self.tracks if track.present]
+            if utils.shares_place(place, present):
+                continue
+            box = self._search(gray, place, view, NEW_PROFILE_NEIGHBORS if view.profile else NEW_NEIGHBORS)
+            if box is None or utils.shares_place(box, present):
+                continue
+            track = make_track(gray, box, view, time_s)
+            self._confirm(gray, track)
+            if not track.failures:
+                self.tracks.append(track)
 
     def _give_number(self, track):
         """Gives a face that is shown for the first time the number of a lost person it looks like, or a new one."""
-        if track.number:
-            return
-        gone = [old for old in self.tracks if old.number and old not in self.visible] + self.lost
-        likeness = [correlation(old.thumbnail, track.thumbnail) for old in gone]
-        if likeness and max(likeness) >= ALIKE_PERSON:
-            self._continue(gone[int(np.argmax(likeness))], track)
-        else:
+        gone = [old for old in self.tracks if old.number and not old.shown] + self.lost
+        old = max(gone, key=lambda old: correlation(old.thumbnail, track.thumbnail), default=None)
+        if old is None or correlation(old.thumbnail, track.thumbnail) < ALIKE_PERSON:
             self.count += 1
             track.number = self.count
+            return
+        track.number, track.probabilities, track.averaged = old.number, old.probabilities, old.averaged
+        track.evidence = max(track.evidence, old.evidence)
+        self.tracks = [other for other in self.tracks if other is not old]
+        self.lost = [other for other in self.lost if other is not old]
 
 
 class Strip(NamedTuple):
-    """A part of a scan: rows of a view at a scale, and the number of windows in it."""
+    """A part of a scan: rows of a view at a scale, and what scanning them costs."""
 
     view: View
     scale: float  # pixels of the strip per pixel of the reduced frame
     top: int
     bottom: int
-    windows: float
+    cost: float  # windows
 
 
 class Scan:
@@ -345,75 +332,69 @@ class Scan:
 
         Args:
             gray: uint8 (H, W).
-            budget: windows to scan; a scan ends with its last strip even if windows are left.
-            is_alone: function that returns whether no face is known; if so, profiles and tilted heads are looked for
-                too, one view in each scan.
+            budget: windows to scan; infinity for the whole frame in every view.
+            is_alone: function that returns whether to look for profiles and tilted heads too.
         """
-        if gray.shape != self.shape or budget == np.inf:
-            self.shape, self.strips = gray.shape, self._plan(gray.shape)
-        pictures = {}
-        while budget > 0:
-            strip = next(self.strips, None)
-            if strip is None:
-                self.strips = self._plan(gray.shape)
-                return
-            if strip.view == UPRIGHT or is_alone():
-                budget -= strip.windows
-                yield from self._scan_strip(gray, strip, pictures)
-
-    def _plan(self, shape):
-        """Yields the strips of one scan, the large faces first."""
-        reduction = min(1.0, SCAN_LINES / min(shape))
-        height, width = (side * reduction for side in shape)
-        count = max(0, int(np.log(max(1, min(height, width) / WINDOW)) / np.log(SCALE_STEP))) + 1
-        for view in (UPRIGHT, next(self.sides)):
-            smallest = 0 if view == UPRIGHT else SIDE_SCALE
-            for scale in [SCALE_STEP**-i for i in range(smallest, count)][::-1]:
-                rows, columns = round(height * scale), round(width * scale)
-                for top in range(0, rows - WINDOW, STRIP_ROWS):
-                    bottom = min(rows, top + STRIP_ROWS + LARGEST)
-                    windows = (bottom - top - WINDOW) * (columns - WINDOW) / STRIDE * (1 + 1 / SCALE_STEP)
-                    yield Strip(view, scale, top, bottom, windows * (PROFILE_COST if view.profile else 1))
-
-    def _scan_strip(self, gray, strip, pictures):
-        """Yields the proposals of one strip; `pictures` holds the frame's reduced pictures by view."""
         reduction = min(1.0, SCAN_LINES / min(gray.shape))
-        if UPRIGHT not in pictures:
-            pictures[UPRIGHT] = cv2.resize(gray, None, fx=reduction, fy=reduction, interpolation=cv2.INTER_AREA)
-        to_view = view_matrix(strip.view, pictures[UPRIGHT].shape)
-        if strip.view not in pictures:
-            upright = pictures[UPRIGHT]
-            pictures[strip.view] = cv2.warpAffine(upright, to_view, upright.shape[::-1])
-        rows = pictures[strip.view][round(strip.top / strip.scale) : round(strip.bottom / strip.scale)]
+        reduced = cv2.resize(gray, None, fx=reduction, fy=reduction, interpolation=cv2.INTER_AREA)
+        if reduced.shape != self.shape or budget == np.inf:
+            self.shape, self.strips = reduced.shape, plan_strips(reduced.shape, (UPRIGHT, *SIDES[0], *SIDES[1]))
+        pictures = {}
+        for strip in self.strips:
+            if strip.view == UPRIGHT or is_alone():
+                budget -= strip.cost
+                if strip.view not in pictures:
+                    pictures[strip.view] = turn_upright(reduced, strip.view)
+                for box in self._scan_strip(strip, *pictures[strip.view]):
+                    yield box / reduction, strip.view
+                if budget <= 0:
+                    return
+        self.strips = plan_strips(self.shape, (UPRIGHT, *next(self.sides)))
+
+    def _scan_strip(self, strip, picture, to_reduced):
+        """Yields the boxes that are found in one strip of a turned picture, in pixels of the reduced frame."""
+        rows = picture[round(strip.top / strip.scale) : round(strip.bottom / strip.scale)]
         size = (round(rows.shape[1] * strip.scale), strip.bottom - strip.top)
-        picture = cv2.resize(rows, size, interpolation=cv2.INTER_AREA)
-        cascade = self.detector.profile if strip.view.profile else self.detector.frontal
+        picture, cascade = cv2.resize(rows, size, interpolation=cv2.INTER_AREA), strip.view.cascade(self.detector)
         # No neighbours are asked for: that finds a quarter more faces than two, for two searches more in a scan.
         found = cascade.detectMultiScale(picture, SIZE_STEP, 0, minSize=(WINDOW,) * 2, maxSize=(LARGEST,) * 2)
-        to_frame = cv2.invertAffineTransform(to_view) / reduction
-        for x, y, width, _ in without_repeats(found):
-            middle = to_frame @ ((x + width / 2) / strip.scale, (y + width / 2 + strip.top) / strip.scale, 1)
-            width /= strip.scale * reduction
-            yield np.array([*(middle - width / 2), width, width]), strip.view
+        kept = []
+        # The cascade's threads find the boxes in any order, and so would number the faces.
+        for box in sorted(map(tuple, found)):
+            if not utils.shares_place(box, kept):
+                kept.append(box)
+                x, y, width, _ = box
+                middle = to_reduced @ ((x + width / 2) / strip.scale, (y + width / 2 + strip.top) / strip.scale, 1)
+                width /= strip.scale
+                yield np.array([*(middle - width / 2), width, width])
 
 
-def view_matrix(view, shape):
-    """Returns the affine matrix, float (2, 3), that turns a picture so that heads of this view are upright."""
-    matrix = cv2.getRotationMatrix2D((shape[1] / 2, shape[0] / 2), view.angle, 1)
+def plan_strips(shape, views):
+    """Yields the strips of a scan, for each view the large faces first."""
+    scales = int(np.log(max(1, min(shape) / WINDOW)) / np.log(SCALE_STEP)) + 1
+    for view in views:
+        for number in reversed(range(0 if view == UPRIGHT else SIDE_SCALE, scales)):
+            scale = SCALE_STEP**-number
+            rows, columns = (round(side * scale) for side in shape)
+            windows_a_row = max(1, columns - WINDOW) / STRIDE * (1 + 1 / SCALE_STEP)
+            step = max(1, round(STRIP_WINDOWS / windows_a_row))
+            for top in range(0, rows - WINDOW, step):
+                bottom = min(rows, top + step + LARGEST)
+                yield Strip(view, scale, top, bottom, STRIP_COST + (bottom - top - WINDOW) * windows_a_row)
+
+
+def turn_upright(picture, view):
+    """Returns a picture turned so that heads of this view are upright, and the matrix (2, 3) that turns back."""
+    to_upright = cv2.getRotationMatrix2D((picture.shape[1] / 2, picture.shape[0] / 2), view.angle, 1)
     if view.flipped:
-        matrix[0] = -matrix[0]
-        matrix[0, 2] += shape[1]
-    return matrix
+        to_upright[0] = -to_upright[0]
+        to_upright[0, 2] += picture.shape[1]
+    return cv2.warpAffine(picture, to_upright, picture.shape[::-1]), cv2.invertAffineTransform(to_upright)
 
 
-def without_repeats(boxes):
-    """Returns the boxes that do not share their place with one before them, from left to right."""
-    kept = []
-    # The cascade's threads find the boxes in any order, and so would number the faces.
-    for box in sorted(map(tuple, boxes)):
-        if not utils.shares_place(box, kept):
-            kept.append(box)
-    return kept
+def make_track(gray, box, view, time_s):
+    """Returns the track of a face that is found for the first time."""
+    return Track(box, view, utils.cut_square(gray, box, THUMBNAIL, angle=view.angle), time_s, time_s)
 
 
 def is_within(box, shape):

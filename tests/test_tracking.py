@@ -83,7 +83,7 @@ def test_a_face_that_comes_back_keeps_its_number(detector, head, missed):
 
 
 def test_another_person_gets_another_number(detector, heads):
-    frames = [pose(heads["hopper"])] * 5 + [scene()] * 40 + [pose(heads["collins"])] * 5
+    frames = [pose(heads["hopper"])] * 5 + [scene()] * 40 + [pose(heads["collins"])] * 10
     results = follow(tracking.FaceTracker(detector), frames)
     assert results[0][0] == [1] and results[-1][0] == [2]
 
@@ -111,7 +111,7 @@ def test_a_face_that_tilts_is_followed_with_its_angle(detector, heads, tilt):
     tracker = tracking.FaceTracker(detector)
     results = follow(tracker, [pose(heads["hopper"], tilt=tilt * min(1, i / 15)) for i in range(25)])
     assert all(numbers == [1] for numbers, _ in results)
-    assert tracker.visible[0].angle == np.sign(tilt) * tracking.TILT and not tracker.visible[0].turned
+    assert tracker.visible[0].angle == np.sign(tilt) * tracking.TILT and not tracker.visible[0].view.profile
 
 
 @pytest.mark.parametrize("tilt", [-25, 25])
@@ -122,10 +122,10 @@ def test_a_face_that_is_tilted_from_the_start_is_found(detector, heads, tilt):
 
 
 @pytest.mark.parametrize("turn", [-50, 45])
-def test_a_profile_is_found_as_turned(detector, heads, turn):
+def test_a_profile_is_found_in_its_view(detector, heads, turn):
     tracker = tracking.FaceTracker(detector)
     follow(tracker, [pose(heads["hopper"], turn=turn)] * 40)
-    assert [track.turned for track in tracker.visible] == [True]
+    assert [track.view.profile for track in tracker.visible] == [True]
 
 
 def test_eyes_and_mouth_of_a_large_face_are_not_faces(detector, heads):
@@ -194,12 +194,21 @@ def test_still_pictures_share_no_face(detector, head):
     assert numbers == [[1], [2], [3]]
 
 
+@pytest.mark.parametrize("tilt", [-35, 35])
+def test_a_tilted_face_is_found_in_a_still_picture(detector, heads, tilt):
+    tracker = tracking.FaceTracker(detector, still=True)
+    boxes = tracker.find(pose(heads["collins"], tilt=tilt), 0.0)
+    assert [track.angle for track in tracker.visible] == [np.sign(tilt) * tracking.TILT]
+    assert np.abs(boxes[0] - (260, 120, 120, 120)).max() < 30  # Pixels; the face is 120 wide.
+
+
 @pytest.mark.parametrize("name", ["brick", "coffee", "grass", "page", "text"])
 def test_textures_are_not_faces(detector, name):
     picture = getattr(skimage.data, name)()
     picture = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     results = follow(tracking.FaceTracker(detector), [picture[i:, i:] for i in range(12)])
     assert all(numbers == [] for numbers, _ in results)
+    assert len(tracking.FaceTracker(detector, still=True).find(picture, 0.0)) == 0
 
 
 def test_noise_is_not_a_face(detector):
@@ -213,18 +222,41 @@ def test_a_frame_of_any_size_is_searched(detector, shape):
     assert all(found.shape == (0, 4) for found in boxes)
 
 
-def test_a_scan_is_finished_in_the_frames_that_follow(detector):
+def scanned_strips(detector, monkeypatch, shape, budget):
+    """Yields the strips that are scanned in each frame, in which nothing is found, and without the cascades' time."""
+    scan, strips = tracking.Scan(detector), []
+    monkeypatch.setattr(scan, "_scan_strip", lambda strip, *picture: strips.append(strip) or ())
+    while True:
+        strips.clear()
+        list(scan.propose(np.zeros(shape, np.uint8), budget, lambda: True))
+        yield list(strips)
+
+
+def test_a_scan_is_finished_in_the_frames_that_follow(detector, monkeypatch):
     """With a small budget the strips of all scales come in turn, each once, the large faces first."""
-    scan, gray = tracking.Scan(detector), np.zeros((360, 640), np.uint8)
-    strips = []
-    scan._scan_strip = lambda gray, strip, pictures: strips.append(strip) or ()
+    frames, strips = scanned_strips(detector, monkeypatch, (360, 640), tracking.BUDGET), []
     while not strips or strips[-1].view == tracking.UPRIGHT:
-        before = len(strips)
-        list(scan.propose(gray, tracking.BUDGET, lambda: True))
-        assert len(strips) > before
+        new = next(frames)
+        assert new
+        strips += new
     upright = [strip for strip in strips if strip.view == tracking.UPRIGHT]
     assert len(set(upright)) == len(upright) and upright[-1].scale == 1.0
     assert [strip.scale for strip in upright] == sorted(strip.scale for strip in upright)
+
+
+def test_tilted_heads_and_profiles_of_both_sides_are_scanned_for(detector, monkeypatch):
+    frames, views = scanned_strips(detector, monkeypatch, (360, 640), tracking.BUDGET), set()
+    for _ in range(100):
+        views |= {strip.view for strip in next(frames)}
+    assert views == {tracking.UPRIGHT, *tracking.SIDES[0], *tracking.SIDES[1]}
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (720, 1280), (1280, 720), (3000, 4000)])
+@pytest.mark.parametrize("budget", [tracking.BUDGET, tracking.BUDGET_ALONE])
+def test_a_frame_costs_at_most_one_strip_more_than_the_budget(detector, monkeypatch, shape, budget):
+    frames = scanned_strips(detector, monkeypatch, shape, budget)
+    most = 1.1 * (tracking.STRIP_WINDOWS + tracking.STRIP_COST)  # Rows are rounded, so strips differ a little.
+    assert all(sum(strip.cost for strip in next(frames)) < budget + most for _ in range(20))
 
 
 def test_the_bundled_clip_shows_two_people_who_tilt_turn_and_leave(detector):
@@ -247,7 +279,7 @@ def visible_track(tracker, time_s):
     """Makes the tracker believe that it found one face."""
     if not tracker.tracks:
         box = np.array([10.0, 10, 50, 50])
-        tracker.tracks = [tracking.Track(box, tracking.UPRIGHT, None, time_s, time_s)]
+        tracker.tracks = [tracking.Track(box, tracking.UPRIGHT, np.zeros((24, 24), np.uint8), time_s, time_s)]
     tracker.tracks[0].seen = time_s
     tracker.visible = tracker.tracks
 
