@@ -131,3 +131,7 @@ def test_signal_while_python_ends_changes_nothing():
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=10)
     assert (process.returncode, stderr) == (0, "")
+
+
+def test_ctrl_c_a_kill_and_a_closed_terminal_are_handled():
+    assert set(cli.SIGNALS) == {"SIGINT", "SIGTERM", "SIGHUP"}
