@@ -205,7 +205,8 @@ def check_folder(folder, expected):
         return
     if not folder.is_dir():
         raise ValueError(f"{utils.printable(folder)}: not a folder. Choose another --output-dir.")
-    others = sorted(set(os.listdir(folder)) - expected - DESKTOP_FILES)
+    # A kill within `utils.replaced` leaves a file that begins with .new-.
+    others = sorted(name for name in set(os.listdir(folder)) - expected - DESKTOP_FILES if name[:5] != ".new-")
     if others:
         raise ValueError(
             f"{utils.printable(folder)} contains {utils.printable(others[0])}, which train.py did not write. "

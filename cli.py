@@ -88,6 +88,14 @@ def discard_output():
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
+class Parser(argparse.ArgumentParser):
+    """Shows a script's docstring as its help, and a mistake as one line."""
+
+    def __init__(self, description):
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(usage=argparse.SUPPRESS, description=description, formatter_class=formatter)
+
+
 def path(text):
     """Type of a command-line option that names a file or folder."""
     if not text or "\0" in text:

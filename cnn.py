@@ -39,7 +39,7 @@ MAX_NOISE = 6  # Gray levels, standard deviation.
 
 def normalise(faces):
     """Brings the gray levels of each face to mean 0 and variance 1, so that dim and bright faces look alike."""
-    # In float32 under mixed precision too: bfloat16 tells only 128 gray levels apart.
+    # In float32 under mixed precision too, because a dim face has few gray levels.
     return layers.LayerNormalization(
         axis=(1, 2, 3), epsilon=MIN_VARIANCE, center=False, scale=False, dtype="float32", name="normalization"
     )(faces)
@@ -199,7 +199,7 @@ class AugmentedModel(keras.Model):
         self.train_function = None  # The compiled one has the old width; `fit` compiles another.
 
     def seed_epoch(self, seed, epoch):
-        """Fixes dropout and augmentation of an epoch. Their random state is not among the saved weights."""
+        """Fixes dropout and augmentation of an epoch by the seed of the run."""
         for number, layer in enumerate([self.augmentation, *self.network.layers]):
             if hasattr(layer, "seed_generator"):
                 layer.seed_generator.state.assign([(1000 * seed + number) % 2**32, 1_000_000 * epoch])

@@ -5,7 +5,6 @@
 The demo does the same for its --log, after its last frame.
 """
 
-import argparse
 import collections
 import contextlib
 import csv
@@ -247,9 +246,7 @@ def report(path):
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        usage=argparse.SUPPRESS, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser(__doc__)
     parser.add_argument("log", type=cli.path, help="log of webcam_demo.py, .csv or .jsonl")
     return parser.parse_args(argv)
 

@@ -8,7 +8,6 @@
 Scores model.tflite, the file that the demo runs. Prints a report and writes it, metrics.json and the figures.
 """
 
-import argparse
 import contextlib
 import functools
 import json
@@ -296,9 +295,7 @@ def evaluate(data, votes, model_dir, split, output_dir):
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        usage=argparse.SUPPRESS, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser(__doc__)
     path = cli.path
     parser.add_argument("--data", type=path, default=utils.DEFAULT_DATA, help="data set (default: data/fer2013.csv)")
     parser.add_argument("--votes", type=path, help="fer2013new.csv of FER+ (default: none)")

@@ -9,7 +9,6 @@
 Fits on the Training split, keeps the epoch that is best on PublicTest, and never opens PrivateTest.
 """
 
-import argparse
 import datetime
 import hashlib
 import importlib
@@ -263,9 +262,7 @@ def hash_file(path):
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        usage=argparse.SUPPRESS, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser(__doc__)
     path, count = cli.path, cli.whole_number(1, 1_000_000)
     parser.add_argument("--data", type=path, default=utils.DEFAULT_DATA, help="data set (default: data/fer2013.csv)")
     parser.add_argument("--votes", type=path, help="fer2013new.csv of FER+; adds a second head (default: none)")

@@ -187,7 +187,7 @@ def file_text(file, faces):
     return f"{utils.printable(file)}: {labels or 'no face'}"
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(cli.Parser):
     def error(self, message):
         """Ends the script with one line. Addresses in it lose their secrets."""
         message = re.sub(r"\S+://\S+", lambda address: utils.printable(address.group()), message)
@@ -195,7 +195,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse_args(argv=None):
-    parser = Parser(usage=argparse.SUPPRESS, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("positional", nargs="?", metavar="SOURCE", help="camera, video, image, folder or URL (default: camera 0)")
     add("--source", metavar="SOURCE", help="the same as an option")

@@ -101,6 +101,12 @@ def test_desktop_files_do_not_stop_a_training(tmp_path):
     checkpoint.check_folders(tmp_path / "model")
 
 
+def test_half_written_state_does_not_stop_resuming(tmp_path):
+    (tmp_path / "model.partial").mkdir()
+    (tmp_path / "model.partial" / ".new-1-state.npz").write_bytes(b"half")
+    checkpoint.check_folders(tmp_path / "model")
+
+
 def make_model(folder, text):
     folder.mkdir(parents=True)
     (folder / "model.json").write_text(text)
