@@ -369,6 +369,7 @@ def start_evaluation(options, **pipes):
     process = subprocess.Popen(command, text=True, **pipes)
     status = Path(f"/proc/{process.pid}/status")
     while not int(status.read_text().partition("SigCgt:")[2].split()[0], 16) & 1 << (signal.SIGTERM - 1):
+        assert process.poll() is None  # Else it ended without having handled the signal.
         time.sleep(0.005)
     return process
 
