@@ -41,7 +41,7 @@ CUT = 25  # gray levels: mean change of a 32x18 thumbnail that makes a frame the
 NEW_NEIGHBORS, NEW_PROFILE_NEIGHBORS = 5, 7  # detections that have to agree
 # Detections of the confirming cascade, summed over frames. A face has about 20 in one frame, anything else rarely 10.
 SHOWN_EVIDENCE, TRUSTED_EVIDENCE = 10, 30
-MAX_FAILURES = 2  # confirmations in a row that fail before a new face is forgotten
+MAX_FAILURES = 3  # confirmations in a row that fail before a new face is forgotten: a head may be tilting
 MIN_HITS = 3  # frames in which a tilted face or a profile must be found before it is shown
 
 # Correlations of two thumbnails, -1..1.
