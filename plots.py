@@ -224,7 +224,11 @@ def tilt(angles, curves, path):
     figure, ax = plt.subplots(figsize=(HALF_WIDTH, 4))
     for (name, accuracies), color in zip(curves.items(), SERIES_COLORS, strict=True):
         ax.plot(angles, accuracies, "o-", color=color, label=name)
-    ax.set(xlabel="Tilt of the head (degrees, clockwise)", ylabel="Agreement with the consensus (%)", title="PublicTest, tilted faces")
+    ax.set(
+        xlabel="Tilt of the head (degrees, clockwise)",
+        ylabel="Agreement with the consensus (%)",
+        title="PublicTest, tilted faces",
+    )
     ax.set_xticks(angles)
     ax.legend(loc="lower center")
     save(figure, path)
