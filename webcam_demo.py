@@ -56,8 +56,8 @@ class Benchmark:
         self.frames = self.faces = 0
         self.video_frames, self.video_faces = collections.Counter(), collections.Counter()  # Of each file.
         self.startup = None  # Seconds from the start of the process to the first frame with a labelled face.
-        self.lapped = time.perf_counter()
-        self.done = array.array("d", [self.lapped])  # The start, then when each frame was done.
+        self.started = self.lapped = time.perf_counter()
+        self.done = collections.deque([self.started], maxlen=30)  # When the last frames were done.
 
     def lap(self, stage=None):
         """Adds the seconds since the last lap to a stage."""
@@ -75,10 +75,13 @@ class Benchmark:
         if faces and self.startup is None:
             self.startup = process_seconds()
 
-    def fps(self, last=0):
-        """Returns the frames per second of the whole run, or of the `last` frames."""
-        done = self.done[-last:]  # With 0, all of them.
-        return (len(done) - 1) / max(done[-1] - done[0], 1e-9)
+    def fps(self):
+        """Returns the frames per second of the whole run."""
+        return self.frames / max(self.done[-1] - self.started, 1e-9)
+
+    def recent_fps(self):
+        """Returns the frames per second of the last frames."""
+        return (len(self.done) - 1) / max(self.done[-1] - self.done[0], 1e-9)
 
     def report(self):
         """Returns a table for people, followed by one line of JSON for programs."""
@@ -164,7 +167,7 @@ def run(source, labeler, benchmark, window, output, log):
             if output:
                 output.write(annotated, source_frame)
             if window:
-                window.show(annotated, source_frame, faces, benchmark.fps(last=30))
+                window.show(annotated, source_frame, faces, benchmark.recent_fps())
         elif window:
             window.stall()
         if window and window.closed:
