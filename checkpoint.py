@@ -205,8 +205,8 @@ def check_folder(folder, expected):
         return
     if not folder.is_dir():
         raise ValueError(f"{utils.printable(folder)}: not a folder. Choose another --output-dir.")
-    # A kill within `utils.replaced` leaves a file that begins with .new-.
-    others = sorted(name for name in set(os.listdir(folder)) - expected - DESKTOP_FILES if name[:5] != ".new-")
+    others = sorted(set(os.listdir(folder)) - expected - DESKTOP_FILES)
+    others = [name for name in others if not name.startswith(utils.NEW_PREFIX)]
     if others:
         raise ValueError(
             f"{utils.printable(folder)} contains {utils.printable(others[0])}, which train.py did not write. "

@@ -149,7 +149,9 @@ def measure_split(chosen, truths, predictions):
     result = {head: {} for head in predictions}
     for truth, values in truths.items():
         rows = chosen & (values >= 0)
-        for head, probabilities in predictions.items() if rows.any() else ():
+        if not rows.any():  # No face of the split has a consensus.
+            continue
+        for head, probabilities in predictions.items():
             accuracy = float(np.mean(probabilities[rows].argmax(axis=1) == values[rows]))
             result[head][truth] = {
                 "rows": int(rows.sum()),
@@ -254,7 +256,7 @@ def draw_model(folder, history, description, model_dir):
 def replaced_files(folder):
     """Yields a temporary folder. On success `FILES` of `folder` are replaced by those that it holds, or deleted."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as new:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=utils.NEW_PREFIX) as new:
         yield Path(new)
         for name in FILES:
             if (Path(new) / name).exists():

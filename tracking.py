@@ -1,8 +1,8 @@
 """Faces over time: found fast, kept through misses, their probabilities averaged; used by webcam_demo.py.
 
 A full scan of a frame takes the cascade 60 ms. So each frame is scanned in part only, and each known face is searched
-only around the place where it should be, at about its size, which takes 1 ms. A scan proposes many places; a face is
-what two cascades find there.
+only around the place where it should be, at about its size, which takes 1 ms. A scan proposes many places. A second
+cascade confirms the frontal faces among them; a profile has to be found in several frames.
 """
 
 import itertools

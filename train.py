@@ -33,9 +33,6 @@ with cli.importing(__name__, "train.py"):
     import checkpoint
     import cnn
 
-DEFAULTS = ("EPOCHS", "BATCH_SIZE", "DEFAULTS")  # Of flags; the other constants are the recipe.
-EPOCHS = 44  # An hour on two fast cores, two on slow ones.
-BATCH_SIZE = 128
 # Width in pixels of the crops, and the share of the run at which each size ends. A crop at the face's own scale teaches
 # as much as the whole face, at two thirds of the cost.
 CROP_SIZES = ((40, 0.75), (48, 1.0))
@@ -146,7 +143,7 @@ def read_config(args):
         "data": relative_path(args.data),
         "votes": args.votes and relative_path(args.votes),
         **{name: getattr(args, name) for name in ("classes", "epochs", "batch_size", "seed", "limit")},
-        "constants": {name: value for name, value in constants if name.isupper() and name not in DEFAULTS},
+        "constants": {name: value for name, value in constants if name.isupper()},
         "precision": cnn.choose_precision(),
         "versions": {library.__name__: library.__version__ for library in libraries},
     }
@@ -268,8 +265,9 @@ def parse_args(argv=None):
     parser.add_argument("--votes", type=path, help="fer2013new.csv of FER+; adds a second head (default: none)")
     parser.add_argument("--classes", type=int, choices=utils.CLASS_SETS, default=5, help="emotions (default: 5)")
     parser.add_argument("--output-dir", type=path, help="model folder (default: models/my-emotions-<classes>)")
-    parser.add_argument("--epochs", type=count, default=EPOCHS, help=f"length (default: {EPOCHS})")
-    parser.add_argument("--batch-size", type=count, default=BATCH_SIZE, help=f"(default: {BATCH_SIZE})")
+    # An hour on two fast cores, two on slow ones.
+    parser.add_argument("--epochs", type=count, default=44, help="length (default: 44)")
+    parser.add_argument("--batch-size", type=count, default=128, help="(default: 128)")
     parser.add_argument("--seed", type=cli.whole_number(0, 2**32 - 1), default=0, help="random seed (default: 0)")
     parser.add_argument("--limit", type=count, help="use only the first LIMIT faces of each split")
     parser.add_argument("--resume", action="store_true", help="continue a run that was stopped or killed")

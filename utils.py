@@ -858,12 +858,13 @@ def _read_face(file, name):
 # ---------------------------------------------------------------------------------------------------------------------
 
 LONGEST_TEXT = 200  # Characters of a path or of a library's message in one of our lines.
+NEW_PREFIX = ".new-"  # Of the name of what is being written; a kill leaves it.
 
 
 @contextlib.contextmanager
 def replaced(path):
     """Yields a temporary path with the same suffix. On success it replaces `path`; on an error it is deleted."""
-    temporary = path.with_name(f".new-{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{NEW_PREFIX}{os.getpid()}-{path.name}")
     try:
         yield temporary
         temporary.replace(path)

@@ -122,18 +122,12 @@ def test_former_model_becomes_previous(tmp_path):
     assert not (tmp_path / "model.partial").exists()
 
 
-def test_new_model_takes_the_place_of_one_that_was_moved_away(tmp_path):
+@pytest.mark.parametrize("finish", [checkpoint.replace_model, checkpoint.complete_replacement])
+def test_new_model_takes_an_empty_place(tmp_path, finish):
+    """The former model was moved away, by the user or between the two renames of a run that was killed."""
     make_model(tmp_path / "model.previous", "former")
     make_model(tmp_path / "model.partial" / "model", "new")
-    checkpoint.replace_model(tmp_path / "model")
-    assert (tmp_path / "model" / "model.json").read_text() == "new"
-    assert (tmp_path / "model.previous" / "model.json").read_text() == "former"
-
-
-def test_kill_between_the_two_renames_loses_no_model(tmp_path):
-    make_model(tmp_path / "model.previous", "former")
-    make_model(tmp_path / "model.partial" / "model", "new")
-    checkpoint.complete_replacement(tmp_path / "model")
+    finish(tmp_path / "model")
     assert (tmp_path / "model" / "model.json").read_text() == "new"
     assert (tmp_path / "model.previous" / "model.json").read_text() == "former"
 
