@@ -140,7 +140,7 @@ def history(epochs, quantity, heads, best_epoch, path):
     ax.set(xlabel="Epoch", ylabel=unit, title=f"{quantity.capitalize()} per epoch (dot: the epoch that was kept)")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.grid(alpha=0.3)
-    ax.legend(fontsize="small")
+    ax.legend(fontsize="small", bbox_to_anchor=(0, 0.1, 1, 0.9))  # Above the sizes of the crops.
     save(figure, path)
 
 
