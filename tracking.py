@@ -88,11 +88,6 @@ class Track:
     averaged: float = 0.0  # seconds: when `probabilities` last took in new ones
 
     @property
-    def angle(self):
-        """Degrees by which the head is tilted clockwise; 0 for a profile."""
-        return self.view.angle
-
-    @property
     def present(self):
         """Whether the face is in the frame, found or held."""
         return self.held or self.seen == self.time
@@ -106,8 +101,9 @@ class Track:
 
     def views(self):
         """Returns the views in which to search for the face, likeliest first."""
-        tilts = [View(self.angle + change) for change in (0, -TILT, TILT) if abs(self.angle + change) <= MAX_TILT]
-        return sorted([*tilts, *PROFILES], key=lambda view: view != self.view)
+        angles = (self.view.angle, self.view.angle - TILT, self.view.angle + TILT)
+        views = [*(View(angle) for angle in angles if abs(angle) <= MAX_TILT), *PROFILES]
+        return sorted(views, key=lambda view: view != self.view)
 
     def move(self, box, view):
         """Moves the track to where its face was found, smoothed by an alpha-beta filter."""
@@ -116,6 +112,19 @@ class Track:
         self.velocity += VELOCITY_GAIN * residual[:2] / max(self.time - self.seen, 1e-3)
         self.view, self.seen, self.hits = view, self.time, self.hits + 1
 
+    def average(self, probabilities, time_s):
+        """Averages the probabilities, float32 (C,), of a frame with those of earlier ones, so that no label flickers.
+
+        The average is exponential: its time constant is `SMOOTHING`, whatever the frame rate.
+        """
+        if self.probabilities is None:
+            self.probabilities, self.averaged = probabilities, time_s
+        elif not self.held:  # A held face may be half hidden.
+            weight = np.float32(1 - np.exp(-(time_s - self.averaged) / SMOOTHING))
+            self.probabilities = (1 - weight) * self.probabilities + weight * probabilities
+            self.averaged = time_s
+        return self.probabilities
+
 
 class FaceTracker:
     """Follows the faces of a video.
@@ -123,18 +132,15 @@ class FaceTracker:
     Args:
         detector: from `utils.load_face_detector`.
         still: the frames are pictures that have nothing to do with each other: each is scanned, and finely.
-
-    Attributes:
-        visible: list of Track, the faces that `find` has just returned, in the same order.
     """
 
     def __init__(self, detector, still=False):
         self.detector, self.still, self.scan = detector, still, Scan(detector)
-        self.tracks, self.visible, self.lost, self.count = [], [], [], 0
+        self.tracks, self.lost, self.count = [], [], 0
         self.scene = None  # float (18, 32): the frame before, reduced
 
     def find(self, gray, time_s):
-        """Returns the boxes of the faces in the next frame, int (F, 4), in the order of `visible`.
+        """Returns the faces in the next frame, list of Track in the order of their numbers.
 
         Args:
             gray: uint8 (H, W).
@@ -144,27 +150,11 @@ class FaceTracker:
             self._find_still(gray, time_s)
         else:
             self._find_moving(gray, time_s)
-        self.visible = [track for track in self.tracks if track.shown]
-        for track in self.visible:
+        shown = [track for track in self.tracks if track.shown]
+        for track in shown:
             if not track.number:
                 self._give_number(track)
-        self.visible.sort(key=lambda track: track.number)
-        return np.array([np.rint(track.box) for track in self.visible], int).reshape(-1, 4)
-
-    def average(self, probabilities, time_s):
-        """Averages the probabilities, float32 (F, C), of the faces in `visible`, so that a label does not flicker.
-
-        The average is exponential: its time constant is `SMOOTHING`, whatever the frame rate.
-        """
-        for track, new in zip(self.visible, probabilities, strict=True):
-            if track.probabilities is None:
-                track.probabilities, track.averaged = new, time_s
-            elif not track.held:  # A held face may be half hidden.
-                weight = 1 - np.exp(-(time_s - track.averaged) / SMOOTHING)
-                track.probabilities = (1 - weight) * track.probabilities + weight * new
-                track.averaged = time_s
-        rows = [track.probabilities for track in self.visible]
-        return np.array(rows, np.float32).reshape(probabilities.shape)
+        return sorted(shown, key=lambda track: track.number)
 
     def mirror(self, width):
         """Moves what is known to the other side: from now on the frames, this wide in pixels, are mirrored."""
@@ -175,11 +165,7 @@ class FaceTracker:
             track.velocity[0] *= -1
             track.thumbnail = np.ascontiguousarray(track.thumbnail[:, ::-1])
             is_flipped = track.view.profile and not track.view.flipped
-            track.view = track.view._replace(angle=-track.angle, flipped=is_flipped)
-
-    def numbers(self):
-        """Returns the numbers of the faces that `find` has just returned, list of F int."""
-        return [track.number for track in self.visible]
+            track.view = track.view._replace(angle=-track.view.angle, flipped=is_flipped)
 
     def _find_still(self, gray, time_s):
         """Finds the faces of a picture; tilted heads and profiles only where no face is upright."""
@@ -253,7 +239,7 @@ class FaceTracker:
                 thumbnail = utils.cut_square(gray, box, THUMBNAIL, angle=view.angle)
                 alike = correlation(thumbnail, track.thumbnail)
                 # Turned by an angle, a shoulder or a sleeve can pass for a face.
-                if view.angle == track.angle or view.profile or alike >= ALIKE_TILTED:
+                if view.angle == track.view.angle or view.profile or alike >= ALIKE_TILTED:
                     return alike, track, box, view, thumbnail
         return None
 
@@ -262,7 +248,7 @@ class FaceTracker:
         if track.view.profile or track.evidence >= TRUSTED_EVIDENCE:
             return
         box, agreeing = utils.search_face(
-            gray, track.box, self.detector.confirming, utils.CONFIRMING_NEIGHBORS, track.angle
+            gray, track.box, self.detector.confirming, utils.CONFIRMING_NEIGHBORS, track.view.angle
         )
         track.evidence += agreeing
         track.failures = track.failures + 1 if box is None else 0
@@ -270,15 +256,14 @@ class FaceTracker:
     def _hold(self, gray, track, taken):
         """Moves a missed face to the place nearby that looks like it; returns whether there is one that is free."""
         margin = round(THUMBNAIL * utils.SEARCH_MARGIN)
-        patch = utils.cut_square(gray, track.box, THUMBNAIL + 2 * margin, margin / THUMBNAIL, track.angle)
+        patch = utils.cut_square(gray, track.box, THUMBNAIL + 2 * margin, margin / THUMBNAIL, track.view.angle)
         _, alike, _, (left, top) = cv2.minMaxLoc(cv2.matchTemplate(patch, track.thumbnail, cv2.TM_CCOEFF_NORMED))
         # A nearly plain place correlates by the little that is left of the face, a plain one by OpenCV's definition.
         contrast = patch[top : top + THUMBNAIL, left : left + THUMBNAIL].std()
         if alike < ALIKE_HELD or contrast < max(MIN_CONTRAST, HELD_CONTRAST * track.thumbnail.std()):
             return False
         offset = np.array((left - margin, top - margin)) * track.box[2] / THUMBNAIL
-        angle = np.radians(track.angle)
-        track.box[:2] += np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ offset
+        track.box[:2] += utils.rotate(offset, track.view.angle)
         middle = track.box[:2] + track.box[2:] / 2
         return is_within((*middle, 0, 0), gray.shape) and not utils.shares_place(track.box, taken)
 
@@ -390,6 +375,11 @@ def turn_upright(picture, view):
         to_upright[0] = -to_upright[0]
         to_upright[0, 2] += picture.shape[1]
     return cv2.warpAffine(picture, to_upright, picture.shape[::-1]), cv2.invertAffineTransform(to_upright)
+
+
+def stack_boxes(tracks):
+    """Returns the boxes of tracks, int (F, 4)."""
+    return np.array([np.rint(track.box) for track in tracks], int).reshape(-1, 4)
 
 
 def make_track(gray, box, view, time_s):

@@ -150,12 +150,15 @@ def search_face(gray, box, cascade, neighbors, angle=0.0, flipped=False, face_wi
     offsets = np.array([(x + (width - size) / 2, y + (width - size) / 2, width) for x, y, width, _ in found])
     closeness = 1 - np.hypot(offsets[:, 0], offsets[:, 1]) / face_width
     best = np.argmax(agreeing * closeness)
-    offset_x, offset_y, width = offsets[best] * box[2] / face_width
-    offset_x = -offset_x if flipped else offset_x
-    cosine, sine = np.cos(np.radians(angle)), np.sin(np.radians(angle))
-    x = box[0] + box[2] / 2 + cosine * offset_x - sine * offset_y
-    y = box[1] + box[3] / 2 + sine * offset_x + cosine * offset_y
+    x, y, width = offsets[best] * box[2] / face_width
+    x, y = np.add(box[:2], np.divide(box[2:], 2)) + rotate((-x if flipped else x, y), angle)
     return np.array([x - width / 2, y - width / 2, width, width]), int(agreeing[best])
+
+
+def rotate(offset, angle):
+    """Returns an offset x, y after a rotation by an angle in degrees, clockwise."""
+    cosine, sine = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    return np.array([[cosine, -sine], [sine, cosine]]) @ offset
 
 
 def cut_square(gray, box, size, margin=0.0, angle=0.0):

@@ -40,9 +40,9 @@ with cli.importing(__name__, "webcam_demo.py"):
     import tqdm
 
     import emotion_log
+    import tracking
     import utils
     import video
-    from tracking import FaceTracker
     from window import Window, has_display
 
 
@@ -134,21 +134,23 @@ class FrameLabeler:
         """
         frame, time_s = cv2.flip(source_frame.image, 1) if mirrored else source_frame.image, source_frame.time_s
         if source_frame.file != self.file:
-            self.tracker = FaceTracker(self.detector, still=source_frame.still)
+            self.tracker = tracking.FaceTracker(self.detector, still=source_frame.still)
         elif mirrored != self.mirrored:
             self.tracker.mirror(frame.shape[1])
         self.file, self.mirrored = source_frame.file, mirrored
         gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-        boxes = self.tracker.find(gray, time_s)
-        angles = [track.angle for track in self.tracker.visible]
+        tracks = self.tracker.find(gray, time_s)
+        boxes, angles = tracking.stack_boxes(tracks), [track.view.angle for track in tracks]
         self.benchmark.lap("detect")
-        probabilities = self.model.predict(utils.crop_faces(gray, boxes, angles))
-        probabilities = self.tracker.average(probabilities, time_s)
+        predictions = self.model.predict(utils.crop_faces(gray, boxes, angles))
+        averages = [track.average(new, time_s) for track, new in zip(tracks, predictions, strict=True)]
+        probabilities = np.reshape(averages, predictions.shape)
         labels = utils.choose_labels(probabilities, self.model.classes, self.min_confidence)
         self.benchmark.lap("classify")
         annotated = utils.annotate_frame(frame, boxes, labels, angles)
         self.benchmark.lap("draw")
-        return annotated, list(zip(self.tracker.numbers(), boxes.tolist(), labels, probabilities.tolist(), strict=True))
+        numbers = [track.number for track in tracks]
+        return annotated, list(zip(numbers, boxes.tolist(), labels, probabilities.tolist(), strict=True))
 
 
 def run(source, labeler, benchmark, window, output, log):

@@ -308,19 +308,26 @@ def load_tracker(path):
     specification = importlib.util.spec_from_file_location("former_tracking", path)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
-    return lambda detector: module.FaceTracker(detector.frontal)
+
+    class Former(module.FaceTracker):
+        def find(self, gray, time_s):
+            super().find(gray, time_s)
+            return self.visible
+
+    return lambda detector: Former(detector.frontal)
 
 
 def follow(clip, heads, trackers, scores, folder):
     """Runs the trackers over a clip, in turn on each frame, and counts what they find."""
-    for number, (gray, truth) in enumerate(film(clip, heads)):
+    for frame, (gray, truth) in enumerate(film(clip, heads)):
         for name, tracker in trackers.items():
             start = time.thread_time()
-            boxes = tracker.find(gray, number / FPS)
+            tracks = tracker.find(gray, frame / FPS)
             milliseconds = 1e3 * (time.thread_time() - start)
-            false = scores[name].add(clip.name, truth, boxes, tracker.numbers(), milliseconds)
-            if folder and number % 10 == 0:
-                write_frame(folder / f"{clip.name.replace(' ', '-')}-{number:03}-{name}.jpg", gray, truth, boxes, false)
+            boxes, numbers = tracking.stack_boxes(tracks), [track.number for track in tracks]
+            false = scores[name].add(clip.name, truth, boxes, numbers, milliseconds)
+            if folder and frame % 10 == 0:
+                write_frame(folder / f"{clip.name.replace(' ', '-')}-{frame:03}-{name}.jpg", gray, truth, boxes, false)
 
 
 def write_frame(path, gray, truth, boxes, false):

@@ -4,7 +4,8 @@
     python tests/long_run.py --minutes 2      a try, which writes nothing
 
 A web server on loopback sends the bundled clip over and over as motion JPEG. It hangs up every three minutes. Writes
-figures/long_run.json. The status is 1 if memory, threads, descriptors or time a frame grow, or if the log has gaps.
+figures/long_run.json. The status is 1 if memory, threads, descriptors or time a frame grow, if the frame rate falls by
+5 %, or if the log has gaps.
 """
 
 import argparse
@@ -31,6 +32,7 @@ SECONDS_PER_CONNECTION = 180
 COLUMNS = ("memory_mb", "threads", "descriptors", "frames_per_second", "cpu_ms_per_frame")
 # Last minute over first. In an hour the times that --benchmark keeps take 1.7 MB. Other programs make a frame slower.
 MAX_GROWTH = {"memory_mb": 1.05, "threads": 1, "descriptors": 1, "cpu_ms_per_frame": 1.5}
+MIN_FRAME_RATE = 0.95
 
 
 class Stream(http.server.BaseHTTPRequestHandler):
@@ -109,7 +111,9 @@ def main():
     if minutes >= FULL_MINUTES:
         (ROOT / "figures" / "long_run.json").write_text(text + "\n", encoding="utf-8")
     grown = [name for name, limit in MAX_GROWTH.items() if result[name]["last"] > limit * result[name]["first"]]
-    return 0 if result["log_complete"] and not grown else 1
+    rate = result["frames_per_second"]
+    steady = rate["last"] >= MIN_FRAME_RATE * rate["first"]
+    return 0 if result["log_complete"] and steady and not grown else 1
 
 
 if __name__ == "__main__":

@@ -51,8 +51,9 @@ def pose(head, tilt=0.0, turn=0.0):
 
 
 def follow(tracker, frames):
-    """Returns the numbers and boxes that the tracker gives for each frame."""
-    return [(tracker.numbers(), boxes) for i, frame in enumerate(frames) for boxes in [tracker.find(frame, i / FPS)]]
+    """Returns the numbers and boxes of the faces in each frame."""
+    found = (tracker.find(frame, i / FPS) for i, frame in enumerate(frames))
+    return [([track.number for track in tracks], tracking.stack_boxes(tracks)) for tracks in found]
 
 
 def test_a_moving_face_keeps_its_number_and_its_box(detector, head):
@@ -102,7 +103,8 @@ def test_two_tracks_never_share_a_face(detector, head):
     tracker = tracking.FaceTracker(detector)
     small = cv2.resize(head, None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA)
     for i in range(56):
-        boxes = tracker.find(scene((small, 470 - 8 * i, 110), (head, 20 + 8 * i, 80)), i / FPS)
+        tracks = tracker.find(scene((small, 470 - 8 * i, 110), (head, 20 + 8 * i, 80)), i / FPS)
+        boxes = tracking.stack_boxes(tracks)
         assert not any(utils.shares_place(box, boxes[:k]) for k, box in enumerate(boxes))
 
 
@@ -111,21 +113,21 @@ def test_a_face_that_tilts_is_followed_with_its_angle(detector, heads, tilt):
     tracker = tracking.FaceTracker(detector)
     results = follow(tracker, [pose(heads["hopper"], tilt=tilt * min(1, i / 15)) for i in range(25)])
     assert all(numbers == [1] for numbers, _ in results)
-    assert tracker.visible[0].angle == np.sign(tilt) * tracking.TILT and not tracker.visible[0].view.profile
+    assert tracker.tracks[0].view == tracking.View(np.sign(tilt) * tracking.TILT)
 
 
 @pytest.mark.parametrize("tilt", [-25, 25])
 def test_a_face_that_is_tilted_from_the_start_is_found(detector, heads, tilt):
     tracker = tracking.FaceTracker(detector)
     follow(tracker, [pose(heads["collins"], tilt=tilt)] * 40)
-    assert [track.angle for track in tracker.visible] == [tilt]
+    assert [track.view.angle for track in tracker.tracks if track.shown] == [tilt]
 
 
 @pytest.mark.parametrize("turn", [-50, 45])
 def test_a_profile_is_found_in_its_view(detector, heads, turn):
     tracker = tracking.FaceTracker(detector)
     follow(tracker, [pose(heads["hopper"], turn=turn)] * 40)
-    assert [track.view.profile for track in tracker.visible] == [True]
+    assert [track.view.profile for track in tracker.tracks if track.shown] == [True]
 
 
 def test_eyes_and_mouth_of_a_large_face_are_not_faces(detector, heads):
@@ -141,8 +143,7 @@ def test_a_face_is_held_only_while_its_place_looks_like_it(detector, head):
     follow(tracker, [scene((head, 200, 80))] * 10)
     covered = scene((head, 200, 80))
     covered[80:270, 200:350] = skimage.data.brick()[:190, :150]
-    tracker.find(covered, 10 / FPS)
-    assert tracker.numbers() == []
+    assert tracker.find(covered, 10 / FPS) == []
 
 
 def test_a_face_that_the_cascades_miss_is_held_where_it_moves(detector, head):
@@ -151,9 +152,9 @@ def test_a_face_that_the_cascades_miss_is_held_where_it_moves(detector, head):
     blind = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_russian_plate_number.xml")
     tracker.detector = utils.FaceDetector(blind, blind, blind)
     tracker.scan.detector = tracker.detector
-    boxes = tracker.find(scene((head, 212, 84)), 10 / FPS)
-    assert tracker.numbers() == [1] and tracker.visible[0].held
-    assert np.abs(boxes - before - (12, 4, 0, 0)).max() <= 5  # Pixels; the head is 150 wide.
+    (track,) = tracker.find(scene((head, 212, 84)), 10 / FPS)
+    assert track.number == 1 and track.held
+    assert np.abs(track.box - before - (12, 4, 0, 0)).max() <= 5  # Pixels; the head is 150 wide.
 
 
 @pytest.mark.parametrize("level", [0, 110])
@@ -184,22 +185,21 @@ def test_mirroring_takes_the_faces_along(detector, head):
     tracker.mirror(640)  # Before the first frame there is nothing to move.
     follow(tracker, [frame] * 5)
     tracker.mirror(640)
-    boxes = tracker.find(np.ascontiguousarray(frame[:, ::-1]), 0.2)
-    assert tracker.numbers() == [1] and abs(boxes[0, 0] + boxes[0, 2] / 2 - (640 - 135)) < 20  # The head is 150 wide.
+    (track,) = tracker.find(np.ascontiguousarray(frame[:, ::-1]), 0.2)
+    assert track.number == 1 and abs(track.box[0] + track.box[2] / 2 - (640 - 135)) < 20  # The head is 150 wide.
 
 
 def test_still_pictures_share_no_face(detector, head):
     tracker = tracking.FaceTracker(detector, still=True)
-    numbers = [tracker.find(scene((head, 200, 80)), float(i)) is not None and tracker.numbers() for i in range(3)]
-    assert numbers == [[1], [2], [3]]
+    assert [numbers for numbers, _ in follow(tracker, [scene((head, 200, 80))] * 3)] == [[1], [2], [3]]
 
 
 @pytest.mark.parametrize("tilt", [-35, 35])
 def test_a_tilted_face_is_found_in_a_still_picture(detector, heads, tilt):
     tracker = tracking.FaceTracker(detector, still=True)
-    boxes = tracker.find(pose(heads["collins"], tilt=tilt), 0.0)
-    assert [track.angle for track in tracker.visible] == [np.sign(tilt) * tracking.TILT]
-    assert np.abs(boxes[0] - (260, 120, 120, 120)).max() < 30  # Pixels; the face is 120 wide.
+    (track,) = tracker.find(pose(heads["collins"], tilt=tilt), 0.0)
+    assert track.view.angle == np.sign(tilt) * tracking.TILT
+    assert np.abs(track.box - (260, 120, 120, 120)).max() < 30  # Pixels; the face is 120 wide.
 
 
 @pytest.mark.parametrize("name", ["brick", "coffee", "grass", "page", "text"])
@@ -208,7 +208,7 @@ def test_textures_are_not_faces(detector, name):
     picture = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     results = follow(tracking.FaceTracker(detector), [picture[i:, i:] for i in range(12)])
     assert all(numbers == [] for numbers, _ in results)
-    assert len(tracking.FaceTracker(detector, still=True).find(picture, 0.0)) == 0
+    assert tracking.FaceTracker(detector, still=True).find(picture, 0.0) == []
 
 
 def test_noise_is_not_a_face(detector):
@@ -218,8 +218,8 @@ def test_noise_is_not_a_face(detector):
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 700), (700, 1), (20, 20), (24, 24), (400, 30)])
 def test_a_frame_of_any_size_is_searched(detector, shape):
-    boxes = [tracking.FaceTracker(detector, still).find(np.zeros(shape, np.uint8), 0.0) for still in (False, True)]
-    assert all(found.shape == (0, 4) for found in boxes)
+    found = [tracking.FaceTracker(detector, still).find(np.zeros(shape, np.uint8), 0.0) for still in (False, True)]
+    assert found == [[], []]
 
 
 def scanned_strips(detector, monkeypatch, shape, budget):
@@ -264,9 +264,9 @@ def test_the_bundled_clip_shows_two_people_who_tilt_turn_and_leave(detector):
     tracker, shown, angles = tracking.FaceTracker(detector), [], []
     source = video.open_source(str(video.DEMO_CLIP))
     for frame, time_s, *_ in source.frames():
-        tracker.find(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), time_s)
-        shown.append(tracker.numbers())
-        angles.append([track.angle for track in tracker.visible])
+        tracks = tracker.find(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), time_s)
+        shown.append([track.number for track in tracks])
+        angles.append([track.view.angle for track in tracks])
     source.close()
     assert len(shown) == 255 and tracker.count == 2
     assert shown[:45] == [[1]] * 45 and shown[46:90] == [[1, 2]] * 44
@@ -275,25 +275,14 @@ def test_the_bundled_clip_shows_two_people_who_tilt_turn_and_leave(detector):
     assert shown[219] == [] and shown[-1] == [2]
 
 
-def visible_track(tracker, time_s):
-    """Makes the tracker believe that it found one face."""
-    if not tracker.tracks:
-        box = np.array([10.0, 10, 50, 50])
-        tracker.tracks = [tracking.Track(box, tracking.UPRIGHT, np.zeros((24, 24), np.uint8), time_s, time_s)]
-    tracker.tracks[0].seen = time_s
-    tracker.visible = tracker.tracks
-
-
 @pytest.mark.parametrize("fps", [10, 60])
 def test_smoothing_takes_the_same_seconds_at_any_frame_rate(fps):
     """After one time constant of a new answer, 1 - 1/e = 63 % of it has arrived."""
-    tracker = tracking.FaceTracker(None)
-    visible_track(tracker, 0.0)
-    tracker.average(np.array([[1, 0]], np.float32), 0.0)
+    track = tracking.Track(np.zeros(4), tracking.UPRIGHT, np.zeros((24, 24), np.uint8), 0.0, 0.0)
+    track.average(np.array([1, 0], np.float32), 0.0)
     for number in range(1, round(tracking.SMOOTHING * fps) + 1):
-        visible_track(tracker, number / fps)
-        averaged = tracker.average(np.array([[0, 1]], np.float32), number / fps)
-    assert averaged[0, 1] == pytest.approx(1 - 1 / np.e, abs=1e-3)
+        averaged = track.average(np.array([0, 1], np.float32), number / fps)
+    assert averaged[1] == pytest.approx(1 - 1 / np.e, abs=1e-3)
     assert averaged.sum() == pytest.approx(1) and averaged.dtype == np.float32
 
 
