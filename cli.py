@@ -1,6 +1,6 @@
-"""What the scripts share as commands: signals, exit status, types of options. Uses the standard library only.
+"""Command-line code that the scripts share: signals, exit status, option types. Uses the standard library only.
 
-A mistake of the user's ends in one line on stderr and status 2. Ctrl-C ends in one line and status 130, at any moment.
+A user error prints one line on stderr; the status is 2. Ctrl-C prints one line at any moment; the status is 130.
 """
 
 import argparse

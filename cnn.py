@@ -222,7 +222,7 @@ def list_gpus():
 def choose_precision():
     """Returns "mixed_bfloat16" where the hardware multiplies bfloat16, else "float32".
 
-    With it, training is 1.5 times as fast. Without it, bfloat16 is far slower than float32.
+    Such hardware trains 1.5 times as fast with bfloat16; other hardware, far slower.
     """
     if list_gpus():
         return "mixed_bfloat16"

@@ -179,7 +179,7 @@ def format_report(labels, predicted, result, classes):
     lines = [f"{SPLIT_NAMES[result['split']]}, {format_accuracy(result)}"]
     if result["rows_also_in_training"]:
         unseen = result["accuracy_unseen"]
-        rest = "all of them are" if unseen is None else f"accuracy {unseen:.4f} without them"
+        rest = "there are no others" if unseen is None else f"accuracy {unseen:.4f} without them"
         lines.append(f"{result['rows_also_in_training']:,} faces are exact copies of Training's: {rest}.")
     names = {"labels": range(len(classes)), "target_names": classes}
     lines += ["", metrics.classification_report(labels, predicted, **names, digits=4, zero_division=0)]
@@ -229,13 +229,13 @@ def draw_calibration(folder, truths, logits, predictions):
 
 
 def draw_mistakes(folder, faces, truths, probabilities, classes):
-    """Draws the faces whose wrong emotion the demo was surest of: by the consensus if there is one, else the labels."""
+    """Draws the demo's most confident mistakes, judged by the consensus if there is one, else by the labels."""
     source, truth = ("People", truths["consensus"]) if "consensus" in truths else ("Label", truths["labels"])
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero((predicted != truth) & (truth >= 0))
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][: plots.FACES_SHOWN]
     texts = [f"{source}: {classes[truth[i]]}\nDemo: {classes[predicted[i]]} {confidence[i]:.0%}" for i in wrong]
-    plots.mistakes(faces[wrong], texts, "The surest mistakes", folder / "mistakes.png")
+    plots.mistakes(faces[wrong], texts, "The most confident mistakes", folder / "mistakes.png")
 
 
 def draw_model(folder, history, description, model_dir):
@@ -254,7 +254,7 @@ def draw_model(folder, history, description, model_dir):
 
 @contextlib.contextmanager
 def replaced_files(folder):
-    """Yields a temporary folder. On success `FILES` of `folder` are replaced by those that it holds, or deleted."""
+    """Yields a temporary folder. On success each of `FILES` is moved to `folder`, or deleted there if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=utils.NEW_PREFIX) as new:
         yield Path(new)

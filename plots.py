@@ -197,7 +197,7 @@ def timeline(curves, classes, path):
     )
     for ax, (name, seconds, probabilities) in zip(axes[:, 0], curves, strict=True):
         ax.stackplot(seconds, probabilities.T, labels=classes, colors=[COLORS[emotion] for emotion in classes])
-        title = name.replace("$", r"\$")  # Between two dollar signs Matplotlib reads mathematics.
+        title = name.replace("$", r"\$")  # Matplotlib reads text between dollar signs as math.
         ax.set(ylim=(0, 1), yticks=(0, 0.5, 1), ylabel="Probability", xmargin=0.01)
         ax.set_title(title, loc="left", fontsize="medium")
     legend = axes[0, 0].get_legend_handles_labels()

@@ -20,19 +20,19 @@ WINDOW, SIZE_STEP = 24, 1.2  # pixels of the smallest face that the cascades fin
 LARGEST = 29  # pixels of the largest face looked for at one scale: WINDOW * SIZE_STEP
 SCALE_STEP = SIZE_STEP**2
 STRIDE = 4  # The cascades look at every second column of every second row.
-SIDE_SCALE = 2  # Tilted heads and profiles are scanned for from this scale on: smaller ones cost too much.
+SIDE_SCALE = 2  # Tilted heads and profiles are scanned for from this scale on: small faces cost too much.
 # A scale is scanned in strips of this many windows, about 2 ms each. Preparing a strip costs as much as STRIP_COST
-# windows. A frame's budget is one strip where a face is shown, because its search takes time too, and else four.
+# windows. A frame's budget is one strip if a face is shown, because following it takes time too; otherwise four.
 STRIP_WINDOWS, STRIP_COST = 8_000, 1_500
 BUDGET, BUDGET_ALONE = 8_000, 36_000
 
 # Known faces.
 KNOWN_WIDTH, KNOWN_SIZES, KNOWN_NEIGHBORS = 48, (0.8, 1.25), 2  # see utils.search_face; a profile needs its defaults
 KNOWN_PROFILE_NEIGHBORS = 3
-TILT, MAX_TILT = 25, 50  # degrees: step and limit of a lost face's search; the cascade bears 15 by itself
-HOLD = 0.8  # seconds that a face is shown while the cascades miss it, if it looks alike
+TILT, MAX_TILT = 25, 50  # degrees: step and limit of a lost face's search; the cascade tolerates 15 by itself
+HOLD = 0.8  # seconds that a face is shown while missed, if the image there looks like it
 MEMORY = 1.2  # seconds that a lost face is searched for where it should be
-LOST_PEOPLE = 20  # faces of which the thumbnail is kept after that
+LOST_PEOPLE = 20  # faces whose thumbnails are kept after that
 POSITION_GAIN, VELOCITY_GAIN = 0.6, 0.15  # of the alpha-beta filter that smooths a face's path
 SMOOTHING = 0.4  # seconds: time constant of the average over a face's probabilities
 CUT = 25  # gray levels: mean change of a 32x18 thumbnail that makes a frame the first of another scene
@@ -49,8 +49,8 @@ THUMBNAIL = 24  # pixels
 ALIKE_HELD = 0.6  # A held face's place looks like the face.
 ALIKE_TILTED = 0.4  # What is found at another angle is still this face.
 ALIKE_PERSON = 0.8  # A new face is a person who was lost.
-MIN_CONTRAST = 1  # gray level: standard deviation of a thumbnail, below which it is plain and like nothing
-HELD_CONTRAST = 0.5  # of the thumbnail's contrast, which a held face's place must have
+MIN_CONTRAST = 1  # gray level: standard deviation of a thumbnail, below which it is plain and matches nothing
+HELD_CONTRAST = 0.5  # least contrast of a held face's place, as a share of the face's
 
 
 class View(NamedTuple):
@@ -258,7 +258,7 @@ class FaceTracker:
         margin = round(THUMBNAIL * utils.SEARCH_MARGIN)
         patch = utils.cut_square(gray, track.box, THUMBNAIL + 2 * margin, margin / THUMBNAIL, track.view.angle)
         _, alike, _, (left, top) = cv2.minMaxLoc(cv2.matchTemplate(patch, track.thumbnail, cv2.TM_CCOEFF_NORMED))
-        # A nearly plain place correlates by the little that is left of the face, a plain one by OpenCV's definition.
+        # A nearly plain place correlates through traces of the face, a plain one by OpenCV's definition.
         contrast = patch[top : top + THUMBNAIL, left : left + THUMBNAIL].std()
         if alike < ALIKE_HELD or contrast < max(MIN_CONTRAST, HELD_CONTRAST * track.thumbnail.std()):
             return False
@@ -313,7 +313,7 @@ class Scan:
         self.sides = itertools.cycle(SIDES)
 
     def propose(self, gray, budget, is_alone):
-        """Yields (box, view) of places that may be a face: about two for each 100,000 windows without one.
+        """Yields (box, view) of places that may be a face: about two false ones per 100,000 windows.
 
         Args:
             gray: uint8 (H, W).
@@ -341,10 +341,10 @@ class Scan:
         rows = picture[round(strip.top / strip.scale) : round(strip.bottom / strip.scale)]
         size = (round(rows.shape[1] * strip.scale), strip.bottom - strip.top)
         picture, cascade = cv2.resize(rows, size, interpolation=cv2.INTER_AREA), strip.view.cascade(self.detector)
-        # No neighbours are asked for: that finds a quarter more faces than two, for two searches more in a scan.
+        # minNeighbors 0 finds a quarter more faces than 2, at the cost of two more searches per scan.
         found = cascade.detectMultiScale(picture, SIZE_STEP, 0, minSize=(WINDOW,) * 2, maxSize=(LARGEST,) * 2)
         kept = []
-        # The cascade's threads find the boxes in any order, and so would number the faces.
+        # Sorted to make the faces' numbers reproducible: the order of the cascade's threads varies.
         for box in sorted(map(tuple, found)):
             if not utils.shares_place(box, kept):
                 kept.append(box)

@@ -1,7 +1,7 @@
-"""The path from a pixel to a labelled pixel, shared by train.py, evaluate.py and webcam_demo.py.
+"""The path from input to labelled frame, shared by train.py, evaluate.py and webcam_demo.py.
 
 A function belongs here only if it is a step on that path and all scripts must agree on it. The exceptions are the
-helpers at the end, for files and messages. Importing this module costs OpenCV and NumPy. LiteRT is imported when a
+helpers at the end, for files and messages. Importing this module loads OpenCV and NumPy. LiteRT is imported when a
 model is loaded, TensorFlow and Keras never.
 
 The data that flows has the same names in every file:
@@ -62,7 +62,7 @@ CLASS_SETS = {5: (0, 3, 4, 5, 6), 7: (0, 1, 2, 3, 4, 5, 6)}  # Number of classes
 IMAGE_SIZE = 48  # Pixels, width and height of a face.
 SPLITS = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
 # Outputs of the network, for FER2013's labels and the votes of FER+, with their weights in the demo's probabilities. On
-# PublicTest these give the highest sum of both accuracies that costs the consensus at most a point.
+# PublicTest these give the highest sum of both accuracies while losing at most a point on the consensus.
 HEAD_WEIGHTS = {"labels": 0.3, "votes": 0.7}
 HEADS = tuple(HEAD_WEIGHTS)
 UNCERTAIN = "uncertain"  # The label of a face whose most probable emotion is below the minimum confidence.
@@ -72,7 +72,7 @@ UNCERTAIN = "uncertain"  # The label of a face whose most probable emotion is be
 # ---------------------------------------------------------------------------------------------------------------------
 
 # OpenCV's Haar cascades: one finds faces, one confirms them, one finds faces that look to the left of the picture.
-# `alt` alone misses dark-skinned faces that `default` finds. It confirms 97 % of those faces, whatever their skin.
+# `alt` alone misses some dark-skinned faces, but confirms 97 % of the faces that `default` finds, whatever their skin.
 CASCADES = {
     "frontal": "haarcascade_frontalface_default.xml",
     "confirming": "haarcascade_frontalface_alt.xml",
@@ -83,7 +83,7 @@ SEARCH_WIDTH = 64  # Pixels of the face in a search around a box.
 SEARCH_MARGIN = 0.3  # On each side of the box, in widths of the box.
 SEARCH_SIZES = (0.75, 1.35)  # The smallest and the largest face, in widths of the box.
 CONFIRMING_NEIGHBORS = 4
-MIN_SHARED = 0.5  # Share of the smaller of two boxes from which on both cannot be faces.
+MIN_SHARED = 0.5  # Two boxes sharing this much of the smaller one cannot both be faces.
 
 
 def load_face_detector():
@@ -188,7 +188,7 @@ def cut_square(gray, box, size, margin=0.0, angle=0.0):
 
 
 def shares_place(box, others):
-    """Returns whether a box covers so much of another one that both are the same face, or part of it."""
+    """Returns whether a box overlaps another one so much that they belong to the same face."""
     return any(shared(box, other) >= MIN_SHARED for other in others)
 
 
@@ -728,7 +728,7 @@ def _parse_pixels(text, where):
     try:
         pixels = np.fromstring(text, dtype=np.int64, sep=" ")
     except ValueError as error:
-        raise ValueError(f"`pixels` must be whole numbers with spaces between, but {where} holds others.") from error
+        raise ValueError(f"`pixels` must hold whole numbers with spaces between, but {where} does not.") from error
     if pixels.size != IMAGE_SIZE * IMAGE_SIZE:
         raise ValueError(f"`pixels` must hold {IMAGE_SIZE * IMAGE_SIZE} numbers, but {where} holds {pixels.size}.")
     if pixels.min() < 0 or pixels.max() > 255:
@@ -798,7 +798,7 @@ def _open_csv(path):
         yield file, _skip_to_csv(file) if in_tar else math.inf
         # The checksum of gzip is at the end, after the other files.
         if in_tar and len(file.read(MAX_BYTES_AROUND_CSV)) == MAX_BYTES_AROUND_CSV:
-            raise OSError("more than a CSV in it")
+            raise OSError("too much after the CSV")
 
 
 def _skip_to_csv(stream):
@@ -861,7 +861,7 @@ def _read_face(file, name):
 # ---------------------------------------------------------------------------------------------------------------------
 
 LONGEST_TEXT = 200  # Characters of a path or of a library's message in one of our lines.
-NEW_PREFIX = ".new-"  # Of the name of what is being written; a kill leaves it.
+NEW_PREFIX = ".new-"  # Prefix of a file being written; a kill leaves it.
 
 
 @contextlib.contextmanager

@@ -241,7 +241,7 @@ class Files:
     @property
     def problem(self):
         more = len(self.problems) - 1
-        return " ".join(self.problems[:1] + [f"{more} more files have a problem."] * (more > 0)) or None
+        return " ".join(self.problems[:1] + [f"Other files with a problem: {more}."] * (more > 0)) or None
 
     def close(self):
         if self.folder:

@@ -92,7 +92,7 @@ class Benchmark:
         result = {"frames": self.frames, "faces": self.faces, "fps": round(self.fps(), 1), "startup_s": self.startup}
         result |= {"peak_memory_mb": peak_memory_mb()}
         rows = list(zip((*self.STAGES, "frame"), medians, p95s, strict=True))
-        lines = [f"{'stage':<10}{'median ms':>12}{'95 % ms':>12}"]
+        lines = [f"{'stage':<10}{'median ms':>12}{'p95 ms':>12}"]
         lines += [f"{stage:<10}{median:>12.2f}{p95:>12.2f}" for stage, median, p95 in rows]
         lines += [f"{name}: {value}" for name, value in result.items()]
         result["stages_ms"] = {stage: {"median": median, "p95": p95} for stage, median, p95 in rows[:-1]}
@@ -203,7 +203,7 @@ def parse_args(argv=None):
     parser = Parser(__doc__)
     add = parser.add_argument
     add("positional", nargs="?", metavar="SOURCE", help="camera, video, image, folder or URL (default: camera 0)")
-    add("--source", metavar="SOURCE", help="the same as an option")
+    add("--source", metavar="SOURCE", help="SOURCE, given as an option")
     add("--model", type=cli.path, default=utils.DEFAULT_MODEL, help="model folder (default: models/emotions-5)")
     add("--output", type=cli.path, help="annotated video (.mp4) or image; a folder if the source is one")
     add("--log", type=cli.path, help="labels and probabilities per face and frame (.csv or .jsonl)")
@@ -235,7 +235,7 @@ def open_window(args, source, classes):
         return Window(source, classes)
     except cv2.error:
         reinstall = 'pip uninstall opencv-python-headless, then pip install --force-reinstall "opencv-python<5"'
-        print(f"This OpenCV opens no windows. Replace it: {reinstall}")
+        print(f"This OpenCV cannot open windows. Replace it: {reinstall}")
         return None
 
 

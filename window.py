@@ -32,7 +32,7 @@ class Window:
         self.mirrored, self.paused, self.closed = source.camera, False, False
         self.overlays = {"f"}  # Keys of the overlays that are on: b, f, h.
         self.draw = self.shown = None  # Draws the current frame again; the picture that the window shows.
-        self.file, self.clock = None, 0.0  # The current video, and the time at its second 0, without the pauses.
+        self.file, self.clock = None, 0.0  # The current video, and when it started, moved on by the pauses.
         self.hint_end = time.perf_counter() + HINT_SECONDS
         cv2.namedWindow(WINDOW, FLAGS)
 
@@ -56,7 +56,7 @@ class Window:
         self._wait(due)
 
     def stall(self):
-        """Writes on the last frame that the live source sends no more."""
+        """Shows on the last frame that the live source is not sending."""
         if self.draw:
             self.draw(message=f"No picture from {self.source.title}; trying to open it again.")
         self._wait(0.0)

@@ -5,8 +5,8 @@
 
 The accuracy is that of the demo's probabilities against the consensus of FER+. PublicTest's faces are enlarged to 120
 pixels and tilted by -30 to 30 degrees in a frame, then cut out as they are, turned upright by the known angle, and
-turned by the nearest of the angles that the tracker knows. Which faces are profiles is not known: those are counted
-that only the profile cascade finds. Darkened faces and faces of low contrast go to the network as they are, and
+turned by the nearest of the angles that the tracker knows. Which faces are profiles is not known: those that only
+the profile cascade finds are counted. Darkened faces and faces of low contrast go to the network as they are, and
 equalised in two ways.
 """
 

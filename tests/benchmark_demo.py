@@ -157,7 +157,7 @@ def missed_targets(result):
 
 
 def print_table(result):
-    print("| clip | loop | ms a frame, median and 95 % | frames/s | faces / frames | start, s | memory, MB |")
+    print("| clip | loop | ms a frame, median and p95 | frames/s | faces / frames | start, s | memory, MB |")
     print("|---|---|---|---|---|---|---|")
     for name, loops in result["clips"].items():
         for loop, r in loops.items():
@@ -192,7 +192,7 @@ def main():
             }
     print_table(result)
     missed = missed_targets(result)
-    print("\n".join(missed) or "All targets are reached.")
+    print("\n".join(f"Target missed. {text}" for text in missed) or "All targets are reached.")
     if not args.quick:
         (ROOT / "figures" / "benchmark_demo.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return 1 if missed else 0

@@ -13,8 +13,8 @@ Each clip moves photographed heads over a photographed background, so every fram
     backgrounds      skimage.data: brick, coffee, grass, gravel, motorcycle, page, rocket, text
 
 No package ships a large portrait of a dark-skinned person. The clips named "dark-skinned" tone-map the two portraits;
-real dark skin is in "small faces" only. A head turns as an ellipsoid with a nose,
-whose back is plain.
+real dark skin is in "small faces" only. A turned head is an ellipsoid with a nose
+and a plain back.
 
 The row of the former tracker came from: git show af09fd4:tracking.py > OLD.py, then --former OLD.py. It stays in the
 JSON file when a run leaves --former out. Time is the CPU time of one thread.
@@ -42,8 +42,8 @@ import utils
 FIGURE = ROOT / "figures" / "benchmark_tracking.json"
 SIZE, FPS = (640, 360), 25  # width and height in pixels, frames a second
 KINDS = ("frontal", "tilted", "turned")
-TILTED, TURNED = 15, 30  # degrees from which on a face counts as tilted, and as turned
-MIN_OVERLAP = 0.3  # intersection over union from which on a box is the face's
+TILTED, TURNED = 15, 30  # degrees above which a face counts as tilted, and as turned
+MIN_OVERLAP = 0.3  # least intersection over union of a box and its face
 MIN_SHOWN = 0.6  # share of a face in the picture and uncovered: a face that shows less may be found or missed
 NOISE = 2.0  # standard deviation in grey levels, in every clip
 DARK, LIGHT = (13, 22, 26, 64, 83, 84, 88), (15, 34, 52, 69, 86)  # people of lfw_subset
@@ -343,7 +343,7 @@ def write_frame(path, gray, truth, boxes, false):
 
 def print_table(rows):
     """Prints one line per tracker."""
-    head = ("tracker", *KINDS, "no face", "numbers", "ms", "two 720p", "95 %", "nobody")
+    head = ("tracker", *KINDS, "no face", "numbers", "ms", "two 720p", "p95", "nobody")
     print(" | ".join(f"{text:>9}" for text in head))
     for name, row in rows.items():
         print(" | ".join(f"{value:>9}" for value in (name, *row.values())))

@@ -30,7 +30,7 @@ import plots
 import train
 import utils
 
-MINUTES_PER_EPOCH = 5  # Of the tutorial's time: 12 epochs of train.py, about half an hour, for an hour of it.
+MINUTES_PER_EPOCH = 5  # The tutorial's minutes per epoch of train.py: 60 give 12 epochs, about half an hour.
 
 
 class Clock(keras.callbacks.Callback):

@@ -30,7 +30,7 @@ FULL_MINUTES = 60
 FPS, SIZE = 15, (320, 180)  # Frames a second; width and height in pixels.
 SECONDS_PER_CONNECTION = 180
 COLUMNS = ("memory_mb", "threads", "descriptors", "frames_per_second", "cpu_ms_per_frame")
-# Last minute over first. In an hour the times that --benchmark keeps take 1.7 MB. Other programs make a frame slower.
+# Ratio of the last minute to the first. --benchmark's times take 1.7 MB an hour; other programs slow frames down.
 MAX_GROWTH = {"memory_mb": 1.05, "threads": 1, "descriptors": 1, "cpu_ms_per_frame": 1.5}
 MIN_FRAME_RATE = 0.95
 

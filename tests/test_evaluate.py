@@ -105,7 +105,7 @@ def test_report_says_when_every_face_is_a_copy():
     report = evaluate.format_report(
         labels, labels, result | evaluate.measure(labels, np.eye(2)[labels], classes), classes
     )
-    assert "2 faces are exact copies of Training's: all of them are." in report
+    assert "2 faces are exact copies of Training's: there are no others." in report
 
 
 # The script

@@ -517,7 +517,7 @@ GOOD = " ".join(["7"] * 2304)
 HEADER = "emotion,pixels,Usage\n"
 PIXELS = "`pixels` must hold 2304 numbers, but row"
 RANGE = "`pixels` must be within 0..255, but row 2 of x.csv holds"
-WHOLE = "`pixels` must be whole numbers with spaces between, but row 2 of x.csv holds others."
+WHOLE = "`pixels` must hold whole numbers with spaces between, but row 2 of x.csv does not."
 EMOTION = "`emotion` must be one of 0, 1, 2, 3, 4, 5, 6, but row 2 of x.csv holds"
 USAGE = "`Usage` must be one of Training, PublicTest, PrivateTest, but row 2 of x.csv holds"
 
