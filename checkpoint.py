@@ -5,6 +5,8 @@ model that it replaces is kept as `<model folder>.previous`.
 """
 
 import contextlib
+import hashlib
+import io
 import json
 import os
 import shutil
@@ -52,7 +54,7 @@ class Checkpoint(keras.callbacks.Callback):
             ValueError: the state is damaged or belongs to a run with another config.
         """
         check_folder(self.folder, STATE_FILES)
-        if resume and (self.folder / "state.npz").exists():
+        if resume and (self.folder / "state.npz").is_file():
             began, self.rows, weights, self.best_weights = load_state(self.folder / "state.npz")
             check_same_run(began, self.config)
             self.config |= {name: began[name] for name in ("precision", "versions")}
@@ -126,9 +128,7 @@ def mean_accuracy(row):
     return np.mean([row[f"val_{head}_accuracy"] for head in utils.HEADS if f"val_{head}_accuracy" in row])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The state file
-# ---------------------------------------------------------------------------------------------------------------------
+# The state file -------------------------------------------------------------------------------------------------------
 
 
 def get_weights(variables):
@@ -144,10 +144,17 @@ def set_weights(variables, weights):
 
 
 def save_state(path, config, rows, weights, best_weights):
-    """Writes the state in one step, as an .npz file, because Keras's HDF5 files crash on a full disk."""
+    """Writes the state in one step, as an .npz file followed by the SHA-256 of its bytes.
+
+    Keras's HDF5 files crash on a full disk.
+    """
     arrays = {f"weights_{i}": value for i, value in enumerate(weights)}
     arrays |= {f"best_{i}": value for i, value in enumerate(best_weights)}
-    utils.save_arrays(path, header=np.array(json.dumps({"config": config, "rows": rows})), **arrays)
+    content = io.BytesIO()
+    np.savez(content, header=np.array(json.dumps({"config": config, "rows": rows})), **arrays)
+    with utils.replaced(path) as temporary, open(temporary, "wb") as file:
+        file.write(content.getbuffer())
+        file.write(hashlib.sha256(content.getbuffer()).digest())
 
 
 def load_state(path):
@@ -156,10 +163,11 @@ def load_state(path):
     Raises:
         ValueError: the file is damaged.
     """
-    try:
-        arrays = utils.load_arrays(path)
-    except ValueError as error:
-        raise ValueError(f"{utils.printable(path)}: damaged ({error}). Start again without --resume.") from error
+    content = memoryview(path.read_bytes())
+    if hashlib.sha256(content[:-32]).digest() != content[-32:]:
+        raise ValueError(f"{utils.printable(path)}: damaged. Start again without --resume.")
+    with np.load(io.BytesIO(content[:-32])) as archive:
+        arrays = dict(archive)
     header = json.loads(str(arrays.pop("header")))
     best = [value for name, value in arrays.items() if name.startswith("best_")]
     return header["config"], header["rows"], list(arrays.values())[: len(arrays) - len(best)], best
@@ -180,9 +188,7 @@ def check_same_run(began, config):
             )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The model folder
-# ---------------------------------------------------------------------------------------------------------------------
+# The model folder -----------------------------------------------------------------------------------------------------
 
 
 def state_folder(output_dir):

@@ -26,6 +26,7 @@ LONGEST_FRAME = 1.0  # Seconds that a row counts at most: while a stream stalls,
 TRACKS_LISTED = 12  # In the summary, those seen longest.
 TRACKS_DRAWN = 6  # In the timeline.
 POINTS_DRAWN = 2000  # Per track of the timeline, more than its pixels.
+MIN_GAP = 0.002  # Seconds. Times are rounded to thousandths.
 LABELS = (*utils.EMOTIONS, utils.UNCERTAIN, "")  # "" for a frame without a face.
 
 
@@ -168,12 +169,12 @@ def frame_seconds(rows):
 
 
 def find_tracks(rows):
-    """Returns the rows of each track, a list of arrays, the track seen longest first."""
+    """Returns the rows of each track of a video or stream, a list of arrays, the track seen longest first."""
     faces = rows[rows["track"] > 0]
     faces = faces[np.lexsort((faces["frame"], faces["track"], faces["file"]))]
     new = (np.diff(faces["track"]) != 0) | (np.diff(faces["file"]) != 0)
-    tracks = np.split(faces, np.flatnonzero(new) + 1)
-    return sorted(tracks, key=lambda track: -track["seconds"].sum()) if len(faces) else []
+    tracks = [track for track in np.split(faces, np.flatnonzero(new) + 1) if track["seconds"].any()]
+    return sorted(tracks, key=lambda track: -track["seconds"].sum())
 
 
 def sum_by_label(rows, weights):
@@ -211,13 +212,21 @@ def timeline_path(log):
 
 
 def timeline_curves(rows, files):
-    """Returns (name, seconds (K,), probabilities (K, C)) of the tracks seen longest, by their first frame."""
+    """Returns (name, seconds (K,), probabilities (K, C)) of the tracks seen longest, by their first frame.
+
+    Where a face comes and where it goes, all probabilities are 0.
+    """
     curves = []
     for track in sorted(find_tracks(rows)[:TRACKS_DRAWN], key=lambda track: track["time_s"][0]):
-        drawn = track[:: len(track) // POINTS_DRAWN + 1]
-        end = track["time_s"][-1] + track["seconds"][-1]  # The last frame is shown until the next one.
-        probabilities = np.concatenate([drawn["probabilities"], track["probabilities"][-1:]])
-        curves.append((track_name(track, files), np.append(drawn["time_s"], end), probabilities))
+        ends, nothing = track["time_s"] + track["seconds"], np.zeros_like(track["probabilities"][:1])
+        shortest = max(MIN_GAP, (ends[-1] - track["time_s"][0]) / POINTS_DRAWN)
+        gaps = np.flatnonzero(track["time_s"][1:] - ends[:-1] > shortest) + 1
+        seconds, probabilities = [], []
+        for stay, end in zip(np.split(track, gaps), [*ends[gaps - 1], ends[-1]], strict=True):
+            drawn = stay[:: len(track) // POINTS_DRAWN + 1]
+            seconds += [drawn["time_s"][:1], drawn["time_s"], [end, end]]  # The last frame is shown until the next one.
+            probabilities += [nothing, drawn["probabilities"], stay["probabilities"][-1:], nothing]
+        curves.append((track_name(track, files), np.concatenate(seconds), np.concatenate(probabilities)))
     return curves
 
 
@@ -229,7 +238,7 @@ def report(path):
     """
     rows, classes, files = read_log(path)
     summary, curves = summarize(rows, files), timeline_curves(rows, files)
-    if not curves or not rows["seconds"].any():
+    if not curves:
         return summary
     picture = timeline_path(path)
     try:

@@ -169,7 +169,7 @@ class FaceTracker:
 
     def _find_still(self, gray, time_s):
         """Finds the faces of a picture; tilted heads and profiles only where no face is upright."""
-        smallest = max(utils.IMAGE_SIZE, round(gray.shape[0] / 30))
+        smallest = max(utils.IMAGE_SIZE, round(min(gray.shape) / 30))
         boxes = utils.detect_faces(gray, self.detector, smallest).astype(float)
         self.tracks = [make_track(gray, box, UPRIGHT, time_s) for box in boxes]
         for track in self.tracks:

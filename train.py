@@ -14,6 +14,7 @@ import hashlib
 import importlib
 import json
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -158,7 +159,8 @@ def train(args):
     """
     output_dir, config = args.output_dir.resolve(), read_config(args)
     checkpoint.check_folders(output_dir)
-    checkpoint.complete_replacement(output_dir)
+    if not args.resume:  # --resume completes it too.
+        checkpoint.complete_replacement(output_dir)
     splits = {split: utils.load_fer2013(args.data, split, args.classes, args.limit) for split in ("train", "val")}
     config["data_sha256"] = {split: utils.hash_split(*arrays) for split, arrays in splits.items()}
     config["votes_sha256"] = args.votes and hash_file(args.votes)
@@ -168,8 +170,8 @@ def train(args):
         print(f"Warning: {warning}", file=sys.stderr)
     state = checkpoint.Checkpoint(output_dir, config, list_crop_sizes(args.epochs))
     scope, devices = cnn.every_device()
-    if args.batch_size % devices:
-        raise ValueError(f"`--batch-size` must be a multiple of the {devices} GPUs, but it is {args.batch_size}.")
+    if config["batch_size"] % devices:
+        raise ValueError(f"`--batch-size` must be a multiple of the {devices} GPUs, but it is {config['batch_size']}.")
     initial_weights = state.start(args.resume)
     with state.interrupt_between_batches():
         with scope:
@@ -280,9 +282,10 @@ def run(args):
     """Trains, and prints the result and the next command."""
     training = train(args)["training"]
     accuracies = ", ".join(f"{head} {accuracy:.4f}" for head, accuracy in training["val_accuracy"].items())
-    votes = f" --votes {args.votes}" if args.votes else ""
+    command = ["python", "evaluate.py", "--data", args.data, "--model", args.output_dir, "--split", "val"]
+    command += ["--votes", args.votes] if args.votes else []
     print(f"Validation accuracy (PublicTest, epoch {training['best_epoch']}): {accuracies}. See {args.output_dir}.")
-    print(f"Next: python evaluate.py --data {args.data}{votes} --model {args.output_dir} --split val")
+    print(f"Next: {shlex.join(map(str, command))}")
 
 
 def main(argv=None):

@@ -1,7 +1,7 @@
 """The path from input to labelled frame, shared by train.py, evaluate.py and webcam_demo.py.
 
 A function belongs here only if it is a step on that path and all scripts must agree on it. The exceptions are the
-helpers at the end, for files and messages. Importing this module loads OpenCV and NumPy. LiteRT is imported when a
+helpers for files and messages. Importing this module loads OpenCV and NumPy. LiteRT is imported when a
 model is loaded, TensorFlow and Keras never.
 
 The data that flows has the same names in every file:
@@ -23,7 +23,6 @@ import csv
 import functools
 import gzip
 import hashlib
-import io
 import itertools
 import json
 import math
@@ -39,9 +38,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-# ---------------------------------------------------------------------------------------------------------------------
-# 1. Labels, shapes, paths
-# ---------------------------------------------------------------------------------------------------------------------
+# 1. Labels, shapes, paths ---------------------------------------------------------------------------------------------
 
 ROOT = Path(__file__).resolve().parent
 DEFAULT_DATA = ROOT / "data" / "fer2013.csv"
@@ -67,9 +64,7 @@ HEAD_WEIGHTS = {"labels": 0.3, "votes": 0.7}
 HEADS = tuple(HEAD_WEIGHTS)
 UNCERTAIN = "uncertain"  # The label of a face whose most probable emotion is below the minimum confidence.
 
-# ---------------------------------------------------------------------------------------------------------------------
-# 2. Frame -> faces
-# ---------------------------------------------------------------------------------------------------------------------
+# 2. Frame -> faces ----------------------------------------------------------------------------------------------------
 
 # OpenCV's Haar cascades: one finds faces, one confirms them, one finds faces that look to the left of the picture.
 # `alt` alone misses some dark-skinned faces, but confirms 97 % of the faces that `default` finds, whatever their skin.
@@ -225,9 +220,7 @@ def _crop_upright(gray, box):
     return cv2.resize(crop, (IMAGE_SIZE, IMAGE_SIZE), interpolation=method)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# 3. Faces -> probabilities
-# ---------------------------------------------------------------------------------------------------------------------
+# 3. Faces -> probabilities --------------------------------------------------------------------------------------------
 
 
 class EmotionModel:
@@ -409,9 +402,7 @@ def read_emotions(frame, model=None, detector=None):
 _default_model = functools.cache(load_emotion_model)
 _default_detector = functools.cache(load_face_detector)
 
-# ---------------------------------------------------------------------------------------------------------------------
-# 4. Probabilities -> drawing
-# ---------------------------------------------------------------------------------------------------------------------
+# 4. Probabilities -> drawing ------------------------------------------------------------------------------------------
 
 
 def choose_labels(probabilities, classes, min_confidence=0.0):
@@ -462,9 +453,65 @@ def put_text(frame, text, corner, scale, color):
     return bottom
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# 5. FER2013 and FER+ -> faces, labels, votes
-# ---------------------------------------------------------------------------------------------------------------------
+# 5. Files and messages ------------------------------------------------------------------------------------------------
+
+LONGEST_TEXT = 200  # Characters of a path or of a library's message in one of our lines.
+NEW_PREFIX = ".new-"  # Prefix of a file being written; a kill leaves it.
+
+
+@contextlib.contextmanager
+def replaced(path):
+    """Yields a temporary path with the same suffix. On success it replaces `path`; on an error it is deleted."""
+    temporary = path.with_name(f"{NEW_PREFIX}{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def printable(source):
+    """Returns a path or address as text for messages, titles and file names, without the secrets of an address.
+
+    Userinfo, query and fragment of an address are left out, control characters escaped, long texts shortened.
+    """
+    text = str(source)
+    scheme, separator, rest = text.partition("://")
+    if separator:
+        authority = re.match("[^/?#]*", rest).group()
+        port = authority.rpartition("@")[2].rpartition(":")[2]
+        # A password with a slash ends the authority too early. Then its "port" is not a number.
+        broken = ":" in authority and "@" in rest and not re.fullmatch(r"\d*|.*\]", port)
+        rest = rest.rpartition("@")[2] if broken else rest.removeprefix(authority.rpartition("@")[0]).removeprefix("@")
+        text = scheme + separator + re.split("[?#]", rest)[0]
+    return shorten(text)
+
+
+def shorten(text):
+    """Returns a text on one line, without control characters, of at most `LONGEST_TEXT` characters."""
+    line = "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in str(text))
+    return line if len(line) <= LONGEST_TEXT else f"{line[: LONGEST_TEXT - 3]}..."
+
+
+@contextlib.contextmanager
+def quiet_stderr():
+    """Hides what native libraries print to file descriptor 2. Python's own `sys.stderr` must not be used inside."""
+    try:
+        saved = os.dup(2)
+    except OSError:  # The program was started without stderr.
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+# 6. FER2013 and FER+ -> faces, labels, votes --------------------------------------------------------------------------
 
 COLUMNS = ("emotion", "pixels", "Usage")
 VOTE_COLUMNS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")  # In the order of EMOTIONS.
@@ -652,7 +699,7 @@ def _check_same_rows(path, data, labelled, voted):
 
 
 def _load_parsed(path):
-    """Returns faces, emotion ids and split numbers of the whole data set, from the cache next to it if possible."""
+    """Returns faces, emotion ids and split numbers of the whole data set."""
     path = Path(path)
     if not path.is_dir():
         _check_file(path, HOW_TO_GET_DATA)
@@ -662,28 +709,7 @@ def _load_parsed(path):
 @functools.lru_cache(maxsize=1)  # The scripts load several splits of one data set.
 def _load_once(path, *times):
     """Does the work of `_load_parsed`. Other times mean that the data set has changed since the last call."""
-    place, signature = path.resolve(), _sign(path)
-    cache = place.parent / f"{place.name}.cache.npz"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # There is none, or it is damaged.
-        stored = load_arrays(cache)
-        arrays = stored["faces"], stored["emotions"], stored["usages"]
-        rows, layout = len(arrays[0]), [(array.shape, array.dtype) for array in arrays]
-        expected = [((rows, IMAGE_SIZE, IMAGE_SIZE, 1), np.uint8), ((rows,), np.int64), ((rows,), np.int64)]
-        if stored["signature"] == signature and layout == expected:
-            return arrays
-    faces, emotions, usages = _read_folder(path) if path.is_dir() else _read_csv(path)
-    with contextlib.suppress(OSError):  # A read-only or full disk costs the next start a few seconds, nothing else.
-        save_arrays(cache, signature=signature, faces=faces, emotions=emotions, usages=usages)
-    return faces, emotions, usages
-
-
-def _sign(path):
-    """Returns a hash that changes with the data set: a file's content, or a folder's names, sizes and times."""
-    if path.is_dir():
-        states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in _list_images(path)]
-        return hashlib.sha256(repr(states).encode()).hexdigest()
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # 0.3 s for FER2013.
+    return _read_folder(path) if path.is_dir() else _read_csv(path)  # 2 s for FER2013.
 
 
 def _check_file(path, remedy):
@@ -854,83 +880,3 @@ def _read_face(file, name):
     if image is None or image.shape != (IMAGE_SIZE, IMAGE_SIZE):
         raise ValueError(f"A face must be an image of {IMAGE_SIZE}x{IMAGE_SIZE} pixels, but {name} is not.")
     return image
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# 6. Files and messages
-# ---------------------------------------------------------------------------------------------------------------------
-
-LONGEST_TEXT = 200  # Characters of a path or of a library's message in one of our lines.
-NEW_PREFIX = ".new-"  # Prefix of a file being written; a kill leaves it.
-
-
-@contextlib.contextmanager
-def replaced(path):
-    """Yields a temporary path with the same suffix. On success it replaces `path`; on an error it is deleted."""
-    temporary = path.with_name(f"{NEW_PREFIX}{os.getpid()}-{path.name}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-def save_arrays(path, **arrays):
-    """Writes arrays in one step, as an .npz file followed by the SHA-256 of its bytes."""
-    content = io.BytesIO()
-    np.savez(content, **arrays)
-    with replaced(path) as temporary, open(temporary, "wb") as file:
-        file.write(content.getbuffer())
-        file.write(hashlib.sha256(content.getbuffer()).digest())
-
-
-def load_arrays(path):
-    """Returns the arrays that `save_arrays` wrote, as a dict. Raises ValueError for a damaged file."""
-    if not path.is_file():  # Opening a named pipe would wait for its other end.
-        raise FileNotFoundError(f"{printable(path)}: no such file.")
-    content = memoryview(path.read_bytes())
-    if hashlib.sha256(content[:-32]).digest() != content[-32:]:
-        raise ValueError("its bytes do not match its hash")
-    with np.load(io.BytesIO(content[:-32])) as arrays:
-        return dict(arrays)
-
-
-def printable(source):
-    """Returns a path or address as text for messages, titles and file names, without the secrets of an address.
-
-    Userinfo, query and fragment of an address are left out, control characters escaped, long texts shortened.
-    """
-    text = str(source)
-    scheme, separator, rest = text.partition("://")
-    if separator:
-        authority = re.match("[^/?#]*", rest).group()
-        port = authority.rpartition("@")[2].rpartition(":")[2]
-        # A password with a slash ends the authority too early. Then its "port" is not a number.
-        broken = ":" in authority and "@" in rest and not re.fullmatch(r"\d*|.*\]", port)
-        rest = rest.rpartition("@")[2] if broken else rest.removeprefix(authority.rpartition("@")[0]).removeprefix("@")
-        text = scheme + separator + re.split("[?#]", rest)[0]
-    return shorten(text)
-
-
-def shorten(text):
-    """Returns a text on one line, without control characters, of at most `LONGEST_TEXT` characters."""
-    line = "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in str(text))
-    return line if len(line) <= LONGEST_TEXT else f"{line[: LONGEST_TEXT - 3]}..."
-
-
-@contextlib.contextmanager
-def quiet_stderr():
-    """Hides what native libraries print to file descriptor 2. Python's own `sys.stderr` must not be used inside."""
-    try:
-        saved = os.dup(2)
-    except OSError:  # The program was started without stderr.
-        yield
-        return
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)

@@ -416,6 +416,7 @@ def write_image(path, image):
     if not encoded:
         raise OSError(f"{name}: the format cannot hold {image.shape[1]}x{image.shape[0]} pixels. Choose .png.")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with utils.replaced(path) as new:
             new.write_bytes(content)  # Python opens paths that OpenCV cannot, on Windows.
     except OSError as error:

@@ -111,11 +111,10 @@ def save_snapshot(image):
     """Writes a picture to a new file in `OUTPUT_DIR`, and prints where or why not."""
     path = OUTPUT_DIR / f"snapshot-{datetime.datetime.now():%Y%m%d-%H%M%S-%f}.png"
     try:
-        OUTPUT_DIR.mkdir(exist_ok=True)
         write_image(path, image)
         print(f"Saved {path}.", flush=True)
     except OSError as error:
-        print(f"{path}: cannot be written ({error.strerror or error}).", flush=True)
+        print(error, flush=True)
 
 
 def is_visible(window):

@@ -183,25 +183,6 @@ def votes_reader(folder):
 
 
 @contextlib.contextmanager
-def cache_reader(folder):
-    data = folder / "fer2013.csv"
-    data.write_bytes(csv_content())
-    utils._load_once.cache_clear()
-    utils.load_fer2013(data, "train", 7)
-    cache = folder / "fer2013.csv.cache.npz"
-    content = cache.read_bytes()
-
-    def check(edits):
-        cache.write_bytes(damage(content, edits))
-        utils._load_once.cache_clear()
-        faces, labels = utils.load_fer2013(data, "train", 7)
-        assert np.array_equal(faces.reshape(len(faces), -1), FACES[:8]) and labels.tolist() == EMOTION_IDS[:8]
-        return True
-
-    yield check
-
-
-@contextlib.contextmanager
 def description_reader(folder):
     content = (utils.DEFAULT_MODEL / "model.json").read_bytes()
     path = folder / "model.json"
@@ -281,7 +262,6 @@ READERS = {
     "csv": csv_reader,
     "archive": archive_reader,
     "votes": votes_reader,
-    "cache": cache_reader,
     "model.json": description_reader,
     "network": network_reader,
     "log": log_reader,

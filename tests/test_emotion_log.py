@@ -262,17 +262,36 @@ def test_log_without_faces_has_a_summary_and_no_timeline(tmp_path):
 def test_curve_of_one_frame_lasts_as_long_as_the_frame(log):
     rows, _, files = emotion_log.read_log(log)
     name, seconds, probabilities = emotion_log.timeline_curves(rows, files)[1]
-    assert name == "Face 2" and seconds.tolist() == [0.5, 1.0]
-    assert np.allclose(probabilities, [[0.1, 0.9], [0.1, 0.9]])
+    assert name == "Face 2" and seconds.tolist() == [0.5, 0.5, 1.0, 1.0]
+    assert np.allclose(probabilities, [[0, 0], [0.1, 0.9], [0.1, 0.9], [0, 0]])
+
+
+def test_curve_is_zero_while_the_face_is_away(tmp_path):
+    here = [(1, "Happy", 0.8)]
+    frames = [(0, 0.0, here), (1, 0.5, here), (2, 1.0, []), (3, 1.5, []), (4, 2.0, here), (5, 2.5, [])]
+    rows, _, files = emotion_log.read_log(write_log(tmp_path / "log.csv", frames))
+    _, seconds, probabilities = emotion_log.timeline_curves(rows, files)[0]
+    assert seconds.tolist() == [0, 0, 0.5, 1, 1, 2, 2, 2.5, 2.5]
+    assert np.allclose(probabilities[:, 0], [0, 0.8, 0.8, 0.8, 0, 0, 0.8, 0.8, 0])
+
+
+def test_photograph_in_a_folder_of_videos_has_no_share_of_the_time(tmp_path):
+    log = emotion_log.EmotionLog(tmp_path / "log.csv", CLASSES, file_column=True)
+    for number, (time_s, file) in enumerate([(0.0, "a.jpg"), (0.0, "b.mp4"), (0.5, "b.mp4")]):
+        log.write(number, time_s, file, [(1, [10, 20, 30, 40], ("Happy", 0.8), [0.8, 0.2])])
+    log.close()
+    rows, _, files = emotion_log.read_log(tmp_path / "log.csv")
+    assert emotion_log.summarize(rows, files).splitlines()[1:] == ["  b.mp4, face 1: 1.0 s, Happy 100%"]
+    assert [name for name, *_ in emotion_log.timeline_curves(rows, files)] == ["b.mp4, face 1"]
 
 
 def test_long_curve_is_drawn_with_fewer_points(tmp_path, monkeypatch):
-    """Of four frames every second one is drawn, and the end."""
+    """Of four frames every second one is drawn, and both ends."""
     monkeypatch.setattr(emotion_log, "POINTS_DRAWN", 3)
     rows, _, files = emotion_log.read_log(write_log(tmp_path / "log.csv"))
     _, seconds, probabilities = emotion_log.timeline_curves(rows, files)[0]
-    assert seconds.tolist() == [0, 1, 2]
-    assert np.allclose(probabilities[:, 0], [0.8, 0.6, 0.4])
+    assert seconds.tolist() == [0, 0, 1, 2, 2]
+    assert np.allclose(probabilities[:, 0], [0, 0.8, 0.6, 0.4, 0])
 
 
 def test_script_draws_the_timeline_next_to_the_log(tmp_path, capsys):

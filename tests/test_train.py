@@ -165,6 +165,23 @@ def test_interrupt_waits_for_the_next_batch(tmp_path):
         signal.signal(signal.SIGINT, before)
 
 
+def test_run_killed_between_the_renames_keeps_the_former_model(tiny_network, sample_csv, tmp_path, monkeypatch):
+    folder, former = tmp_path / "model", tmp_path / "model.previous" / "model.json"
+    folder.mkdir()
+    (folder / "model.json").write_text("former")
+    command = ["--data", str(sample_csv), *SMOKE, "--epochs", "1", "--output-dir", str(folder)]
+
+    def rename_and_stop(output_dir):
+        output_dir.rename(former.parent)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "replace_model", rename_and_stop)
+        assert train.main(command) == 130
+    assert train.main([*command, "--resume"]) == 0
+    assert former.read_text() == "former" and utils.load_emotion_model(folder).heads == ("labels",)
+
+
 def test_resume_without_a_state_starts_a_new_run_and_says_so(tiny_network, sample_csv, tmp_path, capsys):
     arguments = ["--data", str(sample_csv), *SMOKE, "--epochs", "1", "--output-dir", str(tmp_path / "model")]
     assert train.main([*arguments, "--resume"]) == 0

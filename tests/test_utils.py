@@ -479,13 +479,11 @@ WRITERS = [
 @pytest.mark.parametrize("write", WRITERS)
 def test_every_form_gives_the_same_arrays(tmp_path, write):
     path = write(tmp_path)
-    for _ in range(2):  # Parsed, then from the cache.
-        utils._load_once.cache_clear()
-        faces, labels = utils.load_fer2013(path, "train", 7)
-        assert np.array_equal(faces[..., 0], FACES[:7]) and faces.dtype == np.uint8 and faces.shape == (7, 48, 48, 1)
-        assert labels.tolist() == EMOTION_IDS[:7]
-        assert np.array_equal(utils.load_fer2013(path, "val", 7)[0][..., 0], FACES[7:10])
-        assert utils.load_fer2013(path, "test", 7)[1].tolist() == [5, 6]
+    faces, labels = utils.load_fer2013(path, "train", 7)
+    assert np.array_equal(faces[..., 0], FACES[:7]) and faces.dtype == np.uint8 and faces.shape == (7, 48, 48, 1)
+    assert labels.tolist() == EMOTION_IDS[:7]
+    assert np.array_equal(utils.load_fer2013(path, "val", 7)[0][..., 0], FACES[7:10])
+    assert utils.load_fer2013(path, "test", 7)[1].tolist() == [5, 6]
 
 
 def test_five_classes_leave_out_disgust_and_fear(tmp_path):
@@ -507,7 +505,7 @@ def test_pixels_survive_the_text(tmp_path_factory, pixels):
     assert utils.load_fer2013(path, "train")[0].tobytes() == pixels
 
 
-@pytest.mark.parametrize("reader", ["csv", "archive", "votes", "cache", "model.json", "network"])
+@pytest.mark.parametrize("reader", ["csv", "archive", "votes", "model.json", "network"])
 def test_damaged_files_are_read_correctly_or_refused_in_one_line(reader):
     counts = fuzz.run(reader, cases=100)
     assert counts.total() >= 80  # Hypothesis may find fewer different cases.
@@ -625,59 +623,12 @@ def test_a_folder_without_faces_is_refused(tmp_path):
             utils.load_fer2013(path, "train")
 
 
-# The cache.
-
-
-def load_again(path):
-    """Loads the Training rows as a new process does."""
-    utils._load_once.cache_clear()
-    return utils.load_fer2013(path, "train", 7)
-
-
-def test_a_changed_source_drops_the_cache(tmp_path):
+def test_a_data_set_that_changes_is_read_again(tmp_path):
     path = write_plain(tmp_path)
-    assert len(load_again(path)[0]) == 7
+    assert len(utils.load_fer2013(path, "train", 7)[0]) == 7
     path.write_text("".join(csv_text().splitlines(keepends=True)[:4]))
-    assert len(load_again(path)[0]) == 3
-
-
-def test_a_source_changed_under_the_same_size_and_time_drops_the_cache(tmp_path):
-    path = write_plain(tmp_path)
-    assert load_again(path)[1][6] == 6
-    before = path.stat()
-    path.write_text(csv_text(emotions=[*EMOTION_IDS[:6], 5, *EMOTION_IDS[7:]]))
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert path.stat().st_size == before.st_size
-    assert load_again(path)[1][6] == 5
-
-
-@pytest.mark.parametrize("arrays", [{"faces": FACES}, {"faces": FACES[..., np.newaxis].astype(float)}, {"usages": []}])
-def test_a_cache_of_other_arrays_is_not_used(tmp_path, arrays):
-    path = write_plain(tmp_path)
-    load_again(path)
-    cache = tmp_path / "fer2013.csv.cache.npz"
-    utils.save_arrays(cache, **{**utils.load_arrays(cache), **arrays})
-    assert np.array_equal(load_again(path)[0][..., 0], FACES[:7])
-    assert utils.load_arrays(cache)["faces"].shape == (12, 48, 48, 1)
-
-
-def test_a_flipped_bit_of_saved_arrays_is_noticed(tmp_path):
-    utils.save_arrays(tmp_path / "a.npz", numbers=np.arange(5))
-    assert utils.load_arrays(tmp_path / "a.npz")["numbers"].tolist() == [0, 1, 2, 3, 4]
-    content = (tmp_path / "a.npz").read_bytes()
-    for i in range(0, len(content), 7):
-        (tmp_path / "a.npz").write_bytes(content[:i] + bytes([content[i] ^ 1]) + content[i + 1 :])
-        with pytest.raises(ValueError, match="do not match"):
-            utils.load_arrays(tmp_path / "a.npz")
-
-
-def test_a_folder_that_cannot_be_written_costs_the_cache_only(tmp_path, monkeypatch):
-    def refuse(*args, **options):
-        raise OSError(30, "Read-only file system")
-
-    path = write_plain(tmp_path)
-    monkeypatch.setattr(utils, "save_arrays", refuse)
-    assert len(load_again(path)[0]) == 7
+    assert len(utils.load_fer2013(path, "train", 7)[0]) == 3
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 # Votes.
