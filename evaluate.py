@@ -73,7 +73,7 @@ def read_history(path, heads):
     return {column: table[column].to_numpy() for column in columns}
 
 
-def score(model, faces):
+def run_network(model, faces):
     """Runs the network, with a progress bar on a terminal.
 
     Returns:
@@ -276,7 +276,7 @@ def evaluate(data, votes, model_dir, split, output_dir):
     model = utils.load_emotion_model(model_dir)
     history, classes = read_history(model_dir / "history.csv", model.heads), model.classes
     faces, parts, truths = load_faces(data, votes, split, len(classes))
-    logits, predictions = score(model, faces)
+    logits, predictions = run_network(model, faces)
     labels = truths["labels"]
     result = {"split": split} | measure(labels, predictions["labels"], classes)
     result |= measure_unseen(data, faces, labels, predictions["labels"])

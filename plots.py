@@ -204,31 +204,3 @@ def timeline(curves, classes, path):
     figure.legend(*legend, loc="outside upper center", ncols=len(classes), frameon=False, handlelength=1)
     axes[-1, 0].set_xlabel("Time (s)")
     save(figure, path)
-
-
-def training_race(curves, path):
-    """Draws validation accuracy over time; `curves` has a list of `minutes` and `val_accuracy` for each name."""
-    figure, ax = plt.subplots(figsize=(7, 4))
-    for (name, curve), color in zip(curves.items(), SERIES_COLORS, strict=False):
-        minutes, accuracy = ([point[key] for point in curve] for key in ("minutes", "val_accuracy"))
-        best = max(accuracy)
-        ax.plot(minutes, accuracy, color=color, label=f"{name}: best {best:.1%}")
-        ax.plot(minutes[accuracy.index(best)], best, "o", color=color)
-    ax.set(xlabel="Time (minutes)", ylabel="Accuracy", title="PublicTest, five classes, while training")
-    ax.legend(loc="lower right")
-    save(figure, path)
-
-
-def tilt(angles, curves, path):
-    """Draws accuracy over the tilt of the face, degrees clockwise; `curves` has percentages for each name."""
-    figure, ax = plt.subplots(figsize=(HALF_WIDTH, 4))
-    for (name, accuracies), color in zip(curves.items(), SERIES_COLORS, strict=True):
-        ax.plot(angles, accuracies, "o-", color=color, label=name)
-    ax.set(
-        xlabel="Tilt of the head (degrees, clockwise)",
-        ylabel="Agreement with the consensus (%)",
-        title="PublicTest, tilted faces",
-    )
-    ax.set_xticks(angles)
-    ax.legend(loc="lower center")
-    save(figure, path)

@@ -24,7 +24,7 @@ SIDE_SCALE = 2  # Tilted heads and profiles are scanned for from this scale on: 
 # A scale is scanned in strips of this many windows, about 2 ms each. Preparing a strip costs as much as STRIP_COST
 # windows. A frame's budget is one strip if a face is shown, because following it takes time too; otherwise four.
 STRIP_WINDOWS, STRIP_COST = 8_000, 1_500
-BUDGET, BUDGET_ALONE = 8_000, 36_000
+BUDGET, BUDGET_NOBODY = 8_000, 36_000
 
 # Known faces.
 KNOWN_WIDTH, KNOWN_SIZES, KNOWN_NEIGHBORS = 48, (0.8, 1.25), 2  # see utils.search_face; a profile needs its defaults
@@ -66,7 +66,7 @@ class View(NamedTuple):
 
 
 UPRIGHT, PROFILES = View(), (View(profile=True), View(profile=True, flipped=True))
-SIDES = (PROFILES[0], View(-TILT)), (PROFILES[1], View(TILT))  # Each scan looks for one of the pairs.
+VIEW_PAIRS = (PROFILES[0], View(-TILT)), (PROFILES[1], View(TILT))  # Each scan looks for one of the pairs.
 
 
 @dataclass(eq=False)  # Two tracks are equal only if they are the same one.
@@ -186,7 +186,7 @@ class FaceTracker:
             self._forget(self.tracks)
         self._follow(gray, time_s)
         self._forget([track for track in self.tracks if time_s - track.seen > MEMORY])
-        self._find_new(gray, time_s, np.inf if is_new_scene else BUDGET_ALONE if self._is_alone() else BUDGET)
+        self._find_new(gray, time_s, np.inf if is_new_scene else BUDGET_NOBODY if self._shows_nobody() else BUDGET)
 
     def _is_cut(self, gray):
         """Returns whether a frame belongs to another scene than the one before, or is the first."""
@@ -195,7 +195,7 @@ class FaceTracker:
         previous, self.scene = self.scene, scene
         return previous is None or np.abs(scene - previous).mean() > CUT
 
-    def _is_alone(self):
+    def _shows_nobody(self):
         """Returns whether no face is shown."""
         return not any(track.shown for track in self.tracks)
 
@@ -213,7 +213,7 @@ class FaceTracker:
         # Where one face covers another, both tracks find the one in front: it belongs to the track it looks like.
         taken = []
         for _, track, box, view, thumbnail in sorted(finds, key=lambda find: -find[0]):
-            if not utils.shares_place(box, taken):
+            if not utils.overlaps_any(box, taken):
                 track.move(box, view)
                 taken.append(track.box)
                 if is_within(box, gray.shape):  # Half a face is of no use to recognise the person who comes back.
@@ -265,16 +265,16 @@ class FaceTracker:
         offset = np.array((left - margin, top - margin)) * track.box[2] / THUMBNAIL
         track.box[:2] += utils.rotate(offset, track.view.angle)
         middle = track.box[:2] + track.box[2:] / 2
-        return is_within((*middle, 0, 0), gray.shape) and not utils.shares_place(track.box, taken)
+        return is_within((*middle, 0, 0), gray.shape) and not utils.overlaps_any(track.box, taken)
 
     def _find_new(self, gray, time_s, budget):
         """Begins a track where the scan proposes a face, if two cascades find it and no face is followed there."""
-        for place, view in self.scan.propose(gray, budget, self._is_alone):
+        for place, view in self.scan.propose(gray, budget, self._shows_nobody):
             present = [track.box for track in self.tracks if track.present]
-            if utils.shares_place(place, present):
+            if utils.overlaps_any(place, present):
                 continue
             box = self._search(gray, place, view, NEW_PROFILE_NEIGHBORS if view.profile else NEW_NEIGHBORS)
-            if box is None or utils.shares_place(box, present):
+            if box is None or utils.overlaps_any(box, present):
                 continue
             track = make_track(gray, box, view, time_s)
             self._confirm(gray, track)
@@ -310,23 +310,24 @@ class Scan:
 
     def __init__(self, detector):
         self.detector, self.shape, self.strips = detector, None, iter(())
-        self.sides = itertools.cycle(SIDES)
+        self.sides = itertools.cycle(VIEW_PAIRS)
 
-    def propose(self, gray, budget, is_alone):
+    def propose(self, gray, budget, search_sides):
         """Yields (box, view) of places that may be a face: about two false ones per 100,000 windows.
 
         Args:
             gray: uint8 (H, W).
             budget: windows to scan; infinity for the whole frame in every view.
-            is_alone: function that returns whether to look for profiles and tilted heads too.
+            search_sides: function that returns whether to look for profiles and tilted heads too.
         """
         reduction = min(1.0, SCAN_LINES / min(gray.shape))
         reduced = cv2.resize(gray, None, fx=reduction, fy=reduction, interpolation=cv2.INTER_AREA)
         if reduced.shape != self.shape or budget == np.inf:
-            self.shape, self.strips = reduced.shape, plan_strips(reduced.shape, (UPRIGHT, *SIDES[0], *SIDES[1]))
+            self.shape = reduced.shape
+            self.strips = plan_strips(self.shape, (UPRIGHT, *VIEW_PAIRS[0], *VIEW_PAIRS[1]))
         pictures = {}
         for strip in self.strips:
-            if strip.view == UPRIGHT or is_alone():
+            if strip.view == UPRIGHT or search_sides():
                 budget -= strip.cost
                 if strip.view not in pictures:
                     pictures[strip.view] = turn_upright(reduced, strip.view)
@@ -346,7 +347,7 @@ class Scan:
         kept = []
         # Sorted to make the faces' numbers reproducible: the order of the cascade's threads varies.
         for box in sorted(map(tuple, found)):
-            if not utils.shares_place(box, kept):
+            if not utils.overlaps_any(box, kept):
                 kept.append(box)
                 x, y, width, _ = box
                 middle = to_reduced @ ((x + width / 2) / strip.scale, (y + width / 2 + strip.top) / strip.scale, 1)

@@ -78,7 +78,7 @@ SEARCH_WIDTH = 64  # Pixels of the face in a search around a box.
 SEARCH_MARGIN = 0.3  # On each side of the box, in widths of the box.
 SEARCH_SIZES = (0.75, 1.35)  # The smallest and the largest face, in widths of the box.
 CONFIRMING_NEIGHBORS = 4
-MIN_SHARED = 0.5  # Two boxes sharing this much of the smaller one cannot both be faces.
+MIN_OVERLAP = 0.5  # Two boxes sharing this much of the smaller one cannot both be faces.
 
 
 def load_face_detector():
@@ -115,7 +115,7 @@ def detect_faces(gray, detector, min_size=48):
     boxes = []
     for box in sorted(map(tuple, found), key=lambda box: (-box[2], box)):
         # The cascade also finds faces in eyes and mouths, and in backgrounds. Confirming a face costs about 1 ms.
-        if not shares_place(box, boxes) and search_face(gray, box, detector.confirming, CONFIRMING_NEIGHBORS)[1]:
+        if not overlaps_any(box, boxes) and search_face(gray, box, detector.confirming, CONFIRMING_NEIGHBORS)[1]:
             boxes.append(box)
     return np.array(boxes, int).reshape(-1, 4)
 
@@ -182,12 +182,12 @@ def cut_square(gray, box, size, margin=0.0, angle=0.0):
     return cv2.warpAffine(region, to_square, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def shares_place(box, others):
+def overlaps_any(box, others):
     """Returns whether a box overlaps another one so much that they belong to the same face."""
-    return any(shared(box, other) >= MIN_SHARED for other in others)
+    return any(overlap(box, other) >= MIN_OVERLAP for other in others)
 
 
-def shared(box, other):
+def overlap(box, other):
     """Returns the intersection of two boxes over the smaller one, 0..1: 1 where one lies within the other."""
     width = min(box[0] + box[2], other[0] + other[2]) - max(box[0], other[0])
     height = min(box[1] + box[3], other[1] + other[3]) - max(box[1], other[1])

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import cv2
+import matplotlib.pyplot as plt
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,6 +102,21 @@ def measure_equalisation(model, faces, labels):
     }
 
 
+def draw_tilt(angles, curves, path):
+    """Draws accuracy over the tilt of the face, degrees clockwise; `curves` has percentages for each name."""
+    figure, ax = plt.subplots(figsize=(plots.HALF_WIDTH, 4))
+    for (name, accuracies), color in zip(curves.items(), plots.SERIES_COLORS, strict=True):
+        ax.plot(angles, accuracies, "o-", color=color, label=name)
+    ax.set(
+        xlabel="Tilt of the head (degrees, clockwise)",
+        ylabel="Agreement with the consensus (%)",
+        title="PublicTest, tilted faces",
+    )
+    ax.set_xticks(angles)
+    ax.legend(loc="lower center")
+    plots.save(figure, path)
+
+
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=utils.DEFAULT_DATA)
@@ -126,7 +142,7 @@ def main(argv=None):
     print(json.dumps(result, indent=1))
     FIGURE.write_text(json.dumps(result, indent=1) + "\n")
     tilt = result["tilt"]
-    plots.tilt(tilt.pop("angles"), tilt, FIGURE.with_suffix(".png"))
+    draw_tilt(tilt.pop("angles"), tilt, FIGURE.with_suffix(".png"))
 
 
 if __name__ == "__main__":

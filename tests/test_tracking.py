@@ -105,7 +105,7 @@ def test_two_tracks_never_share_a_face(detector, head):
     for i in range(56):
         tracks = tracker.find(scene((small, 470 - 8 * i, 110), (head, 20 + 8 * i, 80)), i / FPS)
         boxes = tracking.stack_boxes(tracks)
-        assert not any(utils.shares_place(box, boxes[:k]) for k, box in enumerate(boxes))
+        assert not any(utils.overlaps_any(box, boxes[:k]) for k, box in enumerate(boxes))
 
 
 @pytest.mark.parametrize("tilt", [-28, 28])
@@ -248,11 +248,11 @@ def test_tilted_heads_and_profiles_of_both_sides_are_scanned_for(detector, monke
     frames, views = scanned_strips(detector, monkeypatch, (360, 640), tracking.BUDGET), set()
     for _ in range(100):
         views |= {strip.view for strip in next(frames)}
-    assert views == {tracking.UPRIGHT, *tracking.SIDES[0], *tracking.SIDES[1]}
+    assert views == {tracking.UPRIGHT, *tracking.VIEW_PAIRS[0], *tracking.VIEW_PAIRS[1]}
 
 
 @pytest.mark.parametrize("shape", [(480, 640), (720, 1280), (1280, 720), (3000, 4000)])
-@pytest.mark.parametrize("budget", [tracking.BUDGET, tracking.BUDGET_ALONE])
+@pytest.mark.parametrize("budget", [tracking.BUDGET, tracking.BUDGET_NOBODY])
 def test_a_frame_costs_at_most_one_strip_more_than_the_budget(detector, monkeypatch, shape, budget):
     frames = scanned_strips(detector, monkeypatch, shape, budget)
     most = 1.1 * (tracking.STRIP_WINDOWS + tracking.STRIP_COST)  # Rows are rounded, so strips differ a little.

@@ -135,9 +135,9 @@ def test_searching_returns_the_place_of_the_face_in_the_frame(gray_portrait, fac
 
 def test_share_of_two_boxes_by_hand():
     """10x10 and 10x10 moved by 5: 50 of 100. A box of 4x4 within another one: all of it."""
-    assert utils.shared((0, 0, 10, 10), (5, 0, 10, 10)) == 0.5
-    assert utils.shared((0, 0, 10, 10), (3, 3, 4, 4)) == 1
-    assert utils.shared((0, 0, 10, 10), (10, 0, 10, 10)) == 0
+    assert utils.overlap((0, 0, 10, 10), (5, 0, 10, 10)) == 0.5
+    assert utils.overlap((0, 0, 10, 10), (3, 3, 4, 4)) == 1
+    assert utils.overlap((0, 0, 10, 10), (10, 0, 10, 10)) == 0
 
 
 def test_an_opencv_without_cascades_names_the_pin(monkeypatch):
