@@ -14,7 +14,6 @@ import hashlib
 import importlib
 import json
 import os
-import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -282,10 +281,11 @@ def run(args):
     """Trains, and prints the result and the next command."""
     training = train(args)["training"]
     accuracies = ", ".join(f"{head} {accuracy:.4f}" for head, accuracy in training["val_accuracy"].items())
-    command = ["python", "evaluate.py", "--data", args.data, "--model", args.output_dir, "--split", "val"]
-    command += ["--votes", args.votes] if args.votes else []
+    words = ["python", "evaluate.py", "--data", args.data, "--model", args.output_dir, "--split", "val"]
+    words += ["--votes", args.votes] if args.votes else []
+    command = " ".join(f'"{word}"' if " " in str(word) else str(word) for word in words)
     print(f"Validation accuracy (PublicTest, epoch {training['best_epoch']}): {accuracies}. See {args.output_dir}.")
-    print(f"Next: {shlex.join(map(str, command))}")
+    print(f"Next: {command}")
 
 
 def main(argv=None):

@@ -234,6 +234,8 @@ def log_reader(folder):
             rows, classes, files = result
             assert rows["probabilities"].shape == (len(rows), len(classes))
             assert emotion_log.summarize(rows, files)
+            for _, seconds, probabilities in emotion_log.timeline_curves(rows, files):
+                assert len(seconds) == len(probabilities) and not np.isnan(probabilities).any()
         return result is not None
 
     yield check

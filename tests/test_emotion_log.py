@@ -209,6 +209,8 @@ def check_read_or_refused(path):
     else:
         assert np.isfinite(rows["time_s"]).all() and (rows["probabilities"] <= 1).all()
         assert emotion_log.summarize(rows, files)
+        for _, seconds, probabilities in emotion_log.timeline_curves(rows, files):
+            assert len(seconds) == len(probabilities)
 
 
 # Summing up
