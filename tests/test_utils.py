@@ -17,6 +17,7 @@ import cv2
 import fuzz
 import numpy as np
 import pytest
+import skimage.data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -166,13 +167,15 @@ SHIPPED = sorted((utils.ROOT / "models").glob("emotions-?"))
 
 @pytest.fixture(scope="module")
 def crops(portrait):
-    """The photograph's face in 240 positions, sizes and lights around where the cascade finds it, uint8."""
-    random, gray = np.random.default_rng(0), cv2.cvtColor(portrait, cv2.COLOR_BGR2GRAY)
-    (box,) = utils.detect_faces(gray, utils.load_face_detector())
-    moves = random.integers(-20, 21, (240, 2))
-    faces = utils.crop_faces(gray, np.array([[box[0] + a, box[1] + b, box[2] + a, box[3] + a] for a, b in moves]))
-    gains = random.uniform(0.4, 1.3, (240, 1, 1, 1))
-    return np.uint8(np.clip(faces * gains, 0, 255))
+    """Two photographs' faces in 240 positions, sizes and lights each around where the cascade finds them, uint8."""
+    random, faces = np.random.default_rng(0), []
+    for photograph in (portrait, skimage.data.astronaut()[..., ::-1]):
+        gray = cv2.cvtColor(photograph, cv2.COLOR_BGR2GRAY)
+        (box,) = utils.detect_faces(gray, utils.load_face_detector())
+        moves = random.integers(-20, 21, (240, 2))
+        boxes = np.array([[box[0] + a, box[1] + b, box[2] + a, box[3] + a] for a, b in moves])
+        faces.append(utils.crop_faces(gray, boxes) * random.uniform(0.4, 1.3, (240, 1, 1, 1)))
+    return np.uint8(np.clip(np.concatenate(faces), 0, 255))
 
 
 @pytest.fixture(scope="module", params=["trained", *SHIPPED], ids=lambda folder: getattr(folder, "name", folder))
