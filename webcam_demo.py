@@ -245,7 +245,7 @@ def open_output(args, source, window):
     if not path and not window and not args.no_display:
         suffix = "" if source.many else ".png" if source.still else ".mp4"
         name = re.sub("^[a-z]+://[^/]*", "", source.title)  # An address without its host.
-        stem = "camera" if source.camera else Path(name and os.path.realpath(name)).stem[:100] or "stream"
+        stem = "camera" if source.camera else Path(name and os.path.abspath(name)).stem[:100] or "stream"
         path = video.OUTPUT_DIR / f"labelled-{stem}{suffix}"
         print(f"Writing {utils.printable(path)} instead{'; Ctrl-C ends it' if source.live else ''}.")
     check_paths(args, source, path)
