@@ -156,23 +156,24 @@ def rotate(offset, angle):
     return np.array([[cosine, -sine], [sine, cosine]]) @ offset
 
 
-def cut_square(gray, box, size, margin=0.0, angle=0.0):
+def cut_square(gray, box, size, margin=0.0, angle=0.0, exact=False):
     """Cuts the square around a box out of a frame, uint8 (size, size); the frame's edge is repeated beyond it.
 
     Args:
         size: width in pixels of the result.
         margin: kept around the box on each side, in widths of the box.
         angle: degrees by which the box's content is tilted clockwise; it is turned upright.
+        exact: average over the area of each pixel of the result. This is sharper, and up to five times slower.
     """
     x, y, width, height = box
-    center_x, center_y, side = x + width / 2, y + height / 2, max(width, 1) * (1 + 2 * margin)
+    center_x, center_y, side = x + width / 2, y + height / 2, max(width, height, 1) * (1 + 2 * margin)
     reach = side * 0.75 if angle else side / 2  # Half a diagonal, and a little for the interpolation.
     left = int(np.clip(center_x - reach, 0, gray.shape[1] - 1))
     top = int(np.clip(center_y - reach, 0, gray.shape[0] - 1))
     region = gray[top : max(top + 1, int(center_y + reach) + 2), left : max(left + 1, int(center_x + reach) + 2)]
-    # Averaging over areas first keeps a large face from aliasing.
-    reduction = max(1, int(side / size))
+    reduction = max(1, side / size) if exact else max(1, int(side / size))  # OpenCV has a fast way for whole numbers.
     if reduction > 1 and min(region.shape) >= reduction:
+        # Averaging over areas first keeps a large face from aliasing.
         region = cv2.resize(region, None, fx=1 / reduction, fy=1 / reduction, interpolation=cv2.INTER_AREA)
     else:
         reduction = 1
@@ -198,26 +199,13 @@ def crop_faces(gray, boxes, angles=None):
     """Cuts faces, uint8 (F, 48, 48, 1), out of a frame. An upright box of 48x48 pixels is copied bit for bit.
 
     Args:
-        boxes: int (F, 4); the part outside the frame is cut off, at least one pixel stays.
+        boxes: int (F, 4), framed like FER2013's faces, as the cascade's are; the frame's edge is repeated beyond it.
         angles: F degrees by which the faces are tilted clockwise; they are turned upright.
     """
     angles = np.zeros(len(boxes)) if angles is None else angles
-    faces = [
-        cut_square(gray, box, IMAGE_SIZE, angle=angle) if angle else _crop_upright(gray, box)
-        for box, angle in zip(boxes, angles, strict=True)
-    ]
+    pairs = zip(boxes, angles, strict=True)
+    faces = [cut_square(gray, box, IMAGE_SIZE, angle=angle, exact=True) for box, angle in pairs]
     return np.array(faces, np.uint8).reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 1)
-
-
-def _crop_upright(gray, box):
-    """Cuts one box out of a frame, uint8 (48, 48); the cascade's box has the framing of FER2013's faces."""
-    (x, y, box_width, box_height), (height, width) = box, gray.shape
-    left, top = min(max(x, 0), width - 1), min(max(y, 0), height - 1)
-    right, bottom = min(max(x + box_width, left + 1), width), min(max(y + box_height, top + 1), height)
-    crop = gray[top:bottom, left:right]
-    # Averaging over areas keeps a large face from aliasing; a face under 48 pixels is interpolated.
-    method = cv2.INTER_AREA if min(crop.shape) >= IMAGE_SIZE else cv2.INTER_LINEAR
-    return cv2.resize(crop, (IMAGE_SIZE, IMAGE_SIZE), interpolation=method)
 
 
 # 3. Faces -> probabilities --------------------------------------------------------------------------------------------

@@ -71,17 +71,24 @@ def test_a_box_beyond_the_frame_still_gives_a_face(box, angle):
     assert utils.crop_faces(gray, np.array([box]), [angle]).shape == (1, 48, 48, 1)
 
 
-def test_cropping_keeps_the_part_inside_the_frame():
-    """Only the right half of a box that begins 48 pixels left of the frame stays: columns 0 to 47, all 50."""
+def test_cropping_repeats_the_edge_of_the_frame():
+    """A box of 96 pixels begins 48 left of the frame: columns 0 to 23 of the face repeat the frame's first column."""
     gray = np.full((96, 200), 200, np.uint8)
-    gray[:, :48] = 50
-    assert (utils.crop_faces(gray, np.array([[-48, 0, 96, 96]])) == 50).all()
+    gray[:, :2], gray[:, 2:48] = 50, 150
+    face = utils.crop_faces(gray, np.array([[-48, 0, 96, 96]]))[0, ..., 0]
+    assert (face[:, :25] == 50).all() and (face[:, 25:] == 150).all()
 
 
 def test_large_face_is_reduced_by_averages():
     """Single pixels of 0 and 200 in turn: two by two they are 100."""
     gray = np.uint8(np.indices((96, 96)).sum(axis=0) % 2 * 200)
     assert (utils.crop_faces(gray, np.array([[0, 0, 96, 96]])) == 100).all()
+
+
+@pytest.mark.parametrize("width", [49, 72, 95, 172])
+def test_upright_face_is_averaged_over_exact_areas(gray_portrait, width):
+    expected = cv2.resize(gray_portrait[78 : 78 + width, 116 : 116 + width], (48, 48), interpolation=cv2.INTER_AREA)
+    assert np.array_equal(utils.crop_faces(gray_portrait, np.array([[116, 78, width, width]]))[0, ..., 0], expected)
 
 
 @pytest.mark.parametrize("width", [40, 100, 300])
