@@ -16,6 +16,7 @@ import utils
 
 # The scan. At scale 1 the frame has 360 lines; each further scale is smaller by SCALE_STEP.
 SCAN_LINES = 360  # of the shorter side; a smaller frame is scanned as it is
+LONGEST_SIDE = 32_000  # pixels; OpenCV turns no larger picture
 WINDOW, SIZE_STEP = 24, 1.2  # pixels of the smallest face that the cascades find; one scale covers two sizes
 LARGEST = 29  # pixels of the largest face looked for at one scale: WINDOW * SIZE_STEP
 SCALE_STEP = SIZE_STEP**2
@@ -169,8 +170,7 @@ class FaceTracker:
 
     def _find_still(self, gray, time_s):
         """Finds the faces of a picture; tilted heads and profiles only where no face is upright."""
-        smallest = max(utils.IMAGE_SIZE, round(min(gray.shape) / 30))
-        boxes = utils.detect_faces(gray, self.detector, smallest).astype(float)
+        boxes = utils.detect_faces(gray, self.detector).astype(float)
         self.tracks = [make_track(gray, box, UPRIGHT, time_s) for box in boxes]
         for track in self.tracks:
             track.evidence = SHOWN_EVIDENCE
@@ -320,8 +320,9 @@ class Scan:
             budget: windows to scan; infinity for the whole frame in every view.
             search_sides: function that returns whether to look for profiles and tilted heads too.
         """
-        reduction = min(1.0, SCAN_LINES / min(gray.shape))
-        reduced = cv2.resize(gray, None, fx=reduction, fy=reduction, interpolation=cv2.INTER_AREA)
+        reduction = min(1.0, SCAN_LINES / min(gray.shape), LONGEST_SIDE / max(gray.shape))
+        size = [max(1, round(side * reduction)) for side in gray.shape[::-1]]
+        reduced = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
         if reduced.shape != self.shape or budget == np.inf:
             self.shape = reduced.shape
             self.strips = plan_strips(self.shape, (UPRIGHT, *VIEW_PAIRS[0], *VIEW_PAIRS[1]))
