@@ -31,9 +31,10 @@ LABELS = (*utils.EMOTIONS, utils.UNCERTAIN, "")  # "" for a frame without a face
 
 
 class EmotionLog:
-    """Writes one row per face and frame to a file, which is replaced, as CSV or as JSON lines (`.jsonl`).
+    """Writes one row per face and frame to a file, as CSV or as JSON lines (`.jsonl`).
 
-    A row may begin with the frame's file (`file_column`) and end with the time of day (`utc_column`).
+    A row may begin with the frame's file (`file_column`) and end with the time of day (`utc_column`). The first frame
+    replaces the file, so that a run without one keeps the former log.
 
     Raises:
         OSError, ValueError: the file cannot be written, or its name has another suffix.
@@ -41,13 +42,20 @@ class EmotionLog:
 
     def __init__(self, path, classes, file_column=False, utc_column=False):
         check_path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.classes, self.file_column, self.utc_column = path, classes, file_column, utc_column
         self.columns = ["frame", "time_s", "track", "x", "y", "width", "height", "label", "confidence", *classes]
         self.columns = ["file"] * file_column + self.columns + ["utc"] * utc_column
-        # Line buffering: a row is on disk at once, even if the process is killed.
-        self.file = open(path, "w", newline="", encoding="utf-8", buffering=1)  # noqa: SIM115
-        self.json_lines, self.writer = path.suffix.lower() == ".jsonl", csv.writer(self.file)
+        self.file, self.json_lines = None, path.suffix.lower() == ".jsonl"
+
+    def open(self):
+        """Opens the file, and writes the names of the columns to a CSV."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Line buffering: a row is on disk at once, even if the process is killed.
+            self.file = open(self.path, "w", newline="", encoding="utf-8", buffering=1)  # noqa: SIM115
+        except OSError as error:
+            raise OSError(f"{utils.printable(self.path)}: {error.strerror}. Choose another --log.") from error
+        self.writer = csv.writer(self.file)
         if not self.json_lines:
             self.writer.writerow(self.columns)
 
@@ -56,6 +64,8 @@ class EmotionLog:
 
         `faces` are (track, box, (label, confidence), probabilities) each; `utc` is the time of day in ISO 8601.
         """
+        if self.file is None:
+            self.open()
         no_face = (None, (None,) * 4, (None, None), (None,) * len(self.classes))
         for track, box, (label, confidence), probabilities in faces or [no_face]:
             row = [number, round(time_s, 3), track, *box, label, confidence, *probabilities]
@@ -72,7 +82,8 @@ class EmotionLog:
 
     def close(self):
         with contextlib.suppress(OSError):  # After a failed write, which raised, closing fails too.
-            self.file.close()
+            if self.file:
+                self.file.close()
 
 
 def check_path(path):

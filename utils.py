@@ -62,6 +62,7 @@ SPLITS = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
 # PublicTest these give the highest sum of both accuracies while losing at most a point on the consensus.
 HEAD_WEIGHTS = {"labels": 0.3, "votes": 0.7}
 HEADS = tuple(HEAD_WEIGHTS)
+OPENCV = '"opencv-python>=4.13,<5"'  # What to install; requirements.txt has the reasons.
 UNCERTAIN = "uncertain"  # The label of a face whose most probable emotion is below the minimum confidence.
 
 # 2. Frame -> faces ----------------------------------------------------------------------------------------------------
@@ -93,24 +94,24 @@ def load_face_detector():
 def _load_cascade(name):
     path = Path(getattr(cv2, "data", cv2).__path__[0]) / name
     if not hasattr(cv2, "CascadeClassifier") or not path.exists():
-        raise ValueError(
-            f'OpenCV {cv2.__version__} has no Haar cascades. Install 4.x: pip install "opencv-python>=4.12,<5"'
-        )
+        raise ValueError(f"OpenCV {cv2.__version__} has no Haar cascades. Install 4.x: pip install {OPENCV}")
     cascade, storage = cv2.CascadeClassifier(), cv2.FileStorage()
     with contextlib.suppress(cv2.error):
         # From memory, because OpenCV cannot open a path with letters beyond ASCII on Windows.
         storage.open(path.read_text(encoding="utf-8"), cv2.FILE_STORAGE_READ | cv2.FILE_STORAGE_MEMORY)
         cascade.read(storage.getFirstTopLevelNode())
     if cascade.empty():
-        raise ValueError(f"{path}: damaged. Reinstall it: pip install --force-reinstall opencv-python")
+        raise ValueError(f"{path}: damaged. Reinstall it: pip install --force-reinstall {OPENCV}")
     return cascade
 
 
-def detect_faces(gray, detector, min_size=48):
+def detect_faces(gray, detector):
     """Finds the upright faces of a picture (Viola & Jones, 2001).
 
-    Returns boxes, int (F, 4), largest first, of the faces at least `min_size` pixels wide; (0, 4) if there is none.
+    Returns boxes, int (F, 4), largest first, of the faces at least 48 pixels and a thirtieth of the picture's shorter
+    side wide; (0, 4) if there is none.
     """
+    min_size = max(IMAGE_SIZE, round(min(gray.shape) / 30))
     found = detector.frontal.detectMultiScale(gray, scaleFactor=1.1, minNeighbors=5, minSize=(min_size, min_size))
     boxes = []
     for box in sorted(map(tuple, found), key=lambda box: (-box[2], box)):
@@ -237,7 +238,7 @@ class EmotionModel:
         return logits
 
     def predict(self, faces, head=None):
-        """Returns calibrated probabilities, float32 (N, C), of faces: of one head, or the heads' weighted mean."""
+        """Returns probabilities, float32 (N, C), of faces: calibrated ones of a head, or the heads' weighted mean."""
         logits = self.logits(faces)
         return self.probabilities(logits if head is None else {head: logits[head]})
 
@@ -365,7 +366,7 @@ class Face(NamedTuple):
 
 
 def read_emotions(frame, model=None, detector=None):
-    """Finds the faces of a picture and names their emotions. Returns a list of `Face`, largest first.
+    """Finds the upright faces of a picture and names their emotions. Returns a list of `Face`, largest first.
 
     Args:
         frame: uint8 (H, W, 3) BGR, as `cv2.imread` returns it.

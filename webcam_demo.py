@@ -234,7 +234,7 @@ def open_window(args, source, classes):
     try:
         return Window(source, classes)
     except cv2.error:
-        reinstall = 'pip uninstall opencv-python-headless, then pip install --force-reinstall "opencv-python<5"'
+        reinstall = f"pip uninstall opencv-python-headless, then pip install --force-reinstall {utils.OPENCV}"
         print(f"This OpenCV cannot open windows. Replace it: {reinstall}")
         return None
 
@@ -296,8 +296,8 @@ def demo(args):
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(contextlib.closing(video.open_source(args.source)))
         window = open_window(args, source, model.classes)
-        output = open_output(args, source, window)
         log = emotion_log.EmotionLog(args.log, model.classes, source.many, source.live) if args.log else None
+        output = open_output(args, source, window)
         for part in filter(None, (window, output, log)):
             stack.enter_context(contextlib.closing(part))
         benchmark = Benchmark()
@@ -306,12 +306,12 @@ def demo(args):
             run(source, labeler, benchmark, window, output, log)
         except (OSError, KeyboardInterrupt) as error:
             failure = error
-    report(args, source, output, benchmark)
+    report(args, source, output, log, benchmark)
     if failure or source.problem:
         raise failure or ValueError(source.problem)
 
 
-def report(args, source, output, benchmark):
+def report(args, source, output, log, benchmark):
     """Prints what was seen and written."""
     table = benchmark.report()  # Now, because drawing the timeline takes memory that the loop does not.
     if source.many:
@@ -321,7 +321,7 @@ def report(args, source, output, benchmark):
         print(f"{benchmark.frames} frames, {benchmark.faces} faces, {benchmark.fps():.1f} frames/s.")
     if output and output.written:
         print(f"Wrote {utils.printable(output.path)}.")
-    if args.log:
+    if log and log.file:
         print(f"Wrote {utils.printable(args.log)}.")
         try:
             print(emotion_log.report(args.log))

@@ -80,6 +80,16 @@ def test_row_is_on_disk_before_the_log_is_closed(tmp_path):
     log.close()
 
 
+def test_former_log_is_kept_until_the_first_frame(tmp_path):
+    (tmp_path / "log.csv").write_text("former")
+    log = emotion_log.EmotionLog(tmp_path / "log.csv", CLASSES)
+    log.close()
+    assert (tmp_path / "log.csv").read_text() == "former"
+    log.write(0, 0.0, None, [])
+    assert (tmp_path / "log.csv").read_text().startswith("frame,")
+    log.close()
+
+
 @pytest.mark.parametrize("name", ["log.txt", "model.json", "", "log"])
 def test_other_suffix_is_refused_for_writing(tmp_path, name):
     with pytest.raises(ValueError, match=r"must end in \.csv or \.jsonl"):

@@ -266,6 +266,14 @@ def test_source_that_cannot_be_read_is_one_line_and_status_2(demo, tmp_path, sou
     check_mistake(demo(source, "--no-display"), words)
 
 
+def test_failed_run_keeps_the_former_log(demo, tmp_path):
+    (tmp_path / "garbage.jpg").write_bytes(os.urandom(3000))
+    (tmp_path / "log.csv").write_text("former")
+    finished = demo("garbage.jpg", "--no-display", "--log", "log.csv")
+    assert finished.returncode == 2 and "Wrote" not in finished.stdout
+    assert (tmp_path / "log.csv").read_text() == "former"
+
+
 def check_mistake(finished, words):
     assert finished.returncode == 2 and finished.stderr.count("\n") == 1, finished.stderr
     for word in words:
