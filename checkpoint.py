@@ -22,7 +22,7 @@ import utils
 MODEL_FILES = {"model.tflite", "model.json", "model.keras", "history.csv"}
 STATE_FILES = {"state.npz", "model"}
 DESKTOP_FILES = {".DS_Store", "desktop.ini", "Thumbs.db"}  # Left in any folder by file managers.
-# Settings that may change between the beginning and the end of a run: they do not change what is learned.
+# Settings that may differ when a run is resumed. Its `precision` and `versions` stay those of its beginning.
 NOT_COMPARED = {"data", "votes", "precision", "versions", "constants"}  # Constants are compared one by one.
 
 
@@ -105,8 +105,7 @@ class Checkpoint(keras.callbacks.Callback):
             self.interrupted = True
             signal.signal(number, signal.default_int_handler)
 
-        numbers = [getattr(signal, name) for name in cli.SIGNALS if hasattr(signal, name)]
-        deferred = [number for number in numbers if signal.getsignal(number) is signal.default_int_handler]
+        deferred = [number for number in cli.SIGNALS if signal.getsignal(number) is signal.default_int_handler]
         for number in deferred:
             signal.signal(number, interrupt)
         try:
@@ -222,6 +221,8 @@ def check_folder(folder, expected):
 
 def check_folders(output_dir):
     """Checks that the folders of a training may be replaced."""
+    if not output_dir.name:
+        raise ValueError(f"--output-dir must be a folder with a name, but it is {output_dir}.")
     check_folder(state_folder(output_dir), STATE_FILES)
     for folder in (output_dir, previous_folder(output_dir)):
         check_folder(folder, MODEL_FILES)

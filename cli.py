@@ -13,13 +13,14 @@ import sys
 import threading
 from pathlib import Path
 
-SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C, a kill, a closed terminal. Windows has no SIGHUP.
+# Ctrl-C, a kill, a closed terminal. Windows has no SIGHUP.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def handle_signals(handler):
     """Installs a handler for `SIGNALS`. A signal that is ignored, as under nohup, stays ignored."""
     if threading.current_thread() is threading.main_thread():
-        for number in [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]:
+        for number in SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, handler)
 
@@ -74,7 +75,7 @@ def run_script(script, run):
         if getattr(error, "errno", None) == errno.ENOSPC:
             discard_output()
         named = getattr(error, "filename", None) and error.strerror
-        text = f"{error.filename}: {error.strerror}." if named else str(error)
+        text = f"{error.filename}: {error.strerror}. Check the path, or choose another." if named else str(error)
         print(f"{script}: {' '.join(text.split())}", file=sys.stderr)  # On one line.
         return 2
     except KeyboardInterrupt as interrupt:

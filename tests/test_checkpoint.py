@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -93,6 +94,11 @@ def test_folder_with_foreign_files_is_never_replaced(tmp_path, name):
     with pytest.raises(ValueError, match="contains notes.txt, which train.py did not write"):
         checkpoint.check_folders(tmp_path / "model")
     assert (tmp_path / name / "notes.txt").read_text() == "mine"
+
+
+def test_root_folder_cannot_be_replaced():
+    with pytest.raises(ValueError, match="a folder with a name"):
+        checkpoint.check_folders(Path("/"))
 
 
 def test_desktop_files_do_not_stop_a_training(tmp_path):
