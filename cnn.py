@@ -1,6 +1,5 @@
 """The CNN and its augmentation with their numbers, the hardware it trains on, and its export; used by train.py."""
 
-import contextlib
 from pathlib import Path
 
 import keras
@@ -202,13 +201,12 @@ class AugmentedModel(keras.Model):
 # Hardware and export --------------------------------------------------------------------------------------------------
 
 
-def list_gpus():
-    """Returns the names of the GPUs that Keras can use."""
+def has_gpu():
+    """Returns whether Keras can use a GPU."""
     if keras.backend.backend() not in ("jax", "tensorflow"):
-        return []  # Keras knows the devices of these two only.
+        return False  # Keras knows the devices of these two only.
     with utils.quiet_stderr():  # TensorFlow prints an error where there is none.
-        names = keras.distribution.list_devices()
-    return [name for name in names if "gpu" in name.lower()]
+        return any("gpu" in name.lower() for name in keras.distribution.list_devices())
 
 
 def choose_precision():
@@ -216,26 +214,11 @@ def choose_precision():
 
     Such hardware trains 1.5 times as fast with bfloat16; other hardware, far slower.
     """
-    if list_gpus():
+    if has_gpu():
         return "mixed_bfloat16"
     cpuinfo = Path("/proc/cpuinfo")  # Linux only; elsewhere float32 is always right.
     fast = keras.backend.backend() == "tensorflow" and cpuinfo.exists() and "avx512_bf16" in cpuinfo.read_text()
     return "mixed_bfloat16" if fast else "float32"
-
-
-def every_device():
-    """Returns a context in which a model is trained on all GPUs of this host, and the number of devices.
-
-    28,709 faces need no second host.
-    """
-    gpus = list_gpus()
-    if len(gpus) < 2:
-        return contextlib.nullcontext(), 1
-    if keras.backend.backend() == "jax":
-        return keras.distribution.DataParallel(devices=gpus).scope(), len(gpus)
-    import tensorflow as tf
-
-    return tf.distribute.MirroredStrategy(gpus).scope(), len(gpus)
 
 
 def export(network, path):

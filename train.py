@@ -9,6 +9,7 @@
 Fits on the Training split, keeps the epoch that is best on PublicTest, and never opens PrivateTest.
 """
 
+import contextlib
 import datetime
 import hashlib
 import importlib
@@ -24,7 +25,8 @@ with cli.importing(__name__, "train.py"):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's messages would bury ours.
     import utils
 
-    with utils.quiet_stderr():  # Some of them come before TensorFlow reads that variable.
+    # Some of them come before TensorFlow reads that variable.
+    with utils.quiet_stderr() if __name__ == "__main__" else contextlib.nullcontext():
         import keras
 
     import numpy as np
@@ -168,16 +170,12 @@ def train(args):
     for warning in utils.data_warnings(args.data):
         print(f"Warning: {warning}", file=sys.stderr)
     state = checkpoint.Checkpoint(output_dir, config, list_crop_sizes(args.epochs))
-    scope, devices = cnn.every_device()
-    if config["batch_size"] % devices:
-        raise ValueError(f"`--batch-size` must be a multiple of the {devices} GPUs, but it is {config['batch_size']}.")
     initial_weights = state.start(args.resume)
     with state.interrupt_between_batches():
-        with scope:
-            fit(state, training, validation, initial_weights)
+        fit(state, training, validation, initial_weights)
         description = write_model(state, output_dir, splits["train"][1], validation)
     if state.interrupted:  # After the last batch: there was nothing left to stop.
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(f"The training had finished: see {utils.printable(output_dir)}.")
     return description
 
 

@@ -165,6 +165,13 @@ def test_interrupt_waits_for_the_next_batch(tmp_path):
         signal.signal(signal.SIGINT, before)
 
 
+def test_ctrl_c_during_the_export_says_that_the_training_is_finished(sample_csv, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "fit", lambda *_: None)
+    monkeypatch.setattr(train, "write_model", lambda state, *_: setattr(state, "interrupted", True))
+    with pytest.raises(KeyboardInterrupt, match="had finished: see .*model"):
+        train.train(train.parse_args(["--data", str(sample_csv), "--output-dir", str(tmp_path / "model")]))
+
+
 def test_run_killed_between_the_renames_keeps_the_former_model(tiny_network, sample_csv, tmp_path, monkeypatch):
     folder, former = tmp_path / "model", tmp_path / "model.previous" / "model.json"
     folder.mkdir()
