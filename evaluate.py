@@ -11,6 +11,7 @@ Scores model.tflite, the file that the demo runs. Prints a report and writes it,
 import contextlib
 import functools
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -94,24 +95,32 @@ def measure(labels, probabilities, classes):
         labels: int (N,), N at least 1.
         probabilities: float (N, C), rows sum to 1.
     """
+    summary = summarise(labels, probabilities)
     probabilities = probabilities / probabilities.sum(axis=1, keepdims=True, dtype=float)  # To double precision's 1.
     predicted, indices = probabilities.argmax(axis=1), range(len(classes))
     columns = metrics.precision_recall_fscore_support(labels, predicted, labels=indices, zero_division=0)
     table = pd.DataFrame(np.transpose(columns), classes, ["precision", "recall", "f1", "support"])
     table["auc"] = [area_under_curve(labels == i, probabilities[:, i]) for i in indices]
-    accuracy, aucs = float(np.mean(predicted == labels)), table["auc"].dropna()
-    return {
-        "rows": len(labels),
-        "accuracy": accuracy,
-        "accuracy_ci95": wilson_interval(accuracy, len(labels)),
+    aucs = table["auc"].dropna()
+    return summary | {
         "macro_f1": table["f1"].mean(),
         "balanced_accuracy": table["recall"][table["support"] > 0].mean(),
         "majority_baseline": table["support"].max() / len(labels),
         "log_loss": metrics.log_loss(labels, probabilities, labels=indices),
-        "ece": utils.expected_calibration_error(probabilities, labels),
         "auc_macro": aucs.mean() if len(aucs) else None,
         "confusion_matrix": metrics.confusion_matrix(labels, predicted, labels=indices).tolist(),
         "per_class": table.astype({"support": int}).astype(object).where(table.notna(), None).to_dict("index"),
+    }
+
+
+def summarise(labels, probabilities):
+    """Computes the accuracy with its 95 % interval, and the calibration error."""
+    accuracy = float(np.mean(probabilities.argmax(axis=1) == labels))
+    return {
+        "rows": len(labels),
+        "accuracy": accuracy,
+        "accuracy_ci95": wilson_interval(accuracy, len(labels)),
+        "ece": utils.expected_calibration_error(probabilities, labels),
     }
 
 
@@ -152,13 +161,7 @@ def measure_split(chosen, truths, predictions):
         if not rows.any():  # No face of the split has a consensus.
             continue
         for head, probabilities in predictions.items():
-            accuracy = float(np.mean(probabilities[rows].argmax(axis=1) == values[rows]))
-            result[head][truth] = {
-                "rows": int(rows.sum()),
-                "accuracy": accuracy,
-                "accuracy_ci95": wilson_interval(accuracy, rows.sum()),
-                "ece": utils.expected_calibration_error(probabilities[rows], values[rows]),
-            }
+            result[head][truth] = summarise(values[rows], probabilities[rows])
     return result
 
 
@@ -188,7 +191,8 @@ def format_report(labels, predicted, result, classes):
         named = zip(classes, np.sum(section["confusion_matrix"], axis=0), strict=True)
         agreement = [f"{name} {section['per_class'][name]['precision']:.0%}" for name, count in named if count]
         lines += [f"Consensus of ten people, {format_accuracy(section)}"]
-        lines += [f"People agree when the demo names an emotion: {', '.join(agreement)}.", ""]
+        agreement = ", ".join(agreement)
+        lines += [f"People agree when the demo names an emotion of these faces: {agreement}.", ""]
     return "\n".join(lines)
 
 
@@ -305,7 +309,7 @@ def parse_args(argv=None):
     parser.add_argument("--split", choices=SPLIT_NAMES, default="test", help="faces to score (default: test)")
     parser.add_argument("--output-dir", type=path, help="results (default: figures/<model folder's name>)")
     args = parser.parse_args(argv)
-    args.output_dir = args.output_dir or utils.ROOT / "figures" / args.model.resolve().name
+    args.output_dir = args.output_dir or utils.ROOT / "figures" / os.path.basename(os.path.abspath(args.model))
     return args
 
 

@@ -113,7 +113,7 @@ def test_report_says_when_every_face_is_a_copy():
 needs_posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no /dev")
 PICTURES = [name for name in evaluate.FILES if name.endswith(".png")]
 METRICS = [
-    "rows", "accuracy", "accuracy_ci95", "macro_f1", "balanced_accuracy", "majority_baseline", "log_loss", "ece",
+    "rows", "accuracy", "accuracy_ci95", "ece", "macro_f1", "balanced_accuracy", "majority_baseline", "log_loss",
     "auc_macro", "confusion_matrix", "per_class",
 ]  # fmt: skip
 
@@ -162,7 +162,7 @@ def test_script_writes_and_prints_everything(evaluated):
     assert {path.name for path in folder.iterdir()} == set(evaluate.FILES)
     report = (folder / "classification_report.txt").read_text()
     assert report in finished.stdout and "Consensus of ten people" in report
-    assert "People agree when the demo names an emotion: Angry" in report
+    assert "People agree when the demo names an emotion of these faces: Angry" in report
     result = json.loads((folder / "metrics.json").read_text())
     assert list(result) == ["split", *METRICS, "rows_also_in_training", "accuracy_unseen", "consensus", "splits"]
     assert list(result["consensus"]) == METRICS
