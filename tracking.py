@@ -321,8 +321,9 @@ class Scan:
             search_sides: function that returns whether to look for profiles and tilted heads too.
         """
         reduction = min(1.0, SCAN_LINES / min(gray.shape), LONGEST_SIDE / max(gray.shape))
-        size = [max(1, round(side * reduction)) for side in gray.shape[::-1]]
-        reduced = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
+        if min(gray.shape) * reduction < WINDOW:
+            return
+        reduced = cv2.resize(gray, None, fx=reduction, fy=reduction, interpolation=cv2.INTER_AREA)
         if reduced.shape != self.shape or budget == np.inf:
             self.shape = reduced.shape
             self.strips = plan_strips(self.shape, (UPRIGHT, *VIEW_PAIRS[0], *VIEW_PAIRS[1]))
