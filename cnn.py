@@ -13,8 +13,8 @@ import utils
 # Filters, convolutions, and residual pairs of convolutions of each stage. Max pooling halves the image between stages.
 STAGES = ((32, 2, 0), (64, 1, 1), (160, 1, 2), (320, 1, 1))
 MIN_VARIANCE = 4.0  # Squared gray levels: a blank image stays blank.
-STAGE_DROPOUT = 0.1  # Share of the channels, after every stage but the first.
-HEAD_DROPOUT = 0.4  # Share of the features, before the dense layers.
+STAGE_DROPOUT = 0.05  # Share of the channels, after every stage but the first.
+HEAD_DROPOUT = 0.2  # Share of the features, before the dense layers.
 BATCH_NORM_MOMENTUM = 0.9  # Keras's 0.99 lags: in a short run its statistics are still those of the first steps.
 
 # Augmentation, drawn again for every face and epoch.
