@@ -6,6 +6,7 @@ python -m pytest tests/test_utils.py
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -150,8 +151,9 @@ def test_share_of_two_boxes_by_hand():
 
 def test_an_opencv_without_cascades_names_the_pin(monkeypatch):
     monkeypatch.delattr(cv2, "CascadeClassifier")
-    with pytest.raises(ValueError, match=r"has no Haar cascades. Install 4.x: pip install \"opencv-python>=4.12,<5\""):
+    with pytest.raises(ValueError, match=f"has no Haar cascades. Install 4.x: pip install {re.escape(utils.OPENCV)}"):
         utils.load_face_detector()
+    assert utils.OPENCV.strip('"') in (utils.ROOT / "requirements.txt").read_text().splitlines()
 
 
 @pytest.mark.parametrize("name", utils.CASCADES.values())
