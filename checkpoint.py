@@ -1,7 +1,7 @@
-"""Saves the state of a training after every epoch. A killed run loses at most the current epoch; used by train.py.
+"""Saves the state of a training after every epoch. Used by train.py.
 
-The state is one file, `<model folder>.partial/state.npz`. The new model is built in `<model folder>.partial/model`. The
-model that it replaces is kept as `<model folder>.previous`.
+A killed run loses at most the current epoch. The state is one file, `<model folder>.partial/state.npz`. The new model is
+built in `<model folder>.partial/model`. The model that it replaces is kept as `<model folder>.previous`.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ class Checkpoint(keras.callbacks.Callback):
     """Saves the state after every epoch, keeps the best weights, and stops between batches after Ctrl-C.
 
     Args:
-        output_dir: the model folder; the state lies beside it.
+        output_dir: the model folder; the state is next to it.
         config: dict, everything that decides how the run goes.
         sizes: list of int, the crop size of each epoch in pixels.
 

@@ -22,7 +22,7 @@ with cli.importing(__name__, "emotion_log.py"):
 SUFFIXES = (".csv", ".jsonl")
 MAX_ROWS = 2_000_000  # 18 hours of one face at 30 frames a second; summing them up takes 20 s and 500 MB.
 MAX_LINE = 65_536  # Characters.
-LONGEST_FRAME = 1.0  # Seconds that a row counts at most: while a stream stalls, nobody is seen.
+LONGEST_FRAME = 1.0  # Seconds that one row counts at most, so that a stream's stall is not counted.
 TRACKS_LISTED = 12  # In the summary, those seen longest.
 TRACKS_DRAWN = 6  # In the timeline.
 POINTS_DRAWN = 2000  # Per track of the timeline, more than its pixels.
@@ -218,7 +218,7 @@ def summarize(rows, files):
 
 
 def timeline_path(log):
-    """Returns the path of the picture of a log."""
+    """Returns the path of a log's figure."""
     return log.with_name(f"{log.stem}-timeline.png")
 
 
@@ -251,18 +251,18 @@ def report(path):
     summary, curves = summarize(rows, files), timeline_curves(rows, files)
     if not curves:
         return summary
-    picture = timeline_path(path)
+    figure = timeline_path(path)
     try:
         import plots  # Matplotlib, which the demo does without.
 
-        with utils.replaced(picture) as new:
+        with utils.replaced(figure) as new:
             plots.timeline(curves, classes, new)
     except ImportError:
         command = f"python emotion_log.py {utils.printable(path)}"
-        return f"{summary}\nFor a picture of the log: pip install matplotlib seaborn, then {command}"
+        return f"{summary}\nFor a figure of the log: pip install matplotlib seaborn, then {command}"
     except OSError as error:
-        return f"{summary}\n{utils.printable(picture)}: cannot be written ({error.strerror})."
-    return f"{summary}\nDrew {utils.printable(picture)}."
+        return f"{summary}\n{utils.printable(figure)}: cannot be written ({error.strerror})."
+    return f"{summary}\nDrew {utils.printable(figure)}."
 
 
 def parse_args(argv=None):

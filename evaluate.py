@@ -9,7 +9,6 @@ Scores model.tflite, the file that the demo runs. Prints a report and writes it,
 """
 
 import contextlib
-import functools
 import json
 import os
 import sys
@@ -191,8 +190,7 @@ def format_report(labels, predicted, result, classes):
         named = zip(classes, np.sum(section["confusion_matrix"], axis=0), strict=True)
         agreement = [f"{name} {section['per_class'][name]['precision']:.0%}" for name, count in named if count]
         lines += [f"Consensus of ten people, {format_accuracy(section)}"]
-        agreement = ", ".join(agreement)
-        lines += [f"People agree when the demo names an emotion of these faces: {agreement}.", ""]
+        lines += [f"How often people agree with the emotion that the demo names: {', '.join(agreement)}.", ""]
     return "\n".join(lines)
 
 
@@ -315,8 +313,9 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    work = functools.partial(evaluate, args.data, args.votes, args.model, args.split, args.output_dir)
-    return cli.run_script("evaluate.py", work)
+    return cli.run_script(
+        "evaluate.py", lambda: evaluate(args.data, args.votes, args.model, args.split, args.output_dir)
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Every picture that a script draws, from ready numbers; the only importer of Matplotlib and seaborn.
+"""Every figure that a script draws, from ready numbers; the only importer of Matplotlib and seaborn.
 
-Each function draws one picture into a file and closes it. Classes keep their order and the colours of `utils`. Sizes
-are chosen for the README, which shows a picture about 830 pixels wide, or two next to each other.
+Each function draws one figure into a file and closes it. Classes keep their order and the colours of `utils`. Sizes
+are chosen for the README, which shows a figure about 830 pixels wide, or two next to each other.
 """
 
 import itertools
@@ -17,8 +17,8 @@ import seaborn as sns
 
 import utils
 
-HALF_WIDTH = 5.5  # Inches of a picture that the README shows next to another one.
-FACES_SHOWN = 8  # FER2013's faces may not be passed on, so a picture holds few of them.
+HALF_WIDTH = 5.5  # Inches of a figure that the README shows next to another one.
+FACES_SHOWN = 8  # FER2013's faces may not be passed on, so a figure holds few of them.
 COLORS = {emotion: tuple(np.divide(color, 255)) for emotion, color in utils.EMOTION_COLORS.items()}  # RGB, 0..1.
 SERIES_COLORS = ("#d55e00", "#0072b2", "#009e73")
 HEAD_COLORS = dict(zip(utils.HEADS, SERIES_COLORS, strict=False))

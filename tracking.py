@@ -1,8 +1,8 @@
 """Faces over time: found fast, kept through misses, their probabilities averaged; used by webcam_demo.py.
 
-A full scan of a frame takes the cascade 60 ms. So each frame is scanned in part only, and each known face is searched
-only around the place where it should be, at about its size, which takes 1 ms. A scan proposes many places. A second
-cascade confirms the frontal faces among them; a profile has to be found in several frames.
+The cascade needs 33 ms to scan a frame of 640x360 pixels, so each frame is scanned only in part. A known face is
+searched for near its expected place, at about its size, which takes 1 ms. A scan proposes many places. A second cascade
+confirms the frontal faces among them. A profile has to be found in several frames.
 """
 
 import itertools
@@ -16,7 +16,7 @@ import utils
 
 # The scan. At scale 1 the frame has 360 lines; each further scale is smaller by SCALE_STEP.
 SCAN_LINES = 360  # of the shorter side; a smaller frame is scanned as it is
-LONGEST_SIDE = 32_000  # pixels; OpenCV turns no larger picture
+LONGEST_SIDE = 32_000  # pixels; OpenCV cannot rotate a longer image
 WINDOW, SIZE_STEP = 24, 1.2  # pixels of the smallest face that the cascades find; one scale covers two sizes
 LARGEST = 29  # pixels of the largest face looked for at one scale: WINDOW * SIZE_STEP
 SCALE_STEP = SIZE_STEP**2
@@ -59,7 +59,7 @@ class View(NamedTuple):
 
     angle: float = 0.0  # degrees by which it is tilted clockwise
     profile: bool = False
-    flipped: bool = False  # The cascade knows one side; the other one is found in the mirror image.
+    flipped: bool = False  # The cascade knows one side; the other one is found in the flipped image.
 
     def cascade(self, detector):
         """Returns the cascade that finds heads of this view."""
@@ -132,7 +132,7 @@ class FaceTracker:
 
     Args:
         detector: from `utils.load_face_detector`.
-        still: the frames are pictures that have nothing to do with each other: each is scanned, and finely.
+        still: the frames are unrelated images; each one is scanned, and finely.
     """
 
     def __init__(self, detector, still=False):
@@ -169,7 +169,7 @@ class FaceTracker:
             track.view = track.view._replace(angle=-track.view.angle, flipped=is_flipped)
 
     def _find_still(self, gray, time_s):
-        """Finds the faces of a picture; tilted heads and profiles only where no face is upright."""
+        """Finds the faces of an image; tilted heads and profiles only where no face is upright."""
         boxes = utils.detect_faces(gray, self.detector).astype(float)
         self.tracks = [make_track(gray, box, UPRIGHT, time_s) for box in boxes]
         for track in self.tracks:
@@ -306,7 +306,7 @@ class Strip(NamedTuple):
 
 
 class Scan:
-    """Proposes places of faces, a strip of the frame at a time, and goes on in the next frame."""
+    """Proposes places of faces, a strip of the frame at a time, and continues in the next frame."""
 
     def __init__(self, detector):
         self.detector, self.shape, self.strips = detector, None, iter(())
@@ -327,25 +327,25 @@ class Scan:
         if reduced.shape != self.shape or budget == np.inf:
             self.shape = reduced.shape
             self.strips = plan_strips(self.shape, (UPRIGHT, *VIEW_PAIRS[0], *VIEW_PAIRS[1]))
-        pictures = {}
+        images = {}
         for strip in self.strips:
             if strip.view == UPRIGHT or search_sides():
                 budget -= strip.cost
-                if strip.view not in pictures:
-                    pictures[strip.view] = turn_upright(reduced, strip.view)
-                for box in self._scan_strip(strip, *pictures[strip.view]):
+                if strip.view not in images:
+                    images[strip.view] = turn_upright(reduced, strip.view)
+                for box in self._scan_strip(strip, *images[strip.view]):
                     yield box / reduction, strip.view
                 if budget <= 0:
                     return
         self.strips = plan_strips(self.shape, (UPRIGHT, *next(self.sides)))
 
-    def _scan_strip(self, strip, picture, to_reduced):
-        """Yields the boxes that are found in one strip of a turned picture, in pixels of the reduced frame."""
-        rows = picture[round(strip.top / strip.scale) : round(strip.bottom / strip.scale)]
+    def _scan_strip(self, strip, image, to_reduced):
+        """Yields the boxes that are found in one strip of a rotated image, in pixels of the reduced frame."""
+        rows = image[round(strip.top / strip.scale) : round(strip.bottom / strip.scale)]
         size = (round(rows.shape[1] * strip.scale), strip.bottom - strip.top)
-        picture, cascade = cv2.resize(rows, size, interpolation=cv2.INTER_AREA), strip.view.cascade(self.detector)
+        image, cascade = cv2.resize(rows, size, interpolation=cv2.INTER_AREA), strip.view.cascade(self.detector)
         # minNeighbors 0 finds a quarter more faces than 2, at the cost of two more searches per scan.
-        found = cascade.detectMultiScale(picture, SIZE_STEP, 0, minSize=(WINDOW,) * 2, maxSize=(LARGEST,) * 2)
+        found = cascade.detectMultiScale(image, SIZE_STEP, 0, minSize=(WINDOW,) * 2, maxSize=(LARGEST,) * 2)
         kept = []
         # Sorted to make the faces' numbers reproducible: the order of the cascade's threads varies.
         for box in sorted(map(tuple, found)):
@@ -371,13 +371,13 @@ def plan_strips(shape, views):
                 yield Strip(view, scale, top, bottom, STRIP_COST + (bottom - top - WINDOW) * windows_a_row)
 
 
-def turn_upright(picture, view):
-    """Returns a picture turned so that heads of this view are upright, and the matrix (2, 3) that turns back."""
-    to_upright = cv2.getRotationMatrix2D((picture.shape[1] / 2, picture.shape[0] / 2), view.angle, 1)
+def turn_upright(image, view):
+    """Returns an image rotated so that heads of this view are upright, and the matrix (2, 3) that turns back."""
+    to_upright = cv2.getRotationMatrix2D((image.shape[1] / 2, image.shape[0] / 2), view.angle, 1)
     if view.flipped:
         to_upright[0] = -to_upright[0]
-        to_upright[0, 2] += picture.shape[1]
-    return cv2.warpAffine(picture, to_upright, picture.shape[::-1]), cv2.invertAffineTransform(to_upright)
+        to_upright[0, 2] += image.shape[1]
+    return cv2.warpAffine(image, to_upright, image.shape[::-1]), cv2.invertAffineTransform(to_upright)
 
 
 def stack_boxes(tracks):

@@ -67,7 +67,7 @@ UNCERTAIN = "uncertain"  # The label of a face whose most probable emotion is be
 
 # 2. Frame -> faces ----------------------------------------------------------------------------------------------------
 
-# OpenCV's Haar cascades: one finds faces, one confirms them, one finds faces that look to the left of the picture.
+# OpenCV's Haar cascades: one finds faces, one confirms them, one finds faces that look to the left.
 # `alt` alone misses some dark-skinned faces, but confirms 97 % of the faces that `default` finds, whatever their skin.
 CASCADES = {
     "frontal": "haarcascade_frontalface_default.xml",
@@ -106,10 +106,10 @@ def _load_cascade(name):
 
 
 def detect_faces(gray, detector):
-    """Finds the upright faces of a picture (Viola & Jones, 2001).
+    """Finds the upright faces of an image (Viola & Jones, 2001).
 
-    Returns boxes, int (F, 4), largest first, of the faces at least 48 pixels and a thirtieth of the picture's shorter
-    side wide; (0, 4) if there is none.
+    Their width is at least 48 pixels and at least a thirtieth of the image's shorter side. Returns boxes, int (F, 4),
+    largest first; (0, 4) without a face.
     """
     min_size = max(IMAGE_SIZE, round(min(gray.shape) / 30))
     found = detector.frontal.detectMultiScale(gray, scaleFactor=1.1, minNeighbors=5, minSize=(min_size, min_size))
@@ -127,7 +127,7 @@ def search_face(gray, box, cascade, neighbors, angle=0.0, flipped=False, face_wi
     Args:
         neighbors: number of detections that have to agree.
         angle: degrees by which the face is tilted clockwise.
-        flipped: search the mirror image.
+        flipped: search the horizontally flipped image.
         face_width: pixels to which the box is reduced or enlarged; fewer cost less and find less.
         sizes: the smallest and the largest face, in widths of the box.
 
@@ -366,7 +366,7 @@ class Face(NamedTuple):
 
 
 def read_emotions(frame, model=None, detector=None):
-    """Finds the upright faces of a picture and names their emotions. Returns a list of `Face`, largest first.
+    """Finds the upright faces of an image and names their emotions. Returns a list of `Face`, largest first.
 
     Args:
         frame: uint8 (H, W, 3) BGR, as `cv2.imread` returns it.

@@ -1,4 +1,4 @@
-"""The demo's window: its keys, what they switch, and the text over the picture."""
+"""The demo's window: its keys, what they switch, and the text over the image."""
 
 import datetime
 import functools
@@ -31,7 +31,7 @@ class Window:
         self.source, self.classes = source, classes
         self.mirrored, self.paused, self.closed = source.camera, False, False
         self.overlays = {"f"}  # Keys of the overlays that are on: b, f, h.
-        self.draw = self.shown = None  # Draws the current frame again; the picture that the window shows.
+        self.draw = self.shown = None  # Draws the current frame again; the image that the window shows.
         self.file, self.clock = None, 0.0  # The current video, and when it started, moved on by the pauses.
         self.hint_end = time.perf_counter() + HINT_SECONDS
         cv2.namedWindow(WINDOW, FLAGS)
@@ -87,7 +87,7 @@ class Window:
             self.closed = self.closed or not is_visible(WINDOW)
             now = time.perf_counter()
             if before < self.hint_end <= now and self.draw and not self.closed:
-                self.draw()  # Removes the hint from a picture that stays.
+                self.draw()  # Removes the hint from an image that stays.
             if self.paused:
                 self.clock, due = self.clock + now - before, due + now - before
             elif now >= due:
@@ -102,13 +102,13 @@ class Window:
             self.mirrored = not self.mirrored
         elif chr(key) in "bfh" and self.draw:
             self.overlays ^= {chr(key)}
-            self.draw()  # At once, because the picture may stand still.
+            self.draw()  # At once, because the image may stand still.
         elif key == ord("s") and self.draw:
             save_snapshot(self.shown)
 
 
 def save_snapshot(image):
-    """Writes a picture to a new file in `OUTPUT_DIR`, and prints where or why not."""
+    """Writes an image to a new file in `OUTPUT_DIR`, and prints where or why not."""
     path = OUTPUT_DIR / f"snapshot-{datetime.datetime.now():%Y%m%d-%H%M%S-%f}.png"
     try:
         write_image(path, image)

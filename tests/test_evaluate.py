@@ -162,7 +162,7 @@ def test_script_writes_and_prints_everything(evaluated):
     assert {path.name for path in folder.iterdir()} == set(evaluate.FILES)
     report = (folder / "classification_report.txt").read_text()
     assert report in finished.stdout and "Consensus of ten people" in report
-    assert "People agree when the demo names an emotion of these faces: Angry" in report
+    assert "How often people agree with the emotion that the demo names: Angry" in report
     result = json.loads((folder / "metrics.json").read_text())
     assert list(result) == ["split", *METRICS, "rows_also_in_training", "accuracy_unseen", "consensus", "splits"]
     assert list(result["consensus"]) == METRICS

@@ -227,6 +227,15 @@ def test_missing_data_is_one_line_and_status_2(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("name", "problem"), [("nothere.csv", "no such file"), (".", "not a regular file")])
+def test_bad_votes_are_one_line_that_says_where_to_get_them(sample_csv, tmp_path, capsys, name, problem):
+    arguments = ["--data", str(sample_csv), "--votes", str(tmp_path / name), "--output-dir", str(tmp_path / "model")]
+    assert train.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and problem in error and "github.com/microsoft/FERPlus" in error
+    assert not list(tmp_path.iterdir())
+
+
 def test_folder_with_foreign_files_is_refused_before_training(sample_csv, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
     assert train.main(["--data", str(sample_csv), *SMOKE, "--output-dir", str(tmp_path)]) == 2
