@@ -1,7 +1,7 @@
 """Saves the state of a training after every epoch. Used by train.py.
 
-A killed run loses at most the current epoch. The state is one file, `<model folder>.partial/state.npz`. The new model is
-built in `<model folder>.partial/model`. The model that it replaces is kept as `<model folder>.previous`.
+A killed run loses at most the current epoch. The state is one file, `<model folder>.partial/state.npz`. The new model
+is built in `<model folder>.partial/model`. The model that it replaces is kept as `<model folder>.previous`.
 """
 
 import contextlib
