@@ -62,8 +62,11 @@ class Checkpoint(keras.callbacks.Callback):
             return weights
         if resume:
             print(f"{utils.printable(self.folder)} holds no state. Starting a new run.", flush=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
+        elif (self.folder / "state.npz").is_file():
+            name = utils.printable(self.folder)
+            print(f"{name} holds an unfinished training. The first epoch replaces it. To continue it, add --resume.")
+        shutil.rmtree(self.folder / "model", ignore_errors=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         return []
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -72,7 +75,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         if self.interrupted:
-            raise KeyboardInterrupt("Continue with --resume.")
+            raise KeyboardInterrupt("To continue, repeat the command with --resume.")
 
     def on_epoch_end(self, epoch, logs=None):
         seconds = round(time.perf_counter() - self.started, 1)

@@ -52,6 +52,23 @@ def importing(module, script):
         sys.exit(2)
 
 
+@contextlib.contextmanager
+def postponed_signals():
+    """Lets signals wait for the end of a block of imports: raised in a native module, Ctrl-C can crash Python."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received, handlers = [], {number: signal.getsignal(number) for number in SIGNALS}
+    handle_signals(lambda number, frame: received.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if received:
+        signal.raise_signal(received[0])
+
+
 def run_script(script, run):
     """Calls `run`, which may return an exit status, and returns the exit status of the script.
 
@@ -74,13 +91,20 @@ def run_script(script, run):
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None) == errno.ENOSPC:
             discard_output()
-        named = getattr(error, "filename", None) and error.strerror
-        text = f"{error.filename}: {error.strerror}. Check the path, or choose another." if named else str(error)
-        print(f"{script}: {' '.join(text.split())}", file=sys.stderr)  # On one line.
+        print(f"{script}: {' '.join(explain(error).split())}", file=sys.stderr)  # On one line.
         return 2
     except KeyboardInterrupt as interrupt:
         print(f"{script}: stopped. {interrupt}".strip(), file=sys.stderr)
         return 130
+
+
+def explain(error):
+    """Returns the message of an error, with the next step if the system raised it."""
+    if not getattr(error, "strerror", None):
+        return str(error)
+    path = error.filename2 or error.filename  # Renaming a file has two.
+    remedy = "Free some space." if error.errno == errno.ENOSPC else "Check the path, or choose another."
+    return f"{path}: {error.strerror}. {remedy}" if path else f"{error.strerror}. {remedy}"
 
 
 def discard_output():

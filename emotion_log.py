@@ -28,6 +28,7 @@ TRACKS_DRAWN = 6  # In the timeline.
 POINTS_DRAWN = 2000  # Per track of the timeline, more than its pixels.
 MIN_GAP = 0.002  # Seconds. Times are rounded to thousandths.
 LABELS = (*utils.EMOTIONS, utils.UNCERTAIN, "")  # "" for a frame without a face.
+NOT_A_LOG = (ValueError, TypeError, LookupError, OverflowError, RecursionError, csv.Error)
 
 
 class EmotionLog:
@@ -112,12 +113,19 @@ def read_log(path):
     name = utils.printable(path)
     if not path.exists():
         raise FileNotFoundError(f"{name}: no such file. Write a log with: python webcam_demo.py --log emotions.csv")
+    json_lines = path.suffix.lower() == ".jsonl"
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:  # Spreadsheets write a byte order mark.
             collections.deque(bounded_lines(file), maxlen=0)  # Fails early: parsing is the slow part.
             file.seek(0)
-            return parse_log(bounded_lines(file), path.suffix.lower() == ".jsonl")
-    except (ValueError, TypeError, LookupError, OverflowError, RecursionError, csv.Error) as error:
+            try:
+                return parse_log(bounded_lines(file), json_lines)
+            except NOT_A_LOG:
+                file.seek(0)
+                with contextlib.suppress(*NOT_A_LOG):  # A full disk cuts the last line off.
+                    return parse_log((line for line in bounded_lines(file) if line.endswith("\n")), json_lines)
+                raise
+    except NOT_A_LOG as error:
         reason = utils.shorten(error)
         raise ValueError(f"{name}: not a log of webcam_demo.py ({reason}). Name the file that --log wrote.") from error
 
@@ -207,7 +215,7 @@ def summarize(rows, files):
     if not rows["seconds"].any():  # Images.
         labels = [f"{label} {count:.0f}" for label, count in sum_by_label(faces, np.ones(len(faces)))]
         return f"{counts}: {', '.join(labels) or 'no face'}."
-    lines = [f"{counts}, {len(tracks):,} tracks. Shares of the time that each was seen:"]
+    lines = [f"{counts}, {len(tracks):,} tracks.{' Shares of the time that each was seen:' if len(tracks) else ''}"]
     for track in tracks[:TRACKS_LISTED]:
         total = track["seconds"].sum()
         shares = [f"{label} {seconds / (total or 1):.0%}" for label, seconds in sum_by_label(track, track["seconds"])]
@@ -249,12 +257,13 @@ def report(path):
     """
     rows, classes, files = read_log(path)
     summary, curves = summarize(rows, files), timeline_curves(rows, files)
-    if not curves:
-        return summary
     figure = timeline_path(path)
     try:
-        import plots  # Matplotlib, which the demo does without.
-
+        figure.unlink(missing_ok=True)  # Of a former log with this name.
+        if not curves:
+            return summary
+        with cli.postponed_signals():
+            import plots  # Matplotlib, which the demo does without.
         with utils.replaced(figure) as new:
             plots.timeline(curves, classes, new)
     except ImportError:

@@ -30,6 +30,7 @@ import os
 import re
 import sys
 import tarfile
+import threading
 import zipfile
 import zlib
 from pathlib import Path
@@ -289,8 +290,8 @@ def load_emotion_model(folder=DEFAULT_MODEL):
     content = (folder / "model.tflite").read_bytes()  # From memory: a path may hold characters that LiteRT cannot open.
     if hashlib.sha256(content).hexdigest() != description["tflite_sha256"]:  # Damaged weights load silently.
         raise ValueError(
-            f"{printable(folder / 'model.tflite')}: not the file that model.json describes. Export it again: "
-            f"python train.py --output-dir {printable(folder)}"
+            f"{printable(folder / 'model.tflite')}: not the file that model.json describes. Restore it, or train the "
+            f"model again: python train.py --output-dir {printable(folder)}"
         )
     run = load_network(content)
     outputs = set(run.get_output_details())
@@ -304,11 +305,11 @@ def load_emotion_model(folder=DEFAULT_MODEL):
 
 def _list_models(folder):
     """Returns a sentence that names the model folders next to a missing one, or says how to train one."""
-    parent = folder.parent if any(folder.parent.glob("*/model.tflite")) else ROOT / "models"
-    found = sorted(printable(path.parent) for path in parent.glob("*/model.tflite"))
-    if not found:
-        return f"Train it: python train.py --output-dir {printable(folder)}"
-    return f"Model folders: {', '.join(found)}."
+    for parent in (folder.parent, ROOT / "models"):
+        complete = [path.parent for path in parent.glob("*/model.tflite") if path.with_name("model.json").is_file()]
+        if complete:
+            return f"Model folders: {', '.join(sorted(map(printable, complete)))}."
+    return f"Train it: python train.py --output-dir {printable(folder)}"
 
 
 def load_network(content):
@@ -368,6 +369,8 @@ class Face(NamedTuple):
 def read_emotions(frame, model=None, detector=None):
     """Finds the upright faces of an image and names their emotions. Returns a list of `Face`, largest first.
 
+    Several threads may call it; they take turns.
+
     Args:
         frame: uint8 (H, W, 3) BGR, as `cv2.imread` returns it.
         model: from `load_emotion_model`; None for the default one, which is loaded once.
@@ -376,13 +379,15 @@ def read_emotions(frame, model=None, detector=None):
     Raises:
         ValueError: `frame` is not such an array, for example because `cv2.imread` found no image.
     """
-    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+    is_array = isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3
+    if not is_array or frame.shape[2] != 3 or frame.size == 0:
         shape = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
         raise ValueError(f"`frame` must be a uint8 array (height, width, 3), but it is {shape}.")
-    model, detector = model or _default_model(), detector or _default_detector()
     gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-    boxes = detect_faces(gray, detector)
-    probabilities = model.predict(crop_faces(gray, boxes))
+    with _turn:
+        model, detector = model or _default_model(), detector or _default_detector()
+        boxes = detect_faces(gray, detector)
+        probabilities = model.predict(crop_faces(gray, boxes))
     labels = choose_labels(probabilities, model.classes)
     rows = zip(boxes.tolist(), labels, probabilities.tolist(), strict=True)
     return [Face(tuple(box), *label, dict(zip(model.classes, row, strict=True))) for box, label, row in rows]
@@ -390,6 +395,7 @@ def read_emotions(frame, model=None, detector=None):
 
 _default_model = functools.cache(load_emotion_model)
 _default_detector = functools.cache(load_face_detector)
+_turn = threading.Lock()  # Cascades and networks keep their state between calls.
 
 # 4. Probabilities -> drawing ------------------------------------------------------------------------------------------
 
@@ -770,6 +776,8 @@ def _read_rows(path, columns):
                     problem = f"must have {len(header)} fields a row, but row {rows.line_num} has {width}"
                     raise ValueError(f"{name} {problem}.")
                 yield where, [fields[header.index(column)].strip() for column in columns]
+    except PermissionError:
+        raise
     except UNREADABLE as error:
         raise ValueError(f"{name}: not readable as a CSV ({shorten(error)}). Download it again.") from error
     if where is None:

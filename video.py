@@ -49,10 +49,13 @@ PATIENCE = 0.5  # Seconds without a frame before a stream counts as stalled. Slo
 RETRY_PAUSES = (0.5, 1, 2, 4)  # Seconds before each attempt to open it again.
 ASSUMED_FPS = 25.0  # For cameras and streams that announce no rate.
 MAX_FPS = 500.0  # Higher values are timestamp rates, not frame rates.
+MAX_FAILURES = 100  # Failed attempts in a row to read a frame of a file. Each may be a damaged frame.
 MISSING_FRAMES = 0.02  # Share of a video's announced frames that may be missing without a message.
 LONGEST_GAP = 60.0  # Seconds that a written video may stand still. A longer gap, or a jump of the clock, is cut.
 DISK_RESERVE = 16_000_000  # Bytes that stay free for the index at the end of a video: 16 a frame, for 11 hours.
-UNREADABLE = "{}: cannot be read as a video or image. Convert it to .mp4 or .jpg."
+UNREADABLE = (
+    "{}: cannot be read as a video or image. Check its permissions, copy it again, or convert it to .mp4 or .jpg."
+)
 
 
 class SourceFrame(NamedTuple):
@@ -137,6 +140,8 @@ def open_address(address):
     try:
         with request(address, STREAM_TIMEOUT) as response, open(path, "wb") as file:
             shutil.copyfileobj(response, file)
+        if path.stat().st_size < length:
+            raise OSError("it ended early")
     except (OSError, http.client.HTTPException) as error:
         folder.cleanup()
         raise ValueError(f"{title}: the download failed ({utils.shorten(error)}). Try again.") from error
@@ -281,12 +286,12 @@ def read_video(path, name):
     fps, announced = frame_rate(capture), capture.get(cv2.CAP_PROP_FRAME_COUNT)
     file = path.name if isinstance(path, Path) else name
     try:
-        while (read := capture.read())[0]:
+        for image in read_frames(capture, attempts=MAX_FAILURES if isinstance(path, Path) else 1):
             check_frame_size(capture, name)
             # The file's own times, because phones record at no fixed rate. Some files have none, or jump back.
             stated = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
             time_s = stated if stated > time_s else time_s + 1 / fps
-            yield SourceFrame(read[1], time_s, file, fps, still=is_image(path))
+            yield SourceFrame(image, time_s, file, fps, still=is_image(path))
             count += 1
     finally:
         capture.release()
@@ -298,13 +303,35 @@ def read_video(path, name):
         print(f"{name}: {count} frames, where {announced:.0f} were announced.")
 
 
+def read_frames(capture, attempts):
+    """Yields the frames of a video, uint8 (H, W, 3), without the damaged ones, until so many attempts fail in a row."""
+    failures = 0
+    while failures < attempts:
+        good, image = capture.read()
+        failures = 0 if good else failures + 1
+        if good:
+            yield image
+
+
 def is_cut_off(path):
-    """Returns whether a file is an AVI that is shorter than its header says. Other formats announce a guess."""
+    """Returns whether a file is an AVI or MP4 that is shorter than its headers say. Other formats announce a guess."""
     if not isinstance(path, Path):
         return False
+    length, end = path.stat().st_size, 0
     with open(path, "rb") as file:
-        name, size = file.read(4), int.from_bytes(file.read(4), "little")
-    return name == b"RIFF" and path.stat().st_size < size + 8
+        head = file.read(8)
+        if head[:4] == b"RIFF":
+            return length < int.from_bytes(head[4:], "little") + 8
+        if head[4:] != b"ftyp":
+            return False
+        for _ in range(100):  # Boxes of the MP4. Each begins with its size; 1 stands for a longer number behind.
+            file.seek(end)
+            head = file.read(16)
+            size = int.from_bytes(head[8:] if head[:4] == b"\0\0\0\1" else head[:4], "big")
+            end += size
+            if size < 8 or end >= length:
+                break
+    return end > length
 
 
 class LiveCapture:

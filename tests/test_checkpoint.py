@@ -3,6 +3,7 @@
 python -m pytest tests/test_checkpoint.py
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -80,11 +81,13 @@ def test_resume_elsewhere_is_allowed_and_keeps_the_precision(tmp_path):
     assert state.config["precision"] == "float32"
 
 
-def test_new_run_clears_the_old_state(tmp_path):
+def test_new_run_keeps_the_old_state_until_its_first_epoch_and_says_so(tmp_path, capsys):
     (tmp_path / "model.partial").mkdir()
     write_state(tmp_path / "model.partial" / "state.npz")
-    checkpoint.Checkpoint(tmp_path / "model", CONFIG, [48]).start(resume=False)
-    assert list((tmp_path / "model.partial").iterdir()) == []
+    (tmp_path / "model.partial" / "model").mkdir()
+    assert checkpoint.Checkpoint(tmp_path / "model", CONFIG, [48]).start(resume=False) == []
+    assert os.listdir(tmp_path / "model.partial") == ["state.npz"]
+    assert "holds an unfinished training" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["model", "model.partial", "model.previous"])

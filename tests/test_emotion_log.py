@@ -154,6 +154,14 @@ def test_damaged_log_is_one_line_and_status_2(tmp_path, capsys, name, content, r
     assert error.count("\n") == 1 and f"{name}: not a log of webcam_demo.py" in error and reason in error
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_row_that_a_full_disk_cut_off_is_left_out(tmp_path, suffix):
+    log = write_log(tmp_path / f"log{suffix}")
+    *rows, last, _ = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join(rows) + last[:-8])
+    assert emotion_log.read_log(log)[0]["frame"].tolist() == [0, 1, 1, 2]
+
+
 def test_missing_log_is_one_line_and_status_2(tmp_path, capsys):
     assert emotion_log.main([str(tmp_path / "none.csv")]) == 2
     error = capsys.readouterr().err
@@ -313,6 +321,16 @@ def test_script_draws_the_timeline_next_to_the_log(tmp_path, capsys):
     assert picture.shape[1] > 600 and (picture < 250).any(axis=-1).mean() > 0.1
     assert "log-timeline.png" in capsys.readouterr().out
     assert sorted(path.name for path in log.parent.iterdir()) == ["log-timeline.png", log.name]
+
+
+def test_log_without_faces_removes_the_former_timeline(tmp_path):
+    log = emotion_log.EmotionLog(tmp_path / "log.csv", CLASSES)
+    for number in range(3):
+        log.write(number, number / 2, None, [])
+    log.close()
+    emotion_log.timeline_path(log.path).write_bytes(b"of another video")
+    assert emotion_log.report(log.path) == "0 faces in 3 frames, 0 tracks."
+    assert not emotion_log.timeline_path(log.path).exists()
 
 
 def test_timeline_that_cannot_be_written_leaves_the_summary(tmp_path):

@@ -133,7 +133,8 @@ def test_signal_ends_training_in_one_line_and_keeps_the_state(sample_csv, sample
     process.send_signal(number)
     _, stderr = process.communicate(timeout=90)
     assert process.returncode == 130
-    assert stderr.splitlines()[-1] == "train.py: stopped. Continue with --resume." and "Traceback" not in stderr
+    assert stderr.splitlines()[-1] == "train.py: stopped. To continue, repeat the command with --resume."
+    assert "Traceback" not in stderr
     assert checkpoint.load_state(tmp_path / "model.partial" / "state.npz")[1]
 
 

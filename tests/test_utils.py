@@ -3,10 +3,12 @@
 python -m pytest tests/test_utils.py
 """
 
+import concurrent.futures
 import gzip
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -261,6 +263,13 @@ def test_mistyped_model_lists_the_folders_there_are():
         utils.load_emotion_model(utils.ROOT / "models" / "emotion5")
 
 
+def test_incomplete_model_is_not_recommended(copied):
+    shutil.copytree(copied, copied / "models" / "good")
+    shutil.copytree(copied, copied / "models" / "bad", ignore=lambda *_: ["model.json", "models"])
+    with pytest.raises(FileNotFoundError, match="Model folders: [^,]*good.$"):
+        utils.load_emotion_model(copied / "models" / "bad")
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -329,10 +338,20 @@ print({{"keras", "tensorflow", "pandas", "matplotlib", "seaborn", "sklearn"}} & 
     assert printed == ["True 4", "['Angry', 'Happy', 'Sad', 'Surprise', 'Neutral']", "set()"]
 
 
-@pytest.mark.parametrize("frame", [None, np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3), np.float32)])
+@pytest.mark.parametrize(
+    "frame", [None, np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3), np.float32), np.zeros((0, 9, 3), np.uint8)]
+)
 def test_read_emotions_refuses_other_arrays(frame):
     with pytest.raises(ValueError, match="`frame` must be a uint8 array"):
         utils.read_emotions(frame)
+
+
+def test_read_emotions_in_several_threads_gives_the_same(portrait_path):
+    portrait = cv2.resize(cv2.imread(str(portrait_path)), (300, 300))
+    frames = [portrait, portrait[:, ::-1].copy(), portrait[:250], np.full((200, 200, 3), 90, np.uint8)]
+    expected = [utils.read_emotions(frame) for frame in frames]
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(utils.read_emotions, frames * 10)) == expected * 10
 
 
 def test_read_emotions_of_a_frame_without_faces_is_empty():

@@ -111,6 +111,23 @@ def test_avi_that_was_cut_off_is_reported(tmp_path):
     assert 0 < count < 40 and f"ends after frame {count} of 40" in source.problem
 
 
+def test_mp4_that_was_cut_off_is_noticed(tmp_path):
+    content = video.DEMO_CLIP.read_bytes()
+    for name, part in (("whole", content), ("half", content[: len(content) // 2]), ("text", b"no video at all")):
+        (tmp_path / name).write_bytes(part)
+        assert video.is_cut_off(tmp_path / name) == (name == "half")
+
+
+def test_damaged_frames_are_skipped(tmp_path):
+    """40,000 bytes are blank within the bundled clip, of 255 frames at 25 frames/s."""
+    content = bytearray(video.DEMO_CLIP.read_bytes())
+    content[400_000:440_000] = bytes(40_000)
+    (tmp_path / "a.mp4").write_bytes(content)
+    frames = read_all(video.open_source(str(tmp_path / "a.mp4")))
+    assert len(frames) > 240
+    assert frames[-1].time_s == pytest.approx(254 / 25, abs=0.01)
+
+
 def test_fractional_and_high_frame_rates_are_written_and_read(tmp_path):
     for fps in (29.8372, 66.667, 119.88012, 240.02):
         writer = video.VideoWriter(tmp_path / "out.mp4", fps, (64, 48), 0.0)

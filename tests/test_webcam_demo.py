@@ -308,6 +308,16 @@ def test_wrong_argument_is_one_line_and_status_2(demo, clip, tmp_path, arguments
     check_mistake(demo(clip, "--no-display", *arguments), words)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a running program is not writable there only")
+def test_output_that_is_not_writable_is_refused_before_the_first_frame(demo, clip, tmp_path):
+    shutil.copy(shutil.which("sleep"), tmp_path / "busy.mp4")
+    with subprocess.Popen([tmp_path / "busy.mp4", "60"]) as program:
+        finished = demo(clip, "--no-display", "--output", tmp_path / "busy.mp4", "--log", tmp_path / "a.csv")
+        program.kill()
+    check_mistake(finished, ["busy.mp4: Text file busy."])
+    assert not (tmp_path / "a.csv").exists()
+
+
 def test_source_is_never_overwritten(demo, clip, portrait_path, tmp_path):
     """The same path, links, a log's timeline with the name of a photograph."""
     photographs = [tmp_path / "a.jpg", tmp_path / "seen-timeline.png"]
