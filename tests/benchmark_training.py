@@ -1,11 +1,11 @@
 """Compares train.py with the recipe of most tutorials, one after the other on the same machine.
 
-    python tests/benchmark_training.py               needs data/fer2013.csv; 90 minutes with nothing else running
+    python tests/benchmark_training.py               needs data/fer2013.csv; 80 minutes with nothing else running
     python tests/benchmark_training.py --minutes 4   a quick look
 
 The tutorial's recipe is three blocks of plain convolutions, a flattened dense layer of 1024, Adam at a constant rate of
 1e-4, batches of 64, and Keras's rotation, shift and flip. It runs for the given time. train.py learns from the labels
-alone and runs for half of it. Writes figures/benchmark_training.json and .png.
+alone and runs for about a quarter of it. Writes figures/benchmark_training.json and .png.
 """
 
 import argparse
@@ -31,7 +31,7 @@ import plots
 import train
 import utils
 
-MINUTES_PER_EPOCH = 5  # The tutorial's minutes per epoch of train.py: 60 give 12 epochs, about half an hour.
+MINUTES_PER_EPOCH = 5  # The tutorial's minutes per epoch of train.py: 60 give 12 epochs, which take about 16 minutes.
 
 
 class Clock(keras.callbacks.Callback):

@@ -272,6 +272,20 @@ def test_file_on_a_web_server_is_played_once_and_to_its_end(web_folder, serve, f
     assert not source.folder or not os.path.exists(source.folder.name)
 
 
+class HalfServer(FileServer):
+    """Closes the connection after half of a file."""
+
+    def copyfile(self, source, outputfile):
+        content = source.read()
+        outputfile.write(content[: len(content) // 2])
+
+
+def test_download_that_ends_early_is_one_line(web_folder, serve):
+    address = serve(functools.partial(HalfServer, directory=web_folder))
+    with pytest.raises(ValueError, match="noise.mp4: the download failed .it ended early.. Try again."):
+        video.open_source(f"http://{address}/noise.mp4")
+
+
 @pytest.mark.parametrize("file", ["a.gif", "noise.mp4"])
 def test_password_of_an_address_reaches_the_server(web_folder, serve, file, monkeypatch):
     monkeypatch.setattr(FileServer, "password", "p@ss")
