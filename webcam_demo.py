@@ -275,11 +275,11 @@ def check_paths(args, source, output):
         name = utils.printable(path)
         if path.exists() and not path.is_file():
             raise ValueError(f"{name}: not a regular file. Choose another path.")
-        if path.exists():
-            open(path, "r+b").close()  # Raises OSError now, instead of after the last frame.
         other = uses.setdefault(file_identity(path), use)
         if other != use:
             raise ValueError(f"{other} and {use} must be different files, but both are {name}.")
+        if path.exists():
+            open(path, "r+b").close()  # Raises OSError now, instead of after the last frame.
 
 
 def file_identity(path):
