@@ -25,50 +25,6 @@ def handle_signals(handler):
                 signal.signal(number, handler)
 
 
-@contextlib.contextmanager
-def importing(module, script):
-    """Returns a context for a script's imports, which take seconds: Ctrl-C and missing packages end in one line.
-
-    `module` is the script's `__name__`. When another module imports the script, nothing is changed.
-    """
-    if module != "__main__":
-        yield
-        return
-    if sys.version_info < (3, 11):  # noqa: UP036 - An older Python gets this far.
-        print(f"{script}: Python 3.11 or later is needed. Run it with: python3.11 {script}", file=sys.stderr)
-        sys.exit(2)
-    stderr = os.dup(2) if sys.stderr else None  # A copy, because an import may run while stderr is hidden.
-
-    def stop(*_):
-        if stderr is not None:
-            os.write(stderr, f"{script}: stopped.\n".encode())
-        os._exit(130)
-
-    handle_signals(stop)
-    try:
-        yield
-    except ImportError as error:
-        print(f"{script}: {error}. Install what is missing: pip install -r requirements.txt", file=sys.stderr)
-        sys.exit(2)
-
-
-@contextlib.contextmanager
-def postponed_signals():
-    """Lets signals wait for the end of a block of imports: raised in a native module, Ctrl-C can crash Python."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    received, handlers = [], {number: signal.getsignal(number) for number in SIGNALS}
-    handle_signals(lambda number, frame: received.append(number))
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    if received:
-        signal.raise_signal(received[0])
-
-
 def run_script(script, run):
     """Calls `run`, which may return an exit status, and returns the exit status of the script.
 

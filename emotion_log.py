@@ -12,12 +12,10 @@ import itertools
 import json
 import sys
 
+import numpy as np
+
 import cli
-
-with cli.importing(__name__, "emotion_log.py"):
-    import numpy as np
-
-    import utils
+import utils
 
 SUFFIXES = (".csv", ".jsonl")
 MAX_ROWS = 2_000_000  # 18 hours of one face at 30 frames a second; summing them up takes 20 s and 500 MB.
@@ -45,7 +43,7 @@ class EmotionLog:
         check_path(path)
         self.path, self.classes, self.file_column, self.utc_column = path, classes, file_column, utc_column
         self.columns = ["frame", "time_s", "track", "x", "y", "width", "height", "label", "confidence", *classes]
-        self.columns = ["file"] * file_column + self.columns + ["utc"] * utc_column
+        self.columns = ["file"] * file_column + self.columns + ["angle", "held"] + ["utc"] * utc_column
         self.file, self.json_lines = None, path.suffix.lower() == ".jsonl"
 
     def open(self):
@@ -61,15 +59,12 @@ class EmotionLog:
             self.writer.writerow(self.columns)
 
     def write(self, number, time_s, file, faces, utc=None):
-        """Adds the rows of a frame: one per face, or one with empty fields.
-
-        `faces` are (track, box, (label, confidence), probabilities) each; `utc` is the time of day in ISO 8601.
-        """
+        """Adds the rows of a frame: one per `utils.Face`, or one with empty fields. `utc`: time of day in ISO 8601."""
         if self.file is None:
             self.open()
-        no_face = (None, (None,) * 4, (None, None), (None,) * len(self.classes))
-        for track, box, (label, confidence), probabilities in faces or [no_face]:
-            row = [number, round(time_s, 3), track, *box, label, confidence, *probabilities]
+        no_face = [None] * (9 + len(self.classes))
+        for fields in map(face_fields, faces) if faces else [no_face]:
+            row = [number, round(time_s, 3), *fields]
             row = [round(value, 4) if isinstance(value, float) else value for value in row]
             row = [file] * self.file_column + row + [utc] * self.utc_column
             try:
@@ -85,6 +80,12 @@ class EmotionLog:
         with contextlib.suppress(OSError):  # After a failed write, which raised, closing fails too.
             if self.file:
                 self.file.close()
+
+
+def face_fields(face):
+    """Returns the fields of a `utils.Face` in the order of the log's columns, from `track` to `held`."""
+    probabilities = face.probabilities.values()
+    return face.track, *face.box, face.label, face.confidence, *probabilities, face.angle, int(face.held)
 
 
 def check_path(path):
@@ -262,8 +263,8 @@ def report(path):
         figure.unlink(missing_ok=True)  # Of a former log with this name.
         if not curves:
             return summary
-        with cli.postponed_signals():
-            import plots  # Matplotlib, which the demo does without.
+        import plots  # Matplotlib, which the demo does without.
+
         with utils.replaced(figure) as new:
             plots.timeline(curves, classes, new)
     except ImportError:

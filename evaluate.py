@@ -15,16 +15,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+import tqdm
+from sklearn import metrics
+
 import cli
-
-with cli.importing(__name__, "evaluate.py"):
-    import numpy as np
-    import pandas as pd
-    import tqdm
-    from sklearn import metrics
-
-    import plots
-    import utils
+import plots
+import utils
 
 SPLIT_PARTS = {"test": ("test",), "val": ("val",), "both": ("val", "test")}
 SPLIT_NAMES = {split: " and ".join(utils.SPLITS[part] for part in parts) for split, parts in SPLIT_PARTS.items()}

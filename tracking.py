@@ -79,7 +79,7 @@ class Track:
     thumbnail: np.ndarray  # uint8 (24, 24), upright, from when the face was last found
     seen: float  # seconds: when the face was last found
     time: float  # seconds: of `box`, later than `seen` while the face is held or lost
-    number: int = 0  # from 1, given when the face is first shown
+    track_id: int = 0  # from 1, given when the face is first shown
     held: bool = False  # The cascades miss the face, but its place looks like it.
     hits: int = 1  # frames in which it was found
     evidence: int = 0
@@ -98,7 +98,7 @@ class Track:
         """Whether the face is in the frame, and is known to be one."""
         is_confirmed = self.view.profile or self.evidence >= SHOWN_EVIDENCE
         is_known = is_confirmed and (self.view == UPRIGHT or self.hits >= MIN_HITS)
-        return self.present and (is_known or self.number > 0)
+        return self.present and (is_known or self.track_id > 0)
 
     def views(self):
         """Returns the views in which to search for the face, likeliest first."""
@@ -153,9 +153,9 @@ class FaceTracker:
             self._find_moving(gray, time_s)
         shown = [track for track in self.tracks if track.shown]
         for track in shown:
-            if not track.number:
+            if not track.track_id:
                 self._give_number(track)
-        return sorted(shown, key=lambda track: track.number)
+        return sorted(shown, key=lambda track: track.track_id)
 
     def mirror(self, width):
         """Moves what is known to the other side: from now on the frames, this wide in pixels, are mirrored."""
@@ -202,7 +202,7 @@ class FaceTracker:
     def _forget(self, tracks):
         """Stops following these tracks, and keeps the people among them to recognise them."""
         self.tracks = [track for track in self.tracks if track not in tracks]
-        self.lost = ([track for track in tracks if track.number] + self.lost)[:LOST_PEOPLE]
+        self.lost = ([track for track in tracks if track.track_id] + self.lost)[:LOST_PEOPLE]
 
     def _follow(self, gray, time_s):
         """Moves each track to where its face is in this frame."""
@@ -283,13 +283,13 @@ class FaceTracker:
 
     def _give_number(self, track):
         """Gives a face that is shown for the first time the number of a lost person it looks like, or a new one."""
-        gone = [old for old in self.tracks if old.number and not old.shown] + self.lost
+        gone = [old for old in self.tracks if old.track_id and not old.shown] + self.lost
         old = max(gone, key=lambda old: correlation(old.thumbnail, track.thumbnail), default=None)
         if old is None or correlation(old.thumbnail, track.thumbnail) < ALIKE_PERSON:
             self.count += 1
-            track.number = self.count
+            track.track_id = self.count
             return
-        track.number, track.probabilities, track.averaged = old.number, old.probabilities, old.averaged
+        track.track_id, track.probabilities, track.averaged = old.track_id, old.probabilities, old.averaged
         track.evidence = max(track.evidence, old.evidence)
         self.tracks = [other for other in self.tracks if other is not old]
         self.lost = [other for other in self.lost if other is not old]

@@ -19,21 +19,19 @@ import shutil
 import sys
 from pathlib import Path
 
+import utils
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's messages would bury ours.
+# Some messages appear before TensorFlow reads the variable.
+with utils.quiet_stderr() if __name__ == "__main__" else contextlib.nullcontext():
+    import keras
+
+import numpy as np
+import pandas as pd
+
+import checkpoint
 import cli
-
-with cli.importing(__name__, "train.py"):
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's messages would bury ours.
-    import utils
-
-    # Some of them come before TensorFlow reads that variable.
-    with utils.quiet_stderr() if __name__ == "__main__" else contextlib.nullcontext():
-        import keras
-
-    import numpy as np
-    import pandas as pd
-
-    import checkpoint
-    import cnn
+import cnn
 
 # Width in pixels of the crops, and the share of the run at which each size ends. Crops of 40 pixels cost two thirds of
 # the whole face. Whole faces scaled to 36 pixels gave 1.0 point less (`crops` in models/trials.csv).

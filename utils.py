@@ -63,8 +63,21 @@ SPLITS = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
 # PublicTest these give the highest sum of both accuracies while losing at most a point on the consensus.
 HEAD_WEIGHTS = {"labels": 0.3, "votes": 0.7}
 HEADS = tuple(HEAD_WEIGHTS)
-OPENCV = '"opencv-python>=4.13,<5"'  # What to install; requirements.txt has the reasons.
+OPENCV = '"opencv-python>=4.13,<5"'  # What to install; requirements-demo.txt has the reasons.
 UNCERTAIN = "uncertain"  # The label of a face whose most probable emotion is below the minimum confidence.
+
+
+class Face(NamedTuple):
+    """One face of a frame: where it is and what is seen in it."""
+
+    box: tuple[int, int, int, int]  # x, y, width, height in pixels of the frame
+    label: str  # The most probable emotion, or `UNCERTAIN`.
+    confidence: float  # Probability of the most probable emotion, 0..1.
+    probabilities: dict[str, float]  # Emotion -> 0..1, in the order of the model's classes.
+    angle: float = 0.0  # Degrees by which the head is tilted clockwise.
+    track: int | None = None  # Number of the face, from 1; None in a single image.
+    held: bool = False  # Not found in this frame, shown where it was.
+
 
 # 2. Frame -> faces ----------------------------------------------------------------------------------------------------
 
@@ -325,7 +338,7 @@ def load_network(content):
     except ImportError as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Ctrl-C while the native module was loading.
             raise KeyboardInterrupt from error
-        raise ValueError("LiteRT is not installed. Install it: pip install -r requirements.txt") from error
+        raise ValueError("LiteRT is not installed. Install it: pip install -r requirements-demo.txt") from error
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"model.tflite: LiteRT cannot read it ({shorten(error)}). Train the model again.") from error
 
@@ -357,15 +370,6 @@ def _read_description(path):
     return description
 
 
-class Face(NamedTuple):
-    """One face of a frame: its box in pixels, its emotion, and the probability of every emotion."""
-
-    box: tuple  # x, y, width, height.
-    label: str
-    confidence: float  # 0..1.
-    probabilities: dict  # Emotion -> 0..1.
-
-
 def read_emotions(frame, model=None, detector=None):
     """Finds the upright faces of an image and names their emotions. Returns a list of `Face`, largest first.
 
@@ -388,9 +392,7 @@ def read_emotions(frame, model=None, detector=None):
         model, detector = model or _default_model(), detector or _default_detector()
         boxes = detect_faces(gray, detector)
         probabilities = model.predict(crop_faces(gray, boxes))
-    labels = choose_labels(probabilities, model.classes)
-    rows = zip(boxes.tolist(), labels, probabilities.tolist(), strict=True)
-    return [Face(tuple(box), *label, dict(zip(model.classes, row, strict=True))) for box, label, row in rows]
+    return label_faces(boxes, probabilities, model.classes)
 
 
 _default_model = functools.cache(load_emotion_model)
@@ -406,22 +408,29 @@ def choose_labels(probabilities, classes, min_confidence=0.0):
     return [(classes[i] if confidence >= min_confidence else UNCERTAIN, confidence) for i, confidence in best]
 
 
-def annotate_frame(frame, boxes, labels, angles=None):
+def label_faces(boxes, probabilities, classes, min_confidence=0.0) -> list[Face]:
+    """Returns the upright faces of boxes, int (F, 4), and probabilities, float (F, C)."""
+    labels = choose_labels(probabilities, classes, min_confidence)
+    rows = zip(boxes.tolist(), labels, probabilities.tolist(), strict=True)
+    return [Face(tuple(box), *label, dict(zip(classes, row, strict=True))) for box, label, row in rows]
+
+
+def annotate_frame(frame, faces) -> np.ndarray:
     """Returns a copy of a frame with a box, a label and a confidence for every face.
 
     Args:
-        labels: F pairs of label and confidence, from `choose_labels`.
-        angles: F angles in degrees, by which the heads are tilted clockwise; None if all are upright.
+        frame: uint8 (H, W, 3) BGR.
+        faces: list of `Face`.
     """
     frame = frame.copy()
     scale = text_scale(frame)
-    angles = [0.0] * len(boxes) if angles is None else angles
-    for (x, y, width, height), (label, confidence), angle in zip(boxes, labels, angles, strict=True):
-        color = EMOTION_COLORS.get(label, (90, 90, 90))[::-1]  # RGB to BGR.
-        corners = cv2.boxPoints(((x + width / 2, y + height / 2), (float(width), float(height)), float(angle)))
+    for face in faces:
+        x, y, width, height = face.box
+        color = EMOTION_COLORS.get(face.label, (90, 90, 90))[::-1]  # RGB to BGR.
+        corners = cv2.boxPoints(((x + width / 2, y + height / 2), (float(width), float(height)), float(face.angle)))
         corners = np.rint(corners).astype(np.int32)
         cv2.polylines(frame, [corners], True, color, max(1, round(3 * scale)), cv2.LINE_AA)
-        put_text(frame, f"{label} {confidence:.0%}", corners.min(axis=0).tolist(), scale, color)
+        put_text(frame, f"{face.label} {face.confidence:.0%}", corners.min(axis=0).tolist(), scale, color)
     return frame
 
 

@@ -3,11 +3,8 @@
 A source (`Files` or `LiveCapture`, from `open_source`) has
 
     frames()   yields `SourceFrame`
-    live       whether it is a camera or stream
-    started    if it is live: when it was opened (`time.perf_counter`)
-    many       whether it is a folder
-    still      whether it is a single image
-    camera     whether it is a camera
+    kind       "image", "video", "folder", "camera" or "stream"
+    started    of a camera or stream: when it was opened (`time.perf_counter`)
     total      number of frames, None where it is unknown
     title      for messages, without the secrets of an address
     paths      the files, or the address of one; empty for a camera or stream
@@ -111,7 +108,7 @@ def open_path(source):
         raise ValueError(f"{name}: not a regular file. For a camera give its index, such as 0.")
     for file in paths:
         check_encoding(file)
-    return Files(paths, name, many=path.is_dir())
+    return Files(paths, name, "folder" if path.is_dir() else "image" if is_image(path) else "video")
 
 
 def check_encoding(path):
@@ -130,7 +127,7 @@ def open_address(address):
     playable = ends and capture.read()[0]
     capture.release()
     if playable:
-        return Files([address], title)
+        return Files([address], title, "video")
     if length is None or length > MAX_DOWNLOAD:
         raise ValueError(f"{title}: cannot be opened. Check the address in a video player.")
     # For example an MP4 file with its index at the end, on a server that cannot seek.
@@ -145,7 +142,7 @@ def open_address(address):
     except (OSError, http.client.HTTPException) as error:
         folder.cleanup()
         raise ValueError(f"{title}: the download failed ({utils.shorten(error)}). Try again.") from error
-    return Files([path], title, folder=folder)
+    return Files([path], title, "image" if is_image(path) else "video", folder)
 
 
 def content_length(address):
@@ -217,13 +214,10 @@ class Files:
         ValueError: the only file is a video that cannot be read.
     """
 
-    live, camera = False, False
-
-    def __init__(self, paths, title, many=False, folder=None):
-        self.paths, self.title, self.many, self.folder, self.problems = paths, title, many, folder, []
-        self.still = not many and is_image(paths[0])
-        self.total = 1 if self.still else None
-        if not many and not self.still:
+    def __init__(self, paths, title, kind, folder=None):
+        self.paths, self.title, self.kind, self.folder, self.problems = paths, title, kind, folder, []
+        self.total = 1 if kind == "image" else None
+        if kind == "video":
             capture = open_capture(paths[0])
             check_frame_size(capture, title)
             opened, count = capture.isOpened(), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -234,7 +228,7 @@ class Files:
 
     def frames(self):
         for path in self.paths:
-            name = utils.printable(path) if self.many else self.title
+            name = utils.printable(path) if self.kind == "folder" else self.title
             try:
                 if isinstance(path, Path) and is_image(path):
                     yield SourceFrame(read_image(path, name), 0.0, path.name, ASSUMED_FPS, still=True)
@@ -341,11 +335,12 @@ class LiveCapture:
     without an image keep the window alive, and its `target`, an index or address, is opened again.
     """
 
-    live, many, still, total, paths = True, False, False, None, ()
+    total, paths = None, ()
 
     def __init__(self, capture, target):
-        self.capture, self.target, self.camera, self.problem = capture, target, isinstance(target, int), None
-        self.title = f"Camera {target}" if self.camera else utils.printable(target)
+        self.capture, self.target, self.problem = capture, target, None
+        self.kind = "camera" if isinstance(target, int) else "stream"
+        self.title = f"Camera {target}" if self.kind == "camera" else utils.printable(target)
         self.fps, self.started = frame_rate(capture), time.perf_counter()
         self.newest, self.news, self.stopped = None, threading.Condition(), threading.Event()
         self.thread = threading.Thread(target=self._read, daemon=True)

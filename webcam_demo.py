@@ -11,9 +11,12 @@ Keys: q or Esc quits, space pauses, s saves a snapshot, m mirrors, b shows the p
 frame rate and latency, h help. Closing the window quits too.
 """
 
+import signal
 import time
 
 STARTED = time.perf_counter()  # Before the imports, which take most of the time to the first frame.
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Until `main`, Ctrl-C ends the process without a traceback.
 
 import argparse
 import array
@@ -26,7 +29,10 @@ import re
 import sys
 from pathlib import Path
 
-import cli
+try:
+    import resource
+except ImportError:  # Windows has no such module.
+    resource = None
 
 # OpenCV and FFmpeg print lines of their own about every missing camera and damaged file. Ours say what to do.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
@@ -34,16 +40,18 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "100000000")  # The demo needs 8 bytes for each.
 os.environ.setdefault("OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS", "0")  # Windows: a camera opens in 1 s instead of 20.
 
-with cli.importing(__name__, "webcam_demo.py"):
-    import cv2
-    import numpy as np
-    import tqdm
+import cv2
+import numpy as np
+import tqdm
 
-    import emotion_log
-    import tracking
-    import utils
-    import video
-    from window import Window, has_display
+import cli
+import emotion_log
+import tracking
+import utils
+import video
+from window import Window, has_display
+
+LIVE_KINDS = ("camera", "stream")
 
 
 class Benchmark:
@@ -55,25 +63,29 @@ class Benchmark:
         self.seconds = {stage: array.array("d") for stage in self.STAGES}  # 8 bytes each: 3 MB for an hour of video.
         self.frames = self.faces = 0
         self.video_frames, self.video_faces = collections.Counter(), collections.Counter()  # Of each file.
-        self.startup = None  # Seconds from the start of the process to the first frame with a labelled face.
-        self.started = self.lapped = time.perf_counter()
+        self.startup = None  # Seconds from the start of the script to the first frame with a labeled face.
+        self.started = time.perf_counter()
         self.done = collections.deque([self.started], maxlen=30)  # When the last frames were done.
+        self.current = dict.fromkeys(self.STAGES, 0.0)  # Seconds of the frame under way.
 
-    def lap(self, stage=None):
-        """Adds the seconds since the last lap to a stage."""
-        now = time.perf_counter()
-        if stage:
-            self.seconds[stage].append(now - self.lapped)
-        self.lapped = now
+    @contextlib.contextmanager
+    def stage(self, name):
+        """Times a stage of the frame under way."""
+        begun = time.perf_counter()
+        yield
+        self.current[name] = time.perf_counter() - begun
 
     def count(self, source_frame, faces):
+        """Completes a frame with this number of faces."""
+        for name, seconds in self.current.items():
+            self.seconds[name].append(seconds)
         self.frames, self.faces = self.frames + 1, self.faces + faces
         if not source_frame.still:
             self.video_frames[source_frame.file] += 1
             self.video_faces[source_frame.file] += faces
         self.done.append(time.perf_counter())
         if faces and self.startup is None:
-            self.startup = process_seconds()
+            self.startup = round(time.perf_counter() - STARTED, 3)
 
     def fps(self):
         """Returns the frames per second of the whole run."""
@@ -85,7 +97,7 @@ class Benchmark:
 
     def report(self):
         """Returns a table for people, followed by one line of JSON for programs."""
-        finished = min(map(len, self.seconds.values()))  # Ctrl-C can leave the last frame without all stages.
+        finished = min(map(len, self.seconds.values()))  # Ctrl-C can fall into `count`.
         stages = 1000 * np.array([seconds[:finished] for seconds in self.seconds.values()])  # (4, N), milliseconds.
         times = np.vstack([stages, stages.sum(axis=0)])
         medians, p95s = np.percentile(times, (50, 95), axis=1).round(2).tolist() if finished else [[0.0] * 5] * 2
@@ -99,23 +111,12 @@ class Benchmark:
         return "\n".join([*lines, json.dumps(result)])
 
 
-def process_seconds():
-    """Returns the seconds since the process started, or since this script did where the system does not report it."""
-    try:
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # Field 22 of proc(5).
-        uptime = float(Path("/proc/uptime").read_text().split()[0])
-        return round(uptime - ticks / os.sysconf("SC_CLK_TCK"), 3)
-    except OSError:
-        return round(time.perf_counter() - STARTED, 3)
-
-
 def peak_memory_mb():
-    """Returns the largest resident memory of this process in MB, None where the system does not report it."""
-    try:
-        status = Path("/proc/self/status").read_text()
-        return round(int(status.partition("VmHWM:")[2].split()[0]) / 1024, 1)
-    except (OSError, IndexError):
+    """Returns the largest resident memory of this process in MB, or None on Windows."""
+    if resource is None:
         return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)  # Bytes on macOS, kB on Linux.
 
 
 class FrameLabeler:
@@ -129,8 +130,8 @@ class FrameLabeler:
         """Labels the faces of a frame, which is mirrored first if `mirrored` is set.
 
         Returns:
-            annotated: uint8 (H, W, 3).
-            faces: list of (track, box, (label, confidence), probabilities), all plain Python numbers and lists.
+            annotated: uint8 (H, W, 3) BGR.
+            faces: list of `utils.Face`, in the order of their tracks.
         """
         frame, time_s = cv2.flip(source_frame.image, 1) if mirrored else source_frame.image, source_frame.time_s
         if source_frame.file != self.file:
@@ -138,57 +139,66 @@ class FrameLabeler:
         elif mirrored != self.mirrored:
             self.tracker.mirror(frame.shape[1])
         self.file, self.mirrored = source_frame.file, mirrored
-        gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-        tracks = self.tracker.find(gray, time_s)
+        with self.benchmark.stage("detect"):
+            gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+            tracks = self.tracker.find(gray, time_s)
+        with self.benchmark.stage("classify"):
+            faces = self.classify(gray, tracks, time_s)
+        with self.benchmark.stage("draw"):
+            annotated = utils.annotate_frame(frame, faces)
+        return annotated, faces
+
+    def classify(self, gray, tracks, time_s):
+        """Returns a `utils.Face` for each track in a frame, uint8 (H, W), with its probabilities averaged over time."""
         boxes, angles = tracking.stack_boxes(tracks), [track.view.angle for track in tracks]
-        self.benchmark.lap("detect")
         predictions = self.model.predict(utils.crop_faces(gray, boxes, angles))
         averages = [track.average(new, time_s) for track, new in zip(tracks, predictions, strict=True)]
-        probabilities = np.reshape(averages, predictions.shape)
-        labels = utils.choose_labels(probabilities, self.model.classes, self.min_confidence)
-        self.benchmark.lap("classify")
-        annotated = utils.annotate_frame(frame, boxes, labels, angles)
-        self.benchmark.lap("draw")
-        numbers = [track.number for track in tracks]
-        return annotated, list(zip(numbers, boxes.tolist(), labels, probabilities.tolist(), strict=True))
+        averages = np.reshape(averages, predictions.shape)
+        faces = utils.label_faces(boxes, averages, self.model.classes, self.min_confidence)
+        return [
+            face._replace(angle=track.view.angle, track=track.track_id, held=track.held)
+            for face, track in zip(faces, tracks, strict=True)
+        ]
 
 
 def run(source, labeler, benchmark, window, output, log):
     """Labels the frames of a source until it ends or the window is closed. `window`, `output` and `log` may be None."""
     hidden = True if source.total in (None, 1) or sys.stderr is None else None  # None: a bar on a terminal only.
-    for source_frame in tqdm.tqdm(source.frames(), total=source.total, unit=" frames", disable=hidden):
-        if source_frame.image is not None:
-            benchmark.lap("read")
-            annotated, faces = labeler.label(source_frame, mirrored=bool(window and window.mirrored))
-            benchmark.count(source_frame, len(faces))
-            if source_frame.still:
-                print(file_text(source_frame.file, faces) if source.many else image_text(faces), flush=True)
-            if log:
-                utc = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-                log.write(benchmark.frames - 1, source_frame.time_s, source_frame.file, faces, utc)
-            if output:
-                output.write(annotated, source_frame)
-            if window:
-                window.show(annotated, source_frame, faces, benchmark.recent_fps())
-        elif window:
-            window.stall()
-        if window and window.closed:
+    frames = iter(tqdm.tqdm(source.frames(), total=source.total, unit=" frames", disable=hidden))
+    while not (window and window.closed):
+        with benchmark.stage("read"):
+            source_frame = next(frames, None)
+        if source_frame is None:
             break
-        benchmark.lap()
+        if source_frame.image is None:
+            if window:
+                window.stall()
+            continue
+        annotated, faces = labeler.label(source_frame, mirrored=bool(window and window.mirrored))
+        benchmark.count(source_frame, len(faces))
+        if source_frame.still:
+            print(file_text(source_frame.file, faces) if source.kind == "folder" else image_text(faces), flush=True)
+        if log:
+            utc = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+            log.write(benchmark.frames - 1, source_frame.time_s, source_frame.file, faces, utc)
+        if output:
+            output.write(annotated, source_frame)
+        if window:
+            window.show(annotated, source_frame, faces, benchmark.recent_fps())
 
 
 def image_text(faces):
     """Returns one line per face of an image."""
-    lines = [
-        f"face {track}: {label} {confidence:.0%}, x {x}, y {y}, width {width}, height {height}"
-        for track, (x, y, width, height), (label, confidence), _ in faces
-    ]
+    lines = []
+    for number, face in enumerate(faces, start=1):
+        x, y, width, height = face.box
+        lines.append(f"face {number}: {face.label} {face.confidence:.0%}, x {x}, y {y}, width {width}, height {height}")
     return "\n".join(lines) or "No face found."
 
 
 def file_text(file, faces):
     """Returns one line for an image of a folder."""
-    labels = ", ".join(f"{label} {confidence:.0%}" for _, _, (label, confidence), _ in faces)
+    labels = ", ".join(f"{face.label} {face.confidence:.0%}" for face in faces)
     return f"{utils.printable(file)}: {labels or 'no face'}"
 
 
@@ -224,7 +234,7 @@ def probability(text):
     raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, but it is {text}.")
 
 
-def open_window(args, source, classes):
+def open_window(args, source):
     """Opens the window, or prints why there is none."""
     if args.no_display:
         return None
@@ -232,7 +242,7 @@ def open_window(args, source, classes):
         print("No display found, so there is no window.")
         return None
     try:
-        return Window(source, classes)
+        return Window(source)
     except cv2.error:
         reinstall = f"pip uninstall opencv-python-headless, then pip install --force-reinstall {utils.OPENCV}"
         print(f"This OpenCV cannot open windows. Replace it: {reinstall}")
@@ -243,22 +253,22 @@ def open_output(args, source, window):
     """Opens the annotated file. Without --output there is one only if a window was wanted and cannot open."""
     path = args.output
     if not path and not window and not args.no_display:
-        suffix = "" if source.many else ".png" if source.still else ".mp4"
+        suffix = {"folder": "", "image": ".png"}.get(source.kind, ".mp4")
         name = re.sub("^[a-z]+://[^/]*", "", source.title)  # An address without its host.
-        stem = "camera" if source.camera else Path(name and os.path.abspath(name)).stem[:100] or "stream"
+        stem = "camera" if source.kind == "camera" else Path(name and os.path.abspath(name)).stem[:100] or "stream"
         path = video.OUTPUT_DIR / f"labelled-{stem}{suffix}"
-        print(f"Writing {utils.printable(path)} instead{'; Ctrl-C ends it' if source.live else ''}.")
+        print(f"Writing {utils.printable(path)} instead{'; Ctrl-C ends it' if source.kind in LIVE_KINDS else ''}.")
     check_paths(args, source, path)
     if path is None:
         return None
     video.check_encoding(path)
     name, suffix = utils.printable(path), path.suffix.lower()
-    if source.many and suffix in video.IMAGE_SUFFIXES | video.WRITABLE_SUFFIXES:
+    if source.kind == "folder" and suffix in video.IMAGE_SUFFIXES | video.WRITABLE_SUFFIXES:
         raise ValueError(f"--output must be a folder, because the source is one, but it is {name}.")
-    suffixes = video.IMAGE_SUFFIXES if source.still else video.WRITABLE_SUFFIXES
-    if not source.many and suffix not in suffixes:
+    suffixes = video.IMAGE_SUFFIXES if source.kind == "image" else video.WRITABLE_SUFFIXES
+    if source.kind != "folder" and suffix not in suffixes:
         raise ValueError(f"--output must end in {', '.join(sorted(suffixes))}, but it is {name}.")
-    return video.AnnotatedFiles(path, source.many)
+    return video.AnnotatedFiles(path, source.kind == "folder")
 
 
 def check_paths(args, source, output):
@@ -266,7 +276,7 @@ def check_paths(args, source, output):
     uses = {file_identity(path): "the source" for path in source.paths}
     uses |= {file_identity(path): "a file of the model" for path in args.model.iterdir()}
     written = [(output, "--output")] if output else []
-    if output and source.many:
+    if output and source.kind == "folder":
         names = [path.name for path in source.paths]
         written = [(video.annotated_path(output / name), f"the annotated {utils.printable(name)}") for name in names]
     if args.log:
@@ -297,8 +307,9 @@ def demo(args):
     failure, model, detector = None, utils.load_emotion_model(args.model), utils.load_face_detector()
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(contextlib.closing(video.open_source(args.source)))
-        window = open_window(args, source, model.classes)
-        log = emotion_log.EmotionLog(args.log, model.classes, source.many, source.live) if args.log else None
+        window = open_window(args, source)
+        is_folder, is_live = source.kind == "folder", source.kind in LIVE_KINDS
+        log = emotion_log.EmotionLog(args.log, model.classes, is_folder, is_live) if args.log else None
         output = open_output(args, source, window)
         for part in filter(None, (window, output, log)):
             stack.enter_context(contextlib.closing(part))
@@ -316,10 +327,10 @@ def demo(args):
 def report(args, source, output, log, benchmark):
     """Prints what was seen and written."""
     table = benchmark.report()  # Now, because drawing the timeline takes memory that the loop does not.
-    if source.many:
+    if source.kind == "folder":
         for file, frames in benchmark.video_frames.items():
             print(f"{utils.printable(file)}: {frames} frames, {benchmark.video_faces[file]} faces")
-    if not source.still:
+    if source.kind != "image":
         print(f"{benchmark.frames} frames, {benchmark.faces} faces, {benchmark.fps():.1f} frames/s.")
     if output and output.written:
         print(f"Wrote {utils.printable(output.path)}.")

@@ -27,9 +27,9 @@ NOTE_COLOR = (40, 40, 40)  # BGR.
 class Window:
     """The window for a source. Its keys set `mirrored`, for the next frame, and `closed`, to end the demo."""
 
-    def __init__(self, source, classes):
-        self.source, self.classes = source, classes
-        self.mirrored, self.paused, self.closed = source.camera, False, False
+    def __init__(self, source):
+        self.source = source
+        self.mirrored, self.paused, self.closed = source.kind == "camera", False, False
         self.overlays = {"f"}  # Keys of the overlays that are on: b, f, h.
         self.draw = self.shown = None  # Draws the current frame again; the image that the window shows.
         self.file, self.clock = None, 0.0  # The current video, and when it started, moved on by the pauses.
@@ -37,15 +37,15 @@ class Window:
         cv2.namedWindow(WINDOW, FLAGS)
 
     def show(self, annotated, source_frame, faces, fps):
-        """Shows a frame until the next one is due, and handles the keys. `annotated`: uint8 (H, W, 3)."""
+        """Shows a frame, uint8 (H, W, 3), with its list of `utils.Face` until the next is due. Handles the keys."""
         if self.draw is None:
             cv2.resizeWindow(WINDOW, *window_size(*annotated.shape[1::-1]))
         now, time_s, rate = time.perf_counter(), source_frame.time_s, f"{fps:.0f} frames/s"
-        if self.source.live:
+        if self.source.kind in ("camera", "stream"):
             due = now
             rate += f", {1000 * (now - self.source.started - time_s):.0f} ms behind"
         elif source_frame.still:
-            due = now + (SECONDS_PER_IMAGE if self.source.many else np.inf)
+            due = now + (SECONDS_PER_IMAGE if self.source.kind == "folder" else np.inf)
             rate = None
         else:
             if source_frame.file != self.file:
@@ -75,8 +75,8 @@ class Window:
             lines += HELP
         put_notes(self.shown, lines)
         if faces and "b" in self.overlays:
-            nearest = max(faces, key=lambda face: face[1][2])  # The widest box.
-            put_bars(self.shown, nearest[3], self.classes)
+            nearest = max(faces, key=lambda face: face.box[2])  # The widest box.
+            put_bars(self.shown, nearest.probabilities)
         cv2.imshow(WINDOW, self.shown)
 
     def _wait(self, due):
@@ -150,12 +150,12 @@ def put_notes(image, lines):
         bottom = utils.put_text(image, line, corner, scale * 0.8, NOTE_COLOR)
 
 
-def put_bars(image, probabilities, classes):
-    """Draws probabilities, C numbers 0..1, as bars into the lower left corner of an image."""
+def put_bars(image, probabilities):
+    """Draws probabilities, dict of emotion to 0..1, as bars into the lower left corner of an image, uint8 (H, W, 3)."""
     scale = utils.text_scale(image)
     row, length, gap = round(30 * scale), round(240 * scale), round(4 * scale)
-    for line, (probability, name) in enumerate(zip(probabilities, classes, strict=True)):
-        bottom = image.shape[0] - (len(classes) - 1 - line) * row
+    for line, (name, probability) in enumerate(probabilities.items()):
+        bottom = image.shape[0] - (len(probabilities) - 1 - line) * row
         image[max(0, bottom - row) : bottom, :length] //= 3
         end, color = (max(1, int(length * probability)), bottom - gap), utils.EMOTION_COLORS[name][::-1]
         cv2.rectangle(image, (0, bottom - row + gap), end, color, cv2.FILLED)

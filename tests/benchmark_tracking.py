@@ -324,7 +324,7 @@ def follow(clip, heads, trackers, scores, folder):
             start = time.thread_time()
             tracks = tracker.find(gray, frame / FPS)
             milliseconds = 1e3 * (time.thread_time() - start)
-            boxes, numbers = tracking.stack_boxes(tracks), [track.number for track in tracks]
+            boxes, numbers = tracking.stack_boxes(tracks), [track.track_id for track in tracks]
             false = scores[name].add(clip.name, truth, boxes, numbers, milliseconds)
             if folder and frame % 10 == 0:
                 write_frame(folder / f"{clip.name.replace(' ', '-')}-{frame:03}-{name}.jpg", gray, truth, boxes, false)

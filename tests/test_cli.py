@@ -13,29 +13,27 @@ from conftest import ROOT
 
 import cli
 
-# A script whose imports and work are filled in.
+# A script whose work, and what comes before it, are filled in.
 SCRIPT = f"""
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
 import cli
-with cli.importing(__name__, "script.py"):
-    {{imports}}
+{{before}}
 def work():
     {{work}}
 sys.exit(cli.run_script("script.py", work))
 """
 
 
-def start(imports="pass", work="pass", **options):
-    command = [sys.executable, "-c", SCRIPT.format(imports=imports, work=work)]
+def start(before="pass", work="pass", **options):
+    command = [sys.executable, "-c", SCRIPT.format(before=before, work=work)]
     return subprocess.Popen(command, text=True, stderr=subprocess.PIPE, **{"stdout": subprocess.PIPE} | options)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals between processes")
 @pytest.mark.parametrize("number", cli.SIGNALS)
-@pytest.mark.parametrize("phase", ["imports", "work"])
-def test_signal_is_one_line_and_status_130(number, phase):
-    process = start(**{phase: "print('begun', flush=True); time.sleep(20)"})
+def test_signal_is_one_line_and_status_130(number):
+    process = start(work="print('begun', flush=True); time.sleep(20)")
     assert process.stdout.readline() == "begun\n"
     time.sleep(0.05)
     process.send_signal(number)
@@ -51,26 +49,6 @@ def test_ignored_signal_stays_ignored():
     process.send_signal(signal.SIGHUP)
     process.communicate("go on\n", timeout=10)
     assert process.returncode == 0
-
-
-def test_missing_package_names_the_command():
-    process = start("import no_such_package")
-    _, stderr = process.communicate()
-    assert process.returncode == 2 and stderr.count("\n") == 1
-    assert "no_such_package" in stderr and "pip install -r requirements.txt" in stderr
-
-
-def test_old_python_names_the_version(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "version_info", (3, 9))
-    with pytest.raises(SystemExit, match="2"), cli.importing("__main__", "script.py"):
-        pass
-    assert "script.py: Python 3.11 or later is needed" in capsys.readouterr().err
-
-
-def test_import_by_another_module_changes_no_handler():
-    before = signal.getsignal(signal.SIGINT)
-    with cli.importing("script", "script.py"):
-        assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize("error", ["ValueError('a\\nb')", "FileNotFoundError('a b')"])
@@ -91,13 +69,6 @@ def test_failed_renaming_names_the_file_that_was_asked_for():
     process = start(work="__import__('os').replace('none/.new-x', 'none/x')")
     _, stderr = process.communicate()
     assert stderr.startswith("script.py: none/x: No such file or directory.")
-
-
-def test_signal_waits_for_the_end_of_an_import():
-    with pytest.raises(KeyboardInterrupt), cli.postponed_signals():
-        signal.raise_signal(signal.SIGINT)
-        finished = True
-    assert finished and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_bug_is_not_hidden():

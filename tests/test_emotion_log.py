@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import emotion_log
+import utils
 
 CLASSES = ("Happy", "Sad")
 # (frame, seconds, faces): track 1 in four frames of half a second, three of them happy; track 2 in one; then no face.
@@ -35,7 +36,7 @@ def write_log(path, frames=FRAMES, **columns):
     log = emotion_log.EmotionLog(path, CLASSES, **columns)
     for number, time_s, faces in frames:
         rows = [
-            (track, [10, 20, 30, 40], (label, max(happy, 1 - happy)), [happy, 1 - happy])
+            utils.Face((10, 20, 30, 40), label, max(happy, 1 - happy), {"Happy": happy, "Sad": 1 - happy}, track=track)
             for track, label, happy in faces
         ]
         log.write(number, time_s, "a.mp4", rows, "2026-11-24T12:00:00.000+00:00")
@@ -53,16 +54,17 @@ def log(request, tmp_path):
 
 def test_csv_columns_and_empty_fields_without_a_face(tmp_path):
     lines = write_log(tmp_path / "log.csv").read_text().splitlines()
-    assert lines[0] == "frame,time_s,track,x,y,width,height,label,confidence,Happy,Sad"
-    assert lines[1] == "0,0.0,1,10,20,30,40,Happy,0.8,0.8,0.2"
-    assert lines[-1] == "4,2.0,,,,,,,,,"
+    assert lines[0] == "frame,time_s,track,x,y,width,height,label,confidence,Happy,Sad,angle,held"
+    assert lines[1] == "0,0.0,1,10,20,30,40,Happy,0.8,0.8,0.2,0.0,0"
+    assert lines[-1] == "4,2.0,,,,,,,,,,,"
 
 
 def test_json_lines_hold_numbers_and_null(tmp_path):
     rows = [json.loads(line) for line in write_log(tmp_path / "log.jsonl").read_text().splitlines()]
     assert rows[0] == dict(
-        frame=0, time_s=0.0, track=1, x=10, y=20, width=30, height=40, label="Happy", confidence=0.8, Happy=0.8, Sad=0.2
-    )
+        frame=0, time_s=0.0, track=1, x=10, y=20, width=30, height=40, label="Happy", confidence=0.8,
+        Happy=0.8, Sad=0.2, angle=0.0, held=0,
+    )  # fmt: skip
     assert rows[-1]["track"] is None and rows[-1]["Happy"] is None
 
 
@@ -158,7 +160,7 @@ def test_damaged_log_is_one_line_and_status_2(tmp_path, capsys, name, content, r
 def test_row_that_a_full_disk_cut_off_is_left_out(tmp_path, suffix):
     log = write_log(tmp_path / f"log{suffix}")
     *rows, last, _ = log.read_bytes().splitlines(keepends=True)
-    log.write_bytes(b"".join(rows) + last[:-8])
+    log.write_bytes(b"".join(rows) + last[:-20])
     assert emotion_log.read_log(log)[0]["frame"].tolist() == [0, 1, 1, 2]
 
 
@@ -298,7 +300,9 @@ def test_curve_is_zero_while_the_face_is_away(tmp_path):
 def test_photograph_in_a_folder_of_videos_has_no_share_of_the_time(tmp_path):
     log = emotion_log.EmotionLog(tmp_path / "log.csv", CLASSES, file_column=True)
     for number, (time_s, file) in enumerate([(0.0, "a.jpg"), (0.0, "b.mp4"), (0.5, "b.mp4")]):
-        log.write(number, time_s, file, [(1, [10, 20, 30, 40], ("Happy", 0.8), [0.8, 0.2])])
+        log.write(
+            number, time_s, file, [utils.Face((10, 20, 30, 40), "Happy", 0.8, {"Happy": 0.8, "Sad": 0.2}, track=1)]
+        )
     log.close()
     rows, _, files = emotion_log.read_log(tmp_path / "log.csv")
     assert emotion_log.summarize(rows, files).splitlines()[1:] == ["  b.mp4, face 1: 1.0 s, Happy 100%"]

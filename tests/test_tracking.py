@@ -53,7 +53,7 @@ def pose(head, tilt=0.0, turn=0.0):
 def follow(tracker, frames):
     """Returns the numbers and boxes of the faces in each frame."""
     found = (tracker.find(frame, i / FPS) for i, frame in enumerate(frames))
-    return [([track.number for track in tracks], tracking.stack_boxes(tracks)) for tracks in found]
+    return [([track.track_id for track in tracks], tracking.stack_boxes(tracks)) for tracks in found]
 
 
 def test_a_moving_face_keeps_its_number_and_its_box(detector, head):
@@ -153,7 +153,7 @@ def test_a_face_that_the_cascades_miss_is_held_where_it_moves(detector, head):
     tracker.detector = utils.FaceDetector(blind, blind, blind)
     tracker.scan.detector = tracker.detector
     (track,) = tracker.find(scene((head, 212, 84)), 10 / FPS)
-    assert track.number == 1 and track.held
+    assert track.track_id == 1 and track.held
     assert np.abs(track.box - before - (12, 4, 0, 0)).max() <= 5  # Pixels; the head is 150 wide.
 
 
@@ -186,7 +186,7 @@ def test_mirroring_takes_the_faces_along(detector, head):
     follow(tracker, [frame] * 5)
     tracker.mirror(640)
     (track,) = tracker.find(np.ascontiguousarray(frame[:, ::-1]), 0.2)
-    assert track.number == 1 and abs(track.box[0] + track.box[2] / 2 - (640 - 135)) < 20  # The head is 150 wide.
+    assert track.track_id == 1 and abs(track.box[0] + track.box[2] / 2 - (640 - 135)) < 20  # The head is 150 wide.
 
 
 def test_still_pictures_share_no_face(detector, head):
@@ -265,7 +265,7 @@ def test_the_bundled_clip_shows_two_people_who_tilt_turn_and_leave(detector):
     source = video.open_source(str(video.DEMO_CLIP))
     for frame, time_s, *_ in source.frames():
         tracks = tracker.find(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), time_s)
-        shown.append([track.number for track in tracks])
+        shown.append([track.track_id for track in tracks])
         angles.append([track.view.angle for track in tracks])
     source.close()
     assert len(shown) == 255 and tracker.count == 2

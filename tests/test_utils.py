@@ -155,7 +155,7 @@ def test_an_opencv_without_cascades_names_the_pin(monkeypatch):
     monkeypatch.delattr(cv2, "CascadeClassifier")
     with pytest.raises(ValueError, match=f"has no Haar cascades. Install 4.x: pip install {re.escape(utils.OPENCV)}"):
         utils.load_face_detector()
-    assert utils.OPENCV.strip('"') in (utils.ROOT / "requirements.txt").read_text().splitlines()
+    assert utils.OPENCV.strip('"') in (utils.ROOT / "requirements-demo.txt").read_text().splitlines()
 
 
 @pytest.mark.parametrize("name", utils.CASCADES.values())
@@ -375,7 +375,7 @@ def test_label_below_min_confidence_is_uncertain():
 def test_annotate_frame_draws_box_and_label_on_a_copy(size, corner):
     frame = np.full((*size, 3), 200, np.uint8)
     box = [int(corner[0] * size[1]), int(corner[1] * size[0]), size[0] // 4, size[0] // 4]
-    drawn = utils.annotate_frame(frame, np.array([box]), [("Happy", 0.83)])
+    drawn = utils.annotate_frame(frame, [utils.Face(tuple(box), "Happy", 0.83, {})])
     assert (frame == 200).all()
     color = np.array(utils.EMOTION_COLORS["Happy"][::-1])
     assert (drawn == color).all(axis=-1).sum() > 200  # The bar behind the label lies within the frame.
@@ -389,7 +389,7 @@ def test_annotate_frame_turns_the_box_of_a_tilted_face_clockwise():
     That of its bottom edge moves to (125, 193).
     """
     frame = np.full((300, 300, 3), 200, np.uint8)
-    drawn = utils.annotate_frame(frame, np.array([[100, 100, 100, 100]]), [("Sad", 0.5)], [30])
+    drawn = utils.annotate_frame(frame, [utils.Face((100, 100, 100, 100), "Sad", 0.5, {}, angle=30.0)])
     color = np.array(utils.EMOTION_COLORS["Sad"][::-1])
     for x, y in ((175, 107), (125, 193)):
         assert (drawn[y - 2 : y + 3, x - 2 : x + 3] == color).all(axis=-1).any()

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+import utils
 import video
 import window
 
@@ -166,7 +167,7 @@ def wait_for(condition, seconds=20):
 
 
 class Source:
-    live, many, camera, title = True, False, False, "Camera 0"
+    kind, title = "stream", "Camera 0"
 
     def __init__(self):
         self.started = time.perf_counter() - 0.02
@@ -190,8 +191,8 @@ def gray_frame(still=False):
 
 def test_each_overlay_is_drawn_while_its_key_is_on(pictures, monkeypatch):
     monkeypatch.setattr(window, "HINT_SECONDS", -1)
-    (shown, keys), opened, frame = pictures, window.Window(Source(), ("Happy", "Sad")), gray_frame()
-    faces = [(1, [40, 40, 90, 90], ("Happy", 0.7), [0.7, 0.3])]
+    (shown, keys), opened, frame = pictures, window.Window(Source()), gray_frame()
+    faces = [utils.Face((40, 40, 90, 90), "Happy", 0.7, {"Happy": 0.7, "Sad": 0.3})]
     keys[:] = "f"
     opened.show(frame.image, frame, faces, fps=30.0)
     with_rate, plain = shown[-2:]
@@ -208,7 +209,7 @@ def test_each_overlay_is_drawn_while_its_key_is_on(pictures, monkeypatch):
 
 def test_stall_is_written_on_the_last_frame(pictures, monkeypatch):
     monkeypatch.setattr(window, "HINT_SECONDS", -1)
-    (shown, keys), opened, frame, texts = pictures, window.Window(Source(), ()), gray_frame(), []
+    (shown, keys), opened, frame, texts = pictures, window.Window(Source()), gray_frame(), []
     monkeypatch.setattr(window, "put_notes", lambda _, lines: texts.append(lines))
     opened.stall()  # Before its first frame.
     assert shown == []
@@ -225,7 +226,7 @@ def test_live_source_shows_its_frame_rate_and_latency(pictures, monkeypatch):
     source.started -= 0.08
     monkeypatch.setattr(window, "put_notes", lambda _, lines: texts.append(lines))
     frame = gray_frame()._replace(time_s=0.02)
-    window.Window(source, ()).show(frame.image, frame, [], fps=30.0)
+    window.Window(source).show(frame.image, frame, [], fps=30.0)
     behind = re.fullmatch(r"30 frames/s, (\d+) ms behind", *texts[-1])
     assert 80 <= int(behind.group(1)) < 1000
 
@@ -234,8 +235,8 @@ def test_line_of_keys_is_shown_for_the_first_seconds_and_no_frame_rate_on_a_stil
     """A still stays until a key ends it, and is drawn again without the line."""
     monkeypatch.setattr(window, "HINT_SECONDS", 0.2)
     source, texts = Source(), []
-    source.live = False
-    opened = window.Window(source, ())
+    source.kind = "image"
+    opened = window.Window(source)
     monkeypatch.setattr(window, "put_notes", lambda _, lines: texts.append(lines))
     monkeypatch.setattr(cv2, "waitKey", lambda _: time.sleep(0.02) or (-1 if len(texts) < 2 else ord("q")))
     frame = gray_frame(still=True)
