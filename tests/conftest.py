@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "benchmarks")]
 
-# Begun under nohup or in the background, the tests and all that they start would not hear the signals that they send.
+# Under nohup or in the background, the tests and the processes that they start would ignore the signals that they need.
 with contextlib.suppress(AttributeError):  # Windows has no SIGHUP.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -1,8 +1,8 @@
 """Measures the face tracker on drawn clips whose faces are known: faces found, boxes that are not a face, time a frame.
 
-    python tests/benchmark_tracking.py                        prints the table, writes figures/benchmark_tracking.json
-    python tests/benchmark_tracking.py --frames FOLDER        also writes every tenth frame, annotated
-    python tests/benchmark_tracking.py --former OLD.py        also measures another tracking.py, frame by frame in turn
+    python tests/benchmarks/benchmark_tracking.py   prints the table, writes figures/benchmark_tracking.json
+    python tests/benchmarks/benchmark_tracking.py --frames FOLDER   also writes every tenth frame, annotated
+    python tests/benchmarks/benchmark_tracking.py --former OLD.py   also measures another tracking.py, frame by frame in turn
 
 Each clip moves photographed heads over a photographed background, so every frame's boxes are known:
 
@@ -33,7 +33,7 @@ import matplotlib.cbook
 import numpy as np
 import skimage.data
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import tracking

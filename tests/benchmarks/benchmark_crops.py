@@ -1,7 +1,7 @@
 """Measures what happens to a face between the camera and the network: tilt, profile, darkness, low contrast.
 
-    python tests/benchmark_crops.py                   prints the numbers, writes figures/benchmark_crops.json and .png
-    python tests/benchmark_crops.py --model models/emotions-7
+    python tests/benchmarks/benchmark_crops.py   prints the numbers, writes figures/benchmark_crops.json and .png
+    python tests/benchmarks/benchmark_crops.py --model models/emotions-7
 
 The accuracy is that of the demo's probabilities against the consensus of FER+. PublicTest's faces are enlarged to 120
 pixels and tilted by -30 to 30 degrees in a frame, then cut out as they are, turned upright by the known angle, and
@@ -19,7 +19,7 @@ import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import plots

@@ -1,8 +1,8 @@
 """Damages the files that the project reads and checks that each is read correctly or refused in one line.
 
-    python tests/fuzz.py                                1,000 damaged files for every reader
-    python tests/fuzz.py --cases 10000 --seconds 600    more, but at most ten minutes for each reader
-    python tests/fuzz.py --readers csv votes            some readers only
+    python tests/benchmarks/fuzz.py   1,000 damaged files for every reader
+    python tests/benchmarks/fuzz.py --cases 10000 --seconds 600    more, but at most ten minutes for each reader
+    python tests/benchmarks/fuzz.py --readers csv votes            some readers only
 
 The test suite runs the same checks with fewer cases. Prints one line per reader: cases, files read, files refused.
 """
@@ -26,7 +26,7 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import utils

@@ -1,7 +1,7 @@
 """Times the demo next to the loop of most tutorials, on the same clips, and the network next to a Haar scan.
 
-    python tests/benchmark_demo.py                   about ten minutes on two cores, with nothing else running
-    python tests/benchmark_demo.py --quick           one short run of each, which writes nothing
+    python tests/benchmarks/benchmark_demo.py   about ten minutes on two cores, with nothing else running
+    python tests/benchmarks/benchmark_demo.py --quick           one short run of each, which writes nothing
 
 The tutorial's loop scans every frame in full and calls `model.predict` for every face. Each loop runs three times, in
 turn; the table has the run with the median frame rate. Then the demo plays the bundled clip 400 times over, for the
@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import cv2

@@ -1,7 +1,7 @@
 """Compares train.py with the recipe of most tutorials, one after the other on the same machine.
 
-    python tests/benchmark_training.py               needs data/fer2013.csv; 80 minutes with nothing else running
-    python tests/benchmark_training.py --minutes 4   a quick look
+    python tests/benchmarks/benchmark_training.py   needs data/fer2013.csv; 80 minutes with nothing else running
+    python tests/benchmarks/benchmark_training.py --minutes 4   a quick look
 
 The tutorial's recipe is three blocks of plain convolutions, a flattened dense layer of 1024, Adam at a constant rate of
 1e-4, batches of 64, and Keras's rotation, shift and flip. It runs for the given time. train.py learns from the labels
@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import keras

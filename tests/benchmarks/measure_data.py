@@ -1,6 +1,6 @@
 """Measures the figures of data/README.md: counts, hashes, copies, and how often labels and votes agree.
 
-python tests/measure_data.py --votes fer2013new.csv    a few seconds; writes data/fer2013.json
+python tests/benchmarks/measure_data.py --votes fer2013new.csv   a few seconds; writes data/fer2013.json
 """
 
 import argparse
@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np

@@ -1,7 +1,7 @@
 """Runs the demo on a stream for an hour, with lost connections, and follows its memory, threads and descriptors.
 
-    python tests/long_run.py                  60 minutes; needs Linux and a tenth of a core
-    python tests/long_run.py --minutes 2      a try, which writes nothing
+    python tests/benchmarks/long_run.py   60 minutes; needs Linux and a tenth of a core
+    python tests/benchmarks/long_run.py --minutes 2   a try, which writes nothing
 
 A web server on loopback sends the bundled clip over and over as motion JPEG. It hangs up every three minutes. Writes
 figures/long_run.json. The status is 1 if memory, threads, descriptors or time a frame grow, if the frame rate falls by
@@ -25,7 +25,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FULL_MINUTES = 60
 FPS, SIZE = 15, (320, 180)  # Frames a second; width and height in pixels.
 SECONDS_PER_CONNECTION = 180
