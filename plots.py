@@ -24,6 +24,7 @@ SERIES_COLORS = ("#d55e00", "#0072b2", "#009e73")
 HEAD_COLORS = dict(zip(utils.HEADS, SERIES_COLORS, strict=False))
 CALIBRATION_COLORS = {"Before": "#e69f00", "After": "#0072b2", "Demo": "#333333"}  # Before and after the temperature.
 LAYER_COLORS = {"Conv2D": "#9ad0f0", "MaxPooling2D": "#f0c266", "Add": "#e0b3cc", "Dense": "#80ccb5"}
+LONGEST_SECONDS = 300  # A longer timeline is in minutes.
 OTHER_LAYER_COLOR = "#e8e8e8"
 MERGED_LAYERS = {"BatchNormalization": "batch norm", "ReLU": "ReLU"}  # Share a box with the layer before.
 
@@ -186,21 +187,32 @@ def draw_box(ax, box, places, is_output):
         ax.plot([left, left - 0.05, left - 0.05, left], [top, top, bottom, bottom], color="#a0456f", linewidth=1.5)
 
 
-def timeline(curves, classes, path):
-    """Draws the probabilities of each track over time, stacked.
+def timeline(curves, classes, others, path):
+    """Draws the probabilities of each track over time, stacked. The background shows where a face is not seen.
 
     Args:
         curves: list of (name, seconds (K,), probabilities (K, C)), at most six.
+        classes: the C emotions.
+        others: number of tracks that are left out.
     """
     figure, axes = plt.subplots(
-        len(curves), figsize=(8, 1.2 + 1.3 * len(curves)), sharex=True, squeeze=False, layout="constrained"
+        len(curves), figsize=(8, 1.3 + 1.1 * len(curves)), sharex=True, squeeze=False, layout="constrained"
     )
-    for ax, (name, seconds, probabilities) in zip(axes[:, 0], curves, strict=True):
-        ax.stackplot(seconds, probabilities.T, labels=classes, colors=[COLORS[emotion] for emotion in classes])
-        title = name.replace("$", r"\$")  # Matplotlib reads text between dollar signs as math.
-        ax.set(ylim=(0, 1), yticks=(0, 0.5, 1), ylabel="Probability", xmargin=0.01)
-        ax.set_title(title, loc="left", fontsize="medium")
+    start = min(0, *(seconds[0] for _, seconds, _ in curves))
+    end = max(seconds[-1] for _, seconds, _ in curves)
+    unit, name = (60, "minutes") if end > LONGEST_SECONDS else (1, "seconds")
+    for ax, (title, seconds, probabilities) in zip(axes[:, 0], curves, strict=True):
+        colors = [COLORS[emotion] for emotion in classes]
+        ax.stackplot(seconds / unit, probabilities.T, labels=classes, colors=colors, linewidth=0)
+        ax.set(ylim=(0, 1), yticks=(0, 0.5, 1), xlim=(start / unit, end / unit), facecolor="#f2f2f2")
+        ax.set_title(title.replace("$", r"\$"), loc="left", fontsize="medium")  # Between dollar signs it would be math.
+        ax.spines[:].set_visible(False)
+        ax.tick_params(length=0)
     legend = axes[0, 0].get_legend_handles_labels()
     figure.legend(*legend, loc="outside upper center", ncols=len(classes), frameon=False, handlelength=1)
-    axes[-1, 0].set_xlabel("Time (s)")
+    axes[-1, 0].set_xlabel(f"Time ({name})")
+    figure.supylabel("Probability", fontsize="medium")
+    if others:
+        text = f"{others} more face{'s were' if others > 1 else ' was'} seen for less time."
+        figure.supxlabel(text, x=0.99, ha="right", fontsize="small", color="gray")
     save(figure, path)

@@ -401,9 +401,16 @@ _turn = threading.Lock()  # Cascades and networks keep their state between calls
 
 # 4. Probabilities -> drawing ------------------------------------------------------------------------------------------
 
+TEXT_SHARE, MIN_TEXT = 0.03, 12  # Size of letters: share of the frame's height, and pixels at least.
+SMALL_FACE, SMALL_TEXT = 5, 0.7  # A face narrower than five times that size gets letters of 0.7 times that size.
+UNCERTAIN_COLOR, DARK = (90, 90, 90), (32, 32, 32)  # BGR or RGB.
 
-def choose_labels(probabilities, classes, min_confidence=0.0):
-    """Returns F pairs of label and confidence: the most probable emotion, or `UNCERTAIN` below `min_confidence`."""
+
+def choose_labels(probabilities, classes, min_confidence=0.0) -> list[tuple[str, float]]:
+    """Returns the label and the confidence, 0..1, of each row of probabilities, float (F, C).
+
+    The label is the most probable of the C classes, or `UNCERTAIN` where its probability is below `min_confidence`.
+    """
     best = zip(probabilities.argmax(axis=1), probabilities.max(axis=1).tolist(), strict=True)
     return [(classes[i] if confidence >= min_confidence else UNCERTAIN, confidence) for i, confidence in best]
 
@@ -415,46 +422,115 @@ def label_faces(boxes, probabilities, classes, min_confidence=0.0) -> list[Face]
     return [Face(tuple(box), *label, dict(zip(classes, row, strict=True))) for box, label, row in rows]
 
 
-def annotate_frame(frame, faces) -> np.ndarray:
-    """Returns a copy of a frame with a box, a label and a confidence for every face.
+def annotate_frame(frame, faces, numbered=False) -> np.ndarray:
+    """Returns a copy of a frame with a box and a label for every face.
+
+    The label is the emotion and its confidence. A held face has a dashed box and no confidence. The number of a face
+    is drawn if there are several faces, or if `numbered` is set.
 
     Args:
         frame: uint8 (H, W, 3) BGR.
         faces: list of `Face`.
     """
-    frame = frame.copy()
-    scale = text_scale(frame)
-    for face in faces:
-        x, y, width, height = face.box
-        color = EMOTION_COLORS.get(face.label, (90, 90, 90))[::-1]  # RGB to BGR.
-        corners = cv2.boxPoints(((x + width / 2, y + height / 2), (float(width), float(height)), float(face.angle)))
-        corners = np.rint(corners).astype(np.int32)
-        cv2.polylines(frame, [corners], True, color, max(1, round(3 * scale)), cv2.LINE_AA)
-        put_text(frame, f"{face.label} {face.confidence:.0%}", corners.min(axis=0).tolist(), scale, color)
+    frame, sizes = frame.copy(), [label_size(frame, face) for face in faces]
+    edges = [draw_box(frame, face, max(1, round(size / 8))) for face, size in zip(faces, sizes, strict=True)]
+    labels, numbered = [], numbered or len(faces) > 1  # x, y, width, height of each label.
+    for face, size, edge in zip(faces, sizes, edges, strict=True):
+        label = shrink(draw_label(face, size, numbered and face.track is not None), frame.shape[1])
+        corner = place_label(label, edge, frame, labels, [other.box for other in faces])
+        paste(frame, label, corner)
+        labels.append((*corner, *label.shape[1::-1]))
     return frame
 
 
-def text_scale(frame):
-    """Returns the size of letters for a frame: about 3 % of its height, and never too small to read."""
-    return max(frame.shape[0] / 720, 0.5)
+def text_size(frame):
+    """Returns the size of letters in pixels for a frame, uint8 (H, W, 3)."""
+    return max(round(frame.shape[0] * TEXT_SHARE), MIN_TEXT)
 
 
-def put_text(frame, text, corner, scale, color):
-    """Writes text on a filled bar above `corner` (x, y), or as near as the frame allows.
+def label_size(frame, face):
+    """Returns the size of a face's letters in pixels: one of two, so that it does not change with every frame."""
+    size = text_size(frame)
+    return max(round(size * SMALL_TEXT), MIN_TEXT) if face.box[2] < SMALL_FACE * size else size
 
-    Text that is wider than the frame is made smaller. Returns the lower edge of the bar in pixels.
+
+def face_color(face):
+    """Returns the color of a `Face`, BGR."""
+    return EMOTION_COLORS.get(face.label, UNCERTAIN_COLOR)[::-1]
+
+
+def draw_box(frame, face, thickness):
+    """Draws the box of a `Face` with lines of a thickness in pixels, dashed for a held face.
+
+    Returns the edges of what was drawn: left, top, right, bottom. A tilted box reaches beyond left and right.
     """
-    font, pad = cv2.FONT_HERSHEY_SIMPLEX, round(6 * scale)
-    (width, height), baseline = cv2.getTextSize(text, font, 0.8 * scale, max(1, round(2 * scale)))
-    scale *= min(1.0, max(1, frame.shape[1] - 2 * pad) / width)
-    thickness = max(1, round(2 * scale))
-    (width, height), baseline = cv2.getTextSize(text, font, 0.8 * scale, thickness)
-    x = max(0, min(corner[0], frame.shape[1] - width - 2 * pad))
-    bottom = max(corner[1], height + baseline + 2 * pad)
-    cv2.rectangle(frame, (x, bottom - height - baseline - 2 * pad), (x + width + 2 * pad, bottom), color, cv2.FILLED)
-    ink = (0, 0, 0) if np.dot(color, (0.114, 0.587, 0.299)) > 110 else (255, 255, 255)  # By the bar's brightness.
-    cv2.putText(frame, text, (x + pad, bottom - baseline - pad), font, 0.8 * scale, ink, thickness, cv2.LINE_AA)
-    return bottom
+    x, y, width, height = face.box
+    turned = ((x + width / 2, y + height / 2), (float(width), float(height)), float(face.angle))
+    corners, color = np.rint(cv2.boxPoints(turned)).astype(np.int32), face_color(face)
+    if face.held:
+        for start, end in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+            dashes = 1 + int(np.hypot(*(end - start)) / (6 * thickness))
+            ends = np.rint(np.linspace(start, end, 2 * dashes)).astype(np.int32).reshape(dashes, 2, 2)
+            cv2.polylines(frame, list(ends), False, color, thickness, cv2.LINE_AA)
+    else:
+        cv2.polylines(frame, [corners], True, color, thickness, cv2.LINE_AA)
+    half, bottom = thickness // 2, int(corners[:, 1].max())
+    return x - half, int(corners[:, 1].min()) - half, x + width + half + 1, bottom + half + 1
+
+
+def draw_label(face, size, has_number):
+    """Returns the label of a `Face` as an image, uint8 (h, w, 3) BGR, with letters of a size in pixels."""
+    text = face.label if face.held else f"{face.label} {face.confidence:.0%}"
+    label = draw_text(text, size, face_color(face))
+    return np.hstack([draw_text(str(face.track), size, DARK), label]) if has_number else label
+
+
+@functools.lru_cache(maxsize=256)  # Drawing a text takes 0.2 ms.
+def draw_text(text, size, color):
+    """Returns a text on a bar of a color, BGR, as an image, uint8 (h, w, 3) BGR, with letters of a size in pixels."""
+    from PIL import Image, ImageDraw, ImageFont  # 30 ms, which a script without faces does not need.
+
+    font, pad = ImageFont.load_default(size), size // 3
+    width, height = round(font.getlength(text)) + 2 * pad, sum(font.getmetrics()) + pad // 2
+    image = Image.new("RGB", (width, height), color)
+    ink = (0, 0, 0) if np.dot(color, (0.114, 0.587, 0.299)) > 100 else (255, 255, 255)  # By the bar's brightness.
+    ImageDraw.Draw(image).text((pad, pad // 4), text, ink, font)
+    return np.array(image)
+
+
+def shrink(image, width):
+    """Returns an image, uint8 (h, w, 3), at most as wide as `width` pixels."""
+    scale = min(1.0, width / image.shape[1])
+    size = round(image.shape[1] * scale), max(1, round(image.shape[0] * scale))
+    return image if scale == 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def place_label(label, edges, frame, others, boxes):
+    """Returns the corner x, y of a label: next to its face, where it covers no other label and no middle of a face.
+
+    Args:
+        label, frame: the images, whose sizes count.
+        edges: left, top, right and bottom of the face in pixels.
+        others: list of x, y, width, height of the labels that have their place.
+        boxes: list of x, y, width, height of the faces in the frame.
+    """
+    (height, width), (left, top, right, bottom) = label.shape[:2], edges
+    lines = (top - height, bottom, top - 2 * height, bottom + height, top - 3 * height, bottom + 2 * height)
+    corners = np.array([(x, y) for y in lines for x in (left, right - width)])  # The favorite place first.
+    corners = corners.clip(0, np.maximum(0, np.subtract(frame.shape[1::-1], (width, height))))
+    middles = [(x + w // 4, y + h // 4, w - w // 2, h - h // 2) for x, y, w, h in boxes]
+    taken, weights = np.array([*others, *middles]), np.repeat((10, 1), (len(others), len(middles)))
+    starts = np.maximum(corners[:, np.newaxis], taken[:, :2])  # (corners, taken, 2)
+    ends = np.minimum(corners[:, np.newaxis] + (width, height), taken[:, :2] + taken[:, 2:])
+    covered = (ends - starts).clip(0).prod(axis=2) @ weights  # Pixels.
+    return tuple(corners[covered.argmin()].tolist())
+
+
+def paste(frame, image, corner):
+    """Copies an image, uint8 (h, w, 3), into a frame, at its corner x, y. What does not fit is cut off."""
+    x, y = corner
+    area = frame[y : y + image.shape[0], x : x + image.shape[1]]
+    area[:] = image[: area.shape[0], : area.shape[1]]
 
 
 # 5. Files and messages ------------------------------------------------------------------------------------------------

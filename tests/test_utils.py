@@ -370,16 +370,71 @@ def test_label_below_min_confidence_is_uncertain():
     assert [confidence for _, confidence in labels] == pytest.approx([0.7, 0.55])
 
 
-@pytest.mark.parametrize("size", [(180, 320), (480, 640), (1080, 1920)])
+SIZES = [(180, 320), (480, 640), (1080, 1920)]
+
+
+def draw_faces(size, faces, numbered=False):
+    """Returns a light frame with these faces, and bool masks (H, W): what was drawn, and the bars of DARK."""
+    frame = np.full((*size, 3), 200, np.uint8)
+    drawn = utils.annotate_frame(frame, faces, numbered)
+    assert (frame == 200).all()
+    return drawn, (drawn != 200).any(axis=-1), (drawn == utils.DARK).all(axis=-1)
+
+
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("corner", [(0, 0), (0.9, 0.9), (0.4, 0.4)])
 def test_annotate_frame_draws_box_and_label_on_a_copy(size, corner):
-    frame = np.full((*size, 3), 200, np.uint8)
-    box = [int(corner[0] * size[1]), int(corner[1] * size[0]), size[0] // 4, size[0] // 4]
-    drawn = utils.annotate_frame(frame, [utils.Face(tuple(box), "Happy", 0.83, {})])
-    assert (frame == 200).all()
+    box = (int(corner[0] * size[1]), int(corner[1] * size[0]), size[0] // 4, size[0] // 4)
+    drawn, _, _ = draw_faces(size, [utils.Face(box, "Happy", 0.83, {})])
     color = np.array(utils.EMOTION_COLORS["Happy"][::-1])
     assert (drawn == color).all(axis=-1).sum() > 200  # The bar behind the label lies within the frame.
     assert (drawn.max(axis=-1) < 120).sum() > 20  # Its black letters.
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_held_face_has_a_dashed_box_and_no_confidence(size):
+    """Along its left edge half of the pixels are drawn. The label is narrower by the confidence."""
+    box = (size[1] // 4, size[0] // 4, size[0] // 2, size[0] // 2)
+    face = utils.Face(box, "Happy", 0.83, {})
+    (_, found, _), (_, held, _) = (draw_faces(size, [face._replace(held=held)]) for held in (False, True))
+    edge = slice(box[1], box[1] + box[3]), box[0]
+    assert found[edge].all() and 0.3 < held[edge].mean() < 0.8
+    above = slice(0, box[1] - 3), slice(None)
+    assert held[above].sum() < 0.7 * found[above].sum() and not (held & ~found)[above].any()
+
+
+@pytest.mark.parametrize(("tracks", "numbered", "drawn"), [([3], False, 0), ([3], True, 1), ([3, 4], False, 2)])
+def test_number_is_drawn_if_there_are_several_faces_or_a_log(tracks, numbered, drawn):
+    faces = [utils.Face((50 + 300 * i, 150, 100, 100), "Sad", 0.8, {}, track=track) for i, track in enumerate(tracks)]
+    _, _, dark = draw_faces((480, 640), faces, numbered)
+    count, _, boxes, _ = cv2.connectedComponentsWithStats(dark.astype(np.uint8))
+    assert sum(boxes[1:count, cv2.CC_STAT_AREA] > 50) == drawn
+
+
+def test_faces_without_a_track_have_no_number():
+    faces = [utils.Face((50 + 300 * i, 150, 100, 100), "Sad", 0.8, {}) for i in range(2)]
+    assert not draw_faces((480, 640), faces, numbered=True)[2].any()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_labels_of_neighbors_cover_no_other_label_and_no_middle_of_a_face(size, monkeypatch):
+    """Two rows of three faces, which nearly touch each other and whose labels are wider than they are."""
+    placed = []
+    monkeypatch.setattr(utils, "paste", lambda frame, image, corner: placed.append((*corner, *image.shape[1::-1])))
+    side = size[0] // 6
+    places = [
+        (size[1] // 3 + i * side * 11 // 10, size[0] // 3 + j * side * 3 // 2) for j in range(2) for i in range(3)
+    ]
+    boxes = [(*place, side, side) for place in places]
+    faces = [utils.Face(box, "Surprise", 0.83, {}, track=i + 10) for i, box in enumerate(boxes)]
+    draw_faces(size, faces)
+    assert len(placed) == 6 and max(label[2] for label in placed) > side
+    middles = [(x + side // 4, y + side // 4, side // 2, side // 2) for x, y, _, _ in boxes]
+    for i, label in enumerate(placed):
+        assert 0 <= label[0] <= size[1] - label[2] and 0 <= label[1] <= size[0] - label[3]
+        assert not any(utils.overlap(label, other) for other in placed[:i])
+        if size[0] > 180:  # In the smallest frame there is no room for that.
+            assert not any(utils.overlap(label, middle) for middle in middles)
 
 
 def test_annotate_frame_turns_the_box_of_a_tilted_face_clockwise():
@@ -396,13 +451,33 @@ def test_annotate_frame_turns_the_box_of_a_tilted_face_clockwise():
     assert (drawn[98:105, 98:105] == 200).all()  # Here the corner of an upright box would be.
 
 
-@pytest.mark.parametrize("width", [1, 30, 300])
-def test_text_wider_than_the_frame_is_made_smaller(width):
-    frame = np.full((120, width, 3), 200, np.uint8)
-    bottom = utils.put_text(frame, "No picture from Camera 0; trying to open it again.", (0, 0), 0.8, (40, 40, 40))
-    assert 0 < bottom <= 120 and (frame == 40).all(axis=-1).any()
-    if width == 300:  # The last letter is within the frame.
-        assert (frame[:bottom, 280:] > 100).any()
+@pytest.mark.parametrize("width", [1, 30, 60])
+def test_label_wider_than_the_frame_is_made_smaller(width):
+    """The bar reaches from edge to edge, and the % at its end is still there."""
+    drawn, _, _ = draw_faces((48, width), [utils.Face((0, 0, width, 48), "Surprise", 0.83, {})])
+    bar = (np.abs(drawn.astype(int) - utils.EMOTION_COLORS["Surprise"][::-1]) < 2).all(axis=-1)
+    assert bar[:, [0, -1]].any(axis=0).all()
+    if width == 60:
+        assert (drawn[:, 48:58].max(axis=-1) < 140).any()
+
+
+def test_letters_beyond_ascii_are_drawn():
+    letters = [utils.draw_text(text, 22, utils.DARK) for text in ("K\u00f6ln", "Koln", "K?ln")]
+    assert all(letters[0].shape != other.shape or (letters[0] != other).any() for other in letters[1:])
+
+
+@pytest.mark.parametrize("color", [*utils.EMOTION_COLORS.values(), utils.UNCERTAIN_COLOR, utils.DARK])
+def test_letters_contrast_with_the_bar(color):
+    """At least by the factor that WCAG 2 asks for."""
+    text = utils.draw_text("Happy", 22, color[::-1])
+    dark, light = sorted((relative_luminance(text.min(axis=(0, 1))), relative_luminance(text.max(axis=(0, 1)))))
+    assert (light + 0.05) / (dark + 0.05) > 4.5
+
+
+def relative_luminance(color):
+    """Returns the relative luminance of a BGR color as WCAG 2 defines it, 0..1."""
+    share = np.asarray(color) / 255
+    return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4) @ (0.0722, 0.7152, 0.2126)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -221,7 +221,8 @@ def log_reader(folder):
     for path in paths:
         log = emotion_log.EmotionLog(path, utils.EMOTIONS, file_column=True, utc_column=True)
         for number in range(6):
-            face = (1 + number % 2, (10, 20, 48, 48), (utils.EMOTIONS[number], 0.7), [0.7] + 6 * [0.05])
+            probabilities = dict(zip(utils.EMOTIONS, [0.7] + 6 * [0.05], strict=True))
+            face = utils.Face((10, 20, 48, 48), utils.EMOTIONS[number], 0.7, probabilities, track=1 + number % 2)
             log.write(number, number / 25, "a.mp4", [face] * (number % 3), "2026-01-01T00:00:00Z")
         log.close()
     contents = [path.read_bytes() for path in paths]
@@ -229,14 +230,12 @@ def log_reader(folder):
     def check(edits):
         choice = edits[0][1] % 2
         paths[choice].write_bytes(damage(contents[choice], edits))
-        result, _ = refused(lambda: emotion_log.read_log(paths[choice]))
-        if result:
-            rows, classes, files = result
-            assert rows["probabilities"].shape == (len(rows), len(classes))
-            assert emotion_log.summarize(rows, files)
-            for _, seconds, probabilities in emotion_log.timeline_curves(rows, files):
+        rows, _ = refused(lambda: emotion_log.read_log(paths[choice]))
+        if rows is not None:
+            assert emotion_log.summarize(rows)
+            for _, seconds, probabilities in emotion_log.timeline_curves(rows)[0]:
                 assert len(seconds) == len(probabilities) and not np.isnan(probabilities).any()
-        return result is not None
+        return rows is not None
 
     yield check
 
