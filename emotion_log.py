@@ -32,10 +32,10 @@ import utils
 
 SUFFIXES = (".csv", ".jsonl")
 LABELS = (*utils.EMOTIONS, utils.UNCERTAIN, "")  # "" for a frame without a face.
-TRACK = ["log", "file", "track"]  # The columns that tell one face from another.
+TRACK_KEY = ["log", "file", "track"]  # The columns that identify a track.
 MAX_LOG_ROWS = 2_000_000  # 18 hours of one face at 30 frames a second.
-MAX_LOG_BYTES = 1_000_000_000  # Such a log has 200 million as CSV, 600 million as JSON lines.
-CHUNK = 50_000  # Rows that are parsed at once: as dicts they take 2,000 bytes each, afterwards 80.
+MAX_LOG_BYTES = 1_000_000_000  # That many rows are 200 million bytes of CSV, or 600 million of JSON lines.
+CHUNK = 50_000  # Rows that are parsed at once. A row takes 2,000 bytes as a dict, later 80.
 MAX_TIME = 1e9  # Seconds, 30 years. A frame has no later time.
 LONGEST_FRAME = 1.0  # Seconds that one row counts at most, so that a stream's stall is not counted.
 MIN_GAP = 0.002  # Seconds. Times are rounded to thousandths.
@@ -189,29 +189,33 @@ def read_log(path):
     Raises:
         OSError, ValueError: the file cannot be read, is not such a log, or is too large.
     """
-    import pandas as pd
-
     check_path(path)
     name = utils.printable(path)
     if not path.exists():
         raise FileNotFoundError(f"{name}: no such file. Write a log with: python webcam_demo.py --log emotions.csv")
     if path.stat().st_size > MAX_LOG_BYTES:
         raise ValueError(f"{name}: larger than {MAX_LOG_BYTES / 1e6:,.0f} MB. Split the log.")
-    parse = parse_json_lines if path.suffix.lower() == ".jsonl" else parse_csv
     try:
-        chunks, count = [], 0
-        for chunk in parse(path.read_bytes().removeprefix(codecs.BOM_UTF8)):
-            chunks.append(check_rows(chunk.set_index(np.arange(count, count + len(chunk)) + 1)))
-            count += len(chunk)
-            if count > MAX_LOG_ROWS:
-                raise ValueError(f"more than {MAX_LOG_ROWS:,} rows")
-        if not count:
-            raise ValueError("no rows")
+        rows = parse_log(path.read_bytes(), path.suffix.lower() == ".jsonl")
     except NOT_A_LOG as error:
         reason = utils.shorten(error)
         raise ValueError(f"{name}: not a log of webcam_demo.py ({reason}). Name the file that --log wrote.") from error
-    rows = pd.concat(chunks, ignore_index=True).assign(log=name)
-    return rows.assign(seconds=frame_seconds(rows))
+    return rows.assign(log=name, seconds=frame_seconds(rows))
+
+
+def parse_log(content, json_lines):
+    """Returns the rows of a log from its bytes, with the columns of `read_log` except `log` and `seconds`."""
+    import pandas as pd
+
+    chunks, count = [], 0
+    for chunk in (parse_json_lines if json_lines else parse_csv)(content.removeprefix(codecs.BOM_UTF8)):
+        chunks.append(check_rows(chunk.set_index(np.arange(count, count + len(chunk)) + 1)))
+        count += len(chunk)
+        if count > MAX_LOG_ROWS:
+            raise ValueError(f"more than {MAX_LOG_ROWS:,} rows")
+    if not count:
+        raise ValueError("no rows")
+    return pd.concat(chunks, ignore_index=True)
 
 
 def parse_json_lines(content):
@@ -257,7 +261,7 @@ def count_fields(line, separator):
 
 
 def check_rows(chunk):
-    """Returns a part of a log with the columns of `read_log` but `log` and `seconds`.
+    """Returns a part of a log with the columns of `parse_log`. The index is the number of the row, from 1.
 
     Raises:
         ValueError: a column is missing, or a value is not one that the demo writes.
@@ -316,13 +320,13 @@ def frame_seconds(rows):
 
 
 def find_seen(rows):
-    """Returns the rows of faces that were seen. A held face was not: its emotion is that of an earlier frame."""
+    """Returns the rows of faces that were found. The emotion of a held face is that of an earlier frame."""
     return rows[(rows["track"] > 0) & ~rows["held"]]
 
 
 def find_tracks(rows, count):
     """Returns the tracks of videos and streams that were seen longest, list of DataFrames, and the number of all."""
-    groups = find_seen(rows).groupby(TRACK)
+    groups = find_seen(rows).groupby(TRACK_KEY)
     seconds = groups["seconds"].sum()
     longest = seconds[seconds > 0].sort_values(ascending=False, kind="stable").index
     return [groups.get_group(key).sort_values("frame") for key in longest[:count]], len(longest)
@@ -347,7 +351,7 @@ def plural(number, noun):
 
 def track_name(track, several_logs):
     """Returns the name of a track for people, from its rows."""
-    log, file, number = track[TRACK].iloc[0]
+    log, file, number = track[TRACK_KEY].iloc[0]
     places = [log] * several_logs + [utils.printable(file)] * bool(file)
     return ", ".join([*places, f"face {number}"]) if places else f"Face {number}"
 
@@ -375,9 +379,9 @@ def find_intervals(rows):
     Its columns are `track`, `label`, `start_s` and `end_s`, before them `log` if there are several, and `file` if the
     log has such a column. Faces that are held and images are left out.
     """
-    seen = find_seen(rows).sort_values([*TRACK, "frame"])
+    seen = find_seen(rows).sort_values([*TRACK_KEY, "frame"])
     seen = seen.assign(label=seen["label"].astype(str), end_s=seen["time_s"] + seen["seconds"])
-    same = [*TRACK, "label"]
+    same = [*TRACK_KEY, "label"]
     starts = (seen[same] != seen[same].shift()).any(axis=1) | (seen["time_s"] - seen["end_s"].shift() > MIN_GAP)
     rows_of = seen.groupby(starts.cumsum())
     intervals = rows_of[same].first().assign(start_s=rows_of["time_s"].first(), end_s=rows_of["end_s"].last())
@@ -430,7 +434,7 @@ def draw_timeline(rows, path, command):
     """Draws the curves into a file, unless there are none. Returns a line that says so, or why it cannot be drawn."""
     name = utils.printable(path)
     try:
-        path.unlink(missing_ok=True)  # Of a former log with this name.
+        path.unlink(missing_ok=True)  # A former log with this name may have left it.
         curves, others = timeline_curves(rows)
         if not curves:
             return None

@@ -2,7 +2,7 @@
 
 A function belongs here only if it is a step on that path and all scripts must agree on it. The exceptions are the
 helpers for files and messages. Importing this module loads OpenCV and NumPy. LiteRT is imported when a
-model is loaded, TensorFlow and Keras never.
+model is loaded, Pillow when a label is drawn, TensorFlow and Keras never.
 
 The data that flows has the same names in every file:
 

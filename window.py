@@ -31,7 +31,15 @@ SECONDS_PER_IMAGE = 1.0  # For the images of a folder. A single one stays until 
 
 
 class Window:
-    """The window for a source. Its keys set `mirrored`, for the next frame, and `closed`, to end the demo."""
+    """Shows annotated frames, and handles the keys.
+
+    Args:
+        source: from `video.open_source`.
+
+    Attributes:
+        mirrored: whether to mirror the next frame.
+        closed: whether to end the demo.
+    """
 
     def __init__(self, source):
         self.source = source
