@@ -23,11 +23,12 @@ with cli.importing(__name__, "evaluate.py"):
     import tqdm
     from sklearn import metrics
 
+    import fer2013
     import plots
     import utils
 
 SPLIT_PARTS = {"test": ("test",), "val": ("val",), "both": ("val", "test")}
-SPLIT_NAMES = {split: " and ".join(utils.SPLITS[part] for part in parts) for split, parts in SPLIT_PARTS.items()}
+SPLIT_NAMES = {split: " and ".join(fer2013.SPLITS[part] for part in parts) for split, parts in SPLIT_PARTS.items()}
 FACES_PER_STEP = 256  # Step of the progress bar.
 MAX_EPOCHS = 10_000  # Rows of a history.csv that are read.
 FILES = (
@@ -45,12 +46,12 @@ def load_faces(data, votes, split, num_classes):
         truths: dict of "labels" and, with votes, "consensus" to int (N,), -1 for a face without one.
     """
     parts = SPLIT_PARTS[split]
-    loaded = list(zip(*(utils.load_fer2013(data, part, num_classes) for part in parts), strict=True))
+    loaded = list(zip(*(fer2013.load_fer2013(data, part, num_classes) for part in parts), strict=True))
     faces, labels = (np.concatenate(arrays) for arrays in loaded)
     names = np.repeat(parts, list(map(len, loaded[1])))
     if not votes:
         return faces, names, {"labels": labels}
-    consensus = np.concatenate([utils.load_votes(votes, data, part, num_classes)[2] for part in parts])
+    consensus = np.concatenate([fer2013.load_votes(votes, data, part, num_classes)[2] for part in parts])
     if (consensus < 0).all():
         raise ValueError(f"{utils.printable(votes)}: no face of {SPLIT_NAMES[split]} has a consensus. Omit --votes.")
     return faces, names, {"labels": labels, "consensus": consensus}
@@ -139,10 +140,10 @@ def wilson_interval(accuracy, count):
 def measure_unseen(data, faces, labels, probabilities):
     """Computes the accuracy without exact copies of Training's faces; None where it is not known."""
     try:
-        trained_on, _ = utils.load_fer2013(data, "train", probabilities.shape[1])
+        trained_on, _ = fer2013.load_fer2013(data, "train", probabilities.shape[1])
     except ValueError:  # A data set may hold only the faces to score.
         return {"rows_also_in_training": None, "accuracy_unseen": None}
-    copies = utils.find_copies(faces, trained_on)
+    copies = fer2013.find_copies(faces, trained_on)
     correct = (probabilities.argmax(axis=1) == labels)[~copies]
     unseen = float(correct.mean()) if len(correct) else None
     return {"rows_also_in_training": int(copies.sum()), "accuracy_unseen": unseen}
@@ -166,7 +167,7 @@ def measure_split(chosen, truths, predictions):
 
 def warn(data, result):
     """Prints a line for each sign that the data is not FER2013, or that data and model do not fit."""
-    lines = utils.data_warnings(data)
+    lines = fer2013.data_warnings(data)
     if result["accuracy"] < result["majority_baseline"]:
         lines.append(
             f"accuracy {result['accuracy']:.4f} is under that of always predicting the most frequent class "
@@ -301,7 +302,7 @@ def evaluate(data, votes, model_dir, split, output_dir):
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     path = cli.path
-    parser.add_argument("--data", type=path, default=utils.DEFAULT_DATA, help="data set (default: data/fer2013.csv)")
+    parser.add_argument("--data", type=path, default=fer2013.DEFAULT_DATA, help="data set (default: data/fer2013.csv)")
     parser.add_argument("--votes", type=path, help="fer2013new.csv of FER+ (default: none)")
     parser.add_argument("--model", type=path, default=utils.DEFAULT_MODEL, help="folder (default: models/emotions-5)")
     parser.add_argument("--split", choices=SPLIT_NAMES, default="test", help="faces to score (default: test)")

@@ -34,6 +34,7 @@ with cli.importing(__name__, "train.py"):
 
     import checkpoint
     import cnn
+    import fer2013
 
 # Width in pixels of the crops, and the share of the run at which each size ends. Crops of 40 pixels cost two thirds of
 # the whole face. Whole faces scaled to 36 pixels gave 1.0 point less (`crops` in models/trials.csv).
@@ -80,7 +81,7 @@ def load_targets(args, split, labels):
     if split == "train":
         targets["labels"] += LABEL_SMOOTHING * (1 / args.classes - targets["labels"])
     if args.votes:
-        votes, share, consensus = utils.load_votes(args.votes, args.data, split, args.classes, args.limit)
+        votes, share, consensus = fer2013.load_votes(args.votes, args.data, split, args.classes, args.limit)
         targets["votes"] = votes
         weights["votes"] = share if split == "train" else np.float32(consensus >= 0)
     return targets, weights
@@ -162,12 +163,12 @@ def train(args):
     checkpoint.check_folders(output_dir)
     if not args.resume:  # --resume completes it too.
         checkpoint.complete_replacement(output_dir)
-    splits = {split: utils.load_fer2013(args.data, split, args.classes, args.limit) for split in ("train", "val")}
-    config["data_sha256"] = {split: utils.hash_split(*arrays) for split, arrays in splits.items()}
+    splits = {split: fer2013.load_fer2013(args.data, split, args.classes, args.limit) for split in ("train", "val")}
+    config["data_sha256"] = {split: fer2013.hash_split(*arrays) for split, arrays in splits.items()}
     config["batch_size"] = min(args.batch_size, len(splits["train"][0]))
     training, validation = ((arrays[0], *load_targets(args, split, arrays[1])) for split, arrays in splits.items())
     config["votes_sha256"] = args.votes and hash_file(args.votes)
-    for warning in utils.data_warnings(args.data):
+    for warning in fer2013.data_warnings(args.data):
         print(f"Warning: {warning}", file=sys.stderr)
     state = checkpoint.Checkpoint(output_dir, config, list_crop_sizes(args.epochs))
     initial_weights = state.start(args.resume)
@@ -260,7 +261,7 @@ def hash_file(path):
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     path, count = cli.path, cli.whole_number(1, 1_000_000)
-    parser.add_argument("--data", type=path, default=utils.DEFAULT_DATA, help="data set (default: data/fer2013.csv)")
+    parser.add_argument("--data", type=path, default=fer2013.DEFAULT_DATA, help="data set (default: data/fer2013.csv)")
     parser.add_argument("--votes", type=path, help="fer2013new.csv of FER+; adds a second head (default: none)")
     parser.add_argument("--classes", type=int, choices=utils.CLASS_SETS, default=5, help="emotions (default: 5)")
     parser.add_argument("--output-dir", type=path, help="model folder (default: models/my-emotions-<classes>)")

@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import evaluate
+import fer2013
 import plots
 import utils
 
@@ -68,7 +69,7 @@ def test_wilson_interval_of_eight_in_ten():
 
 def test_unseen_accuracy_leaves_out_copies_of_training(sample_csv, tmp_path):
     """Two of four faces are copies. Of the other two, one prediction is right and one is wrong."""
-    training, _ = utils.load_fer2013(sample_csv, "train", limit=2)
+    training, _ = fer2013.load_fer2013(sample_csv, "train", limit=2)
     labels, probabilities = np.zeros(4, int), np.eye(5)[[0, 0, 0, 1]]
     result = evaluate.measure_unseen(sample_csv, np.concatenate([training, 255 - training]), labels, probabilities)
     assert result == {"rows_also_in_training": 2, "accuracy_unseen": 0.5}
@@ -125,7 +126,7 @@ def write_votes(path, data, votes_of):
         writer = csv.writer(output)
         writer.writerow(["Usage", "Image name", *columns])
         for number, row in enumerate(csv.DictReader(file)):
-            votes = dict.fromkeys(columns, 0) | votes_of(utils.VOTE_COLUMNS[int(row["emotion"])], number)
+            votes = dict.fromkeys(columns, 0) | votes_of(fer2013.VOTE_COLUMNS[int(row["emotion"])], number)
             writer.writerow([row["Usage"], f"fer{number:07}.png", *votes.values()])
     return path
 
@@ -176,7 +177,7 @@ def test_script_writes_and_prints_everything(evaluated):
 def test_script_scores_the_exported_network(evaluated, trained):
     _, folder, data = evaluated
     model = utils.load_emotion_model(trained[0])
-    parts = [utils.load_fer2013(data, split) for split in ("val", "test")]
+    parts = [fer2013.load_fer2013(data, split) for split in ("val", "test")]
     faces, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     result = json.loads((folder / "metrics.json").read_text())
     for head, probabilities in {"labels": model.predict(faces, "labels"), "demo": model.predict(faces)}.items():
@@ -202,7 +203,7 @@ def test_consensus_equals_labels_where_all_people_agree_with_them(evaluated, tra
     evaluate.evaluate(data, votes, trained[0], "val", tmp_path / "results")
     result = json.loads((tmp_path / "results" / "metrics.json").read_text())
     model = utils.load_emotion_model(trained[0])
-    faces, labels = utils.load_fer2013(data, "val")
+    faces, labels = fer2013.load_fer2013(data, "val")
     expected = evaluate.measure(labels, model.predict(faces), model.classes)
     assert result["consensus"]["confusion_matrix"] == expected["confusion_matrix"]
     assert result["consensus"]["log_loss"] == pytest.approx(expected["log_loss"])
@@ -245,7 +246,7 @@ def test_shipped_model_needs_two_files_and_no_votes(mislabelled, tmp_path, capsy
 
 def test_shuffled_labels_are_warned_of(trained, sample_csv, capsys):
     """Each label is that of the next class: nearly every prediction is wrong."""
-    faces, labels = utils.load_fer2013(sample_csv, "val")
+    faces, labels = fer2013.load_fer2013(sample_csv, "val")
     model = utils.load_emotion_model(trained[0])
     evaluate.warn(sample_csv, evaluate.measure((labels + 1) % 5, model.predict(faces), model.classes))
     error = capsys.readouterr().err

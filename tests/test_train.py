@@ -18,6 +18,7 @@ from conftest import ROOT, TRAIN_TINY
 
 import checkpoint
 import evaluate
+import fer2013
 import train
 import utils
 
@@ -92,13 +93,13 @@ def test_description_records_what_was_used(smoke, sample_csv, sample_votes):
     assert training["epochs"] == 3 and training["batch_size"] == 32 and training["limit"] == 64
     assert training["constants"]["STAGES"] == [[16, 1, 0], [32, 1, 0], [64, 1, 0]]  # The ones in effect.
     assert training["votes_sha256"] == train.hash_file(sample_votes)
-    assert training["data_sha256"]["val"] == utils.hash_split(*utils.load_fer2013(sample_csv, "val", limit=64))
+    assert training["data_sha256"]["val"] == fer2013.hash_split(*fer2013.load_fer2013(sample_csv, "val", limit=64))
 
 
 def test_training_without_votes_has_one_head(tiny_network, sample_csv, tmp_path):
     folder = tmp_path / "model"
     assert train.main(["--data", str(sample_csv), *SMOKE, "--epochs", "1", "--output-dir", str(folder)]) == 0
-    model, faces = utils.load_emotion_model(folder), utils.load_fer2013(sample_csv, "val")[0][:8]
+    model, faces = utils.load_emotion_model(folder), fer2013.load_fer2013(sample_csv, "val")[0][:8]
     assert model.heads == ("labels",) and list(model.logits(faces)) == ["labels"]
     assert {"labels_accuracy", "val_labels_loss"} <= set(pd.read_csv(folder / "history.csv").columns)
 
@@ -119,7 +120,7 @@ def test_killed_training_resumes_to_the_same_end(smoke, sample_csv, sample_votes
     printed, errors = resumed.communicate(timeout=200)
     assert resumed.returncode == 0 and "Resuming after epoch" in printed, printed + errors
     assert read_history(folder).equals(read_history(smoke))
-    faces = utils.load_fer2013(sample_csv, "val")[0]
+    faces = fer2013.load_fer2013(sample_csv, "val")[0]
     resumed, uninterrupted = (utils.load_emotion_model(path).predict(faces) for path in (folder, smoke))
     assert np.array_equal(resumed, uninterrupted)
 
@@ -265,8 +266,8 @@ def test_label_targets_are_smoothed_in_training_only():
 def test_vote_weights_are_shares_in_training_and_consensus_in_validation(sample_csv, sample_votes):
     args = train.parse_args(["--data", str(sample_csv), "--votes", str(sample_votes)])
     for split in ("train", "val"):
-        _, labels = utils.load_fer2013(sample_csv, split)
-        votes, shares, consensus = utils.load_votes(sample_votes, sample_csv, split)
+        _, labels = fer2013.load_fer2013(sample_csv, split)
+        votes, shares, consensus = fer2013.load_votes(sample_votes, sample_csv, split)
         targets, weights = train.load_targets(args, split, labels)
         assert np.array_equal(targets["votes"], votes)
         assert np.array_equal(weights["votes"], shares if split == "train" else consensus >= 0)
