@@ -37,8 +37,12 @@ FILES = (
 )  # fmt: skip
 
 
-def load_faces(data, votes, split, num_classes):
-    """Loads the faces to score.
+def select_faces(data, votes, split, num_classes):
+    """Selects the faces to score.
+
+    Args:
+        data: `fer2013.Dataset`.
+        votes: `fer2013.Votes`, or None.
 
     Returns:
         faces: uint8 (N, 48, 48, 1).
@@ -46,14 +50,14 @@ def load_faces(data, votes, split, num_classes):
         truths: dict of "labels" and, with votes, "consensus" to int (N,), -1 for a face without one.
     """
     parts = SPLIT_PARTS[split]
-    loaded = list(zip(*(fer2013.load_fer2013(data, part, num_classes) for part in parts), strict=True))
+    loaded = list(zip(*(data.select(part, num_classes) for part in parts), strict=True))
     faces, labels = (np.concatenate(arrays) for arrays in loaded)
     names = np.repeat(parts, list(map(len, loaded[1])))
     if not votes:
         return faces, names, {"labels": labels}
-    consensus = np.concatenate([fer2013.load_votes(votes, data, part, num_classes)[2] for part in parts])
+    consensus = np.concatenate([votes.select(part, num_classes)[2] for part in parts])
     if (consensus < 0).all():
-        raise ValueError(f"{utils.printable(votes)}: no face of {SPLIT_NAMES[split]} has a consensus. Omit --votes.")
+        raise ValueError(f"The votes have a consensus on no face of {SPLIT_NAMES[split]}. Omit --votes.")
     return faces, names, {"labels": labels, "consensus": consensus}
 
 
@@ -140,7 +144,7 @@ def wilson_interval(accuracy, count):
 def measure_unseen(data, faces, labels, probabilities):
     """Computes the accuracy without exact copies of Training's faces; None where it is not known."""
     try:
-        trained_on, _ = fer2013.load_fer2013(data, "train", probabilities.shape[1])
+        trained_on, _ = data.select("train", probabilities.shape[1])
     except ValueError:  # A data set may hold only the faces to score.
         return {"rows_also_in_training": None, "accuracy_unseen": None}
     copies = fer2013.find_copies(faces, trained_on)
@@ -167,7 +171,7 @@ def measure_split(chosen, truths, predictions):
 
 def warn(data, result):
     """Prints a line for each sign that the data is not FER2013, or that data and model do not fit."""
-    lines = fer2013.data_warnings(data)
+    lines = data.warnings()
     if result["accuracy"] < result["majority_baseline"]:
         lines.append(
             f"accuracy {result['accuracy']:.4f} is under that of always predicting the most frequent class "
@@ -278,7 +282,9 @@ def evaluate(data, votes, model_dir, split, output_dir):
         raise ValueError(f"{utils.printable(output_dir)}: not a folder. Choose another --output-dir.")
     model = utils.load_emotion_model(model_dir)
     history, classes = read_history(model_dir / "history.csv", model.heads), model.classes
-    faces, parts, truths = load_faces(data, votes, split, len(classes))
+    data = fer2013.read(data)
+    votes = data.read_votes(votes) if votes else None
+    faces, parts, truths = select_faces(data, votes, split, len(classes))
     logits, predictions = run_network(model, faces)
     labels = truths["labels"]
     result = {"split": split} | measure(labels, predictions["labels"], classes)

@@ -70,19 +70,22 @@ class ShuffledFaces(keras.utils.PyDataset):
         self.shuffle()
 
 
-def load_targets(args, split, labels):
+def load_targets(split, labels, num_classes, votes=None, limit=None):
     """Returns targets, float32 (N, C), and weights, float32 (N,), of each head for the faces of a split.
 
     In training a face's votes weigh by the share of them that falls on the classes. In validation only faces with a
     consensus count.
+
+    Args:
+        labels: int (N,).
+        votes: `fer2013.Votes`, or None for a network without that head.
     """
-    targets = {"labels": np.eye(args.classes, dtype=np.float32)[labels]}
+    targets = {"labels": np.eye(num_classes, dtype=np.float32)[labels]}
     weights = {"labels": np.ones(len(labels), np.float32)}
     if split == "train":
-        targets["labels"] += LABEL_SMOOTHING * (1 / args.classes - targets["labels"])
-    if args.votes:
-        votes, share, consensus = fer2013.load_votes(args.votes, args.data, split, args.classes, args.limit)
-        targets["votes"] = votes
+        targets["labels"] += LABEL_SMOOTHING * (1 / num_classes - targets["labels"])
+    if votes:
+        targets["votes"], share, consensus = votes.select(split, num_classes, limit)
         weights["votes"] = share if split == "train" else np.float32(consensus >= 0)
     return targets, weights
 
@@ -163,12 +166,17 @@ def train(args):
     checkpoint.check_folders(output_dir)
     if not args.resume:  # --resume completes it too.
         checkpoint.complete_replacement(output_dir)
-    splits = {split: fer2013.load_fer2013(args.data, split, args.classes, args.limit) for split in ("train", "val")}
+    data = fer2013.read(args.data)
+    splits = {split: data.select(split, args.classes, args.limit) for split in ("train", "val")}
     config["data_sha256"] = {split: fer2013.hash_split(*arrays) for split, arrays in splits.items()}
     config["batch_size"] = min(args.batch_size, len(splits["train"][0]))
-    training, validation = ((arrays[0], *load_targets(args, split, arrays[1])) for split, arrays in splits.items())
+    votes = data.read_votes(args.votes) if args.votes else None
+    training, validation = (
+        (faces, *load_targets(split, labels, args.classes, votes, args.limit))
+        for split, (faces, labels) in splits.items()
+    )
     config["votes_sha256"] = args.votes and hash_file(args.votes)
-    for warning in fer2013.data_warnings(args.data):
+    for warning in data.warnings():
         print(f"Warning: {warning}", file=sys.stderr)
     state = checkpoint.Checkpoint(output_dir, config, list_crop_sizes(args.epochs))
     initial_weights = state.start(args.resume)

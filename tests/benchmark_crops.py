@@ -129,8 +129,9 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     model = utils.load_emotion_model(args.model)
-    faces, _ = fer2013.load_fer2013(args.data, "val", len(model.classes))
-    _, _, labels = fer2013.load_votes(args.votes, args.data, "val", len(model.classes))
+    data = fer2013.read(args.data)
+    faces, _ = data.select("val", len(model.classes))
+    _, _, labels = data.read_votes(args.votes).select("val", len(model.classes))
     faces, labels = faces[labels >= 0], labels[labels >= 0]
     result = {
         "model": args.model.name,

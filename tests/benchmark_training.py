@@ -62,7 +62,7 @@ def build_tutorial_model(num_classes):
 
 def run_tutorial(data, minutes):
     """Returns the curve of the tutorial's recipe, list of dict."""
-    (faces, labels), validation = (fer2013.load_fer2013(data, split) for split in ("train", "val"))
+    (faces, labels), validation = map(fer2013.read(data).select, ("train", "val"))
     augment = keras.Sequential(
         [
             layers.RandomFlip("horizontal"),

@@ -127,14 +127,14 @@ def csv_reader(folder):
     def check(edits):
         damaged = damage(content, edits)
         path.write_bytes(damaged)
-        result, _ = refused(lambda: fer2013._read_csv(path))
+        result, _ = refused(lambda: fer2013.read(path))
         if result is not None:
             rows = parse(damaged, fer2013.COLUMNS)
-            assert result[0].reshape(len(rows), -1).tolist() == [
+            assert result.faces.reshape(len(rows), -1).tolist() == [
                 list(map(int, pixels.split())) for _, pixels, _ in rows
             ]
-            assert result[1].tolist() == [int(emotion) for emotion, _, _ in rows]
-            assert [list(fer2013.SPLITS.values())[usage] for usage in result[2]] == [usage for _, _, usage in rows]
+            assert result.emotions.tolist() == [int(emotion) for emotion, _, _ in rows]
+            assert [list(fer2013.SPLITS.values())[usage] for usage in result.usages] == [usage for _, _, usage in rows]
         return result is not None
 
     yield check
@@ -154,8 +154,8 @@ def archive_reader(folder):
 
     def check(edits):
         path.write_bytes(damage(packed[edits[0][1] % len(packed)], edits))
-        result, _ = refused(lambda: fer2013._read_csv(path))
-        assert result is None or np.array_equal(result[0].reshape(-1, utils.IMAGE_SIZE**2), FACES)
+        result, _ = refused(lambda: fer2013.read(path))
+        assert result is None or np.array_equal(result.faces.reshape(-1, utils.IMAGE_SIZE**2), FACES)
         return result is not None
 
     yield check
@@ -163,13 +163,14 @@ def archive_reader(folder):
 
 @contextlib.contextmanager
 def votes_reader(folder):
-    path, data, content = folder / "votes.csv", folder / "fer2013.csv", votes_content()
-    data.write_bytes(csv_content())
+    path, content = folder / "votes.csv", votes_content()
+    (folder / "fer2013.csv").write_bytes(csv_content())
+    data = fer2013.read(folder / "fer2013.csv")
 
     def check(edits):
         damaged = damage(content, edits)
         path.write_bytes(damaged)
-        result, _ = refused(lambda: fer2013.load_votes(path, data, "train", 7))
+        result, _ = refused(lambda: data.read_votes(path).select("train", 7))
         if result is None:
             return False
         rows = parse(damaged, (*fer2013.VOTE_COLUMNS, *fer2013.OTHER_VOTE_COLUMNS))[: USAGES.count("Training")]

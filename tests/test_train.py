@@ -93,13 +93,13 @@ def test_description_records_what_was_used(smoke, sample_csv, sample_votes):
     assert training["epochs"] == 3 and training["batch_size"] == 32 and training["limit"] == 64
     assert training["constants"]["STAGES"] == [[16, 1, 0], [32, 1, 0], [64, 1, 0]]  # The ones in effect.
     assert training["votes_sha256"] == train.hash_file(sample_votes)
-    assert training["data_sha256"]["val"] == fer2013.hash_split(*fer2013.load_fer2013(sample_csv, "val", limit=64))
+    assert training["data_sha256"]["val"] == fer2013.hash_split(*fer2013.read(sample_csv).select("val", limit=64))
 
 
 def test_training_without_votes_has_one_head(tiny_network, sample_csv, tmp_path):
     folder = tmp_path / "model"
     assert train.main(["--data", str(sample_csv), *SMOKE, "--epochs", "1", "--output-dir", str(folder)]) == 0
-    model, faces = utils.load_emotion_model(folder), fer2013.load_fer2013(sample_csv, "val")[0][:8]
+    model, faces = utils.load_emotion_model(folder), fer2013.read(sample_csv).select("val")[0][:8]
     assert model.heads == ("labels",) and list(model.logits(faces)) == ["labels"]
     assert {"labels_accuracy", "val_labels_loss"} <= set(pd.read_csv(folder / "history.csv").columns)
 
@@ -120,7 +120,7 @@ def test_killed_training_resumes_to_the_same_end(smoke, sample_csv, sample_votes
     printed, errors = resumed.communicate(timeout=200)
     assert resumed.returncode == 0 and "Resuming after epoch" in printed, printed + errors
     assert read_history(folder).equals(read_history(smoke))
-    faces = fer2013.load_fer2013(sample_csv, "val")[0]
+    faces = fer2013.read(sample_csv).select("val")[0]
     resumed, uninterrupted = (utils.load_emotion_model(path).predict(faces) for path in (folder, smoke))
     assert np.array_equal(resumed, uninterrupted)
 
@@ -229,12 +229,14 @@ def test_missing_data_is_one_line_and_status_2(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("name", "problem"), [("nothere.csv", "no such file"), (".", "not a regular file")])
-def test_bad_votes_are_one_line_that_says_where_to_get_them(sample_csv, tmp_path, capsys, name, problem):
+@pytest.mark.parametrize("name", ["nothere.csv", "."])
+def test_bad_votes_are_one_line_that_says_where_to_get_them(sample_csv, tmp_path, capsys, name):
     arguments = ["--data", str(sample_csv), "--votes", str(tmp_path / name), "--output-dir", str(tmp_path / "model")]
     assert train.main(arguments) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and problem in error and "github.com/microsoft/FERPlus" in error
+    assert (
+        error.count("\n") == 1 and "no such file of at most 1 GB" in error and "github.com/microsoft/FERPlus" in error
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -257,19 +259,20 @@ def test_default_output_is_no_shipped_model():
 
 def test_label_targets_are_smoothed_in_training_only():
     """0.9 + 0.1 / 5 = 0.92 for the label, 0.1 / 5 = 0.02 for the others."""
-    args, labels = train.parse_args([]), np.array([1])
-    smoothed, weights = train.load_targets(args, "train", labels)
+    labels = np.array([1])
+    smoothed, weights = train.load_targets("train", labels, num_classes=5)
     assert smoothed["labels"][0] == pytest.approx([0.02, 0.92, 0.02, 0.02, 0.02]) and weights["labels"].tolist() == [1]
-    assert train.load_targets(args, "val", labels)[0]["labels"].tolist() == [[0, 1, 0, 0, 0]]
+    assert train.load_targets("val", labels, num_classes=5)[0]["labels"].tolist() == [[0, 1, 0, 0, 0]]
 
 
 def test_vote_weights_are_shares_in_training_and_consensus_in_validation(sample_csv, sample_votes):
-    args = train.parse_args(["--data", str(sample_csv), "--votes", str(sample_votes)])
+    data = fer2013.read(sample_csv)
+    votes = data.read_votes(sample_votes)
     for split in ("train", "val"):
-        _, labels = fer2013.load_fer2013(sample_csv, split)
-        votes, shares, consensus = fer2013.load_votes(sample_votes, sample_csv, split)
-        targets, weights = train.load_targets(args, split, labels)
-        assert np.array_equal(targets["votes"], votes)
+        _, labels = data.select(split)
+        expected, shares, consensus = votes.select(split)
+        targets, weights = train.load_targets(split, labels, 5, votes)
+        assert np.array_equal(targets["votes"], expected)
         assert np.array_equal(weights["votes"], shares if split == "train" else consensus >= 0)
 
 
