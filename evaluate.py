@@ -30,6 +30,7 @@ with cli.importing(__name__, "evaluate.py"):
 SPLIT_PARTS = {"test": ("test",), "val": ("val",), "both": ("val", "test")}
 SPLIT_NAMES = {split: " and ".join(fer2013.SPLITS[part] for part in parts) for split, parts in SPLIT_PARTS.items()}
 FACES_PER_STEP = 256  # Step of the progress bar.
+MIN_CONFIDENCES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # Values of the demo's --min-confidence that are compared.
 MAX_EPOCHS = 10_000  # Rows of a history.csv that are read.
 FILES = (
     "metrics.json", "classification_report.txt", "confusion_matrix.png", "consensus_matrix.png", "roc.png",
@@ -88,7 +89,7 @@ def run_network(model, faces):
     steps = [faces[start : start + FACES_PER_STEP] for start in range(0, len(faces), FACES_PER_STEP)]
     steps = [model.logits(step) for step in tqdm.tqdm(steps, unit_scale=FACES_PER_STEP, unit=" faces", disable=None)]
     logits = {head: np.concatenate([step[head] for step in steps]) for head in model.heads}
-    predictions = {head: model.probabilities({head: logits[head]}) for head in model.heads}
+    predictions = {head: model.probabilities(logits, head) for head in model.heads}
     return logits, predictions | {"demo": model.probabilities(logits)}
 
 
@@ -108,7 +109,6 @@ def measure(labels, probabilities, classes):
     aucs = table["auc"].dropna()
     return summary | {
         "macro_f1": table["f1"].mean(),
-        "balanced_accuracy": table["recall"][table["support"] > 0].mean(),
         "majority_baseline": table["support"].max() / len(labels),
         "log_loss": metrics.log_loss(labels, probabilities, labels=indices),
         "auc_macro": aucs.mean() if len(aucs) else None,
@@ -118,12 +118,13 @@ def measure(labels, probabilities, classes):
 
 
 def summarise(labels, probabilities):
-    """Computes the accuracy with its 95 % interval, and the calibration error."""
+    """Computes the accuracy with its 95 % interval, the mean recall of the classes, and the calibration error."""
     accuracy = float(np.mean(probabilities.argmax(axis=1) == labels))
     return {
         "rows": len(labels),
         "accuracy": accuracy,
         "accuracy_ci95": wilson_interval(accuracy, len(labels)),
+        "balanced_accuracy": utils.mean_recall(probabilities, labels),
         "ece": utils.expected_calibration_error(probabilities, labels),
     }
 
@@ -154,7 +155,7 @@ def measure_unseen(data, faces, labels, probabilities):
 
 
 def measure_split(chosen, truths, predictions):
-    """Computes accuracy and calibration error of each head and of the demo, against each truth of `load_faces`.
+    """Computes the `summarise` of each head and of the demo, against each truth of `select_faces`.
 
     Args:
         chosen: bool (N,), the faces of the split.
@@ -166,7 +167,25 @@ def measure_split(chosen, truths, predictions):
             continue
         for head, probabilities in predictions.items():
             result[head][truth] = summarise(values[rows], probabilities[rows])
+        if truth == "consensus":
+            demo = predictions["demo"]
+            result["min_confidence"] = {
+                str(lowest): measure_shown(values, demo, chosen & (demo.max(axis=1) >= lowest), chosen)
+                for lowest in MIN_CONFIDENCES
+            }
     return result
+
+
+def measure_shown(consensus, probabilities, shown, chosen):
+    """Computes the share of the chosen faces that are not shown, and the accuracy of those that are.
+
+    Args:
+        consensus: int (N,), -1 for a face without one, which has no part in the accuracy.
+        shown, chosen: bool (N,).
+    """
+    right = (probabilities.argmax(axis=1) == consensus)[shown & (consensus >= 0)]
+    accuracy = float(right.mean()) if len(right) else None
+    return {"uncertain": float(1 - shown.sum() / chosen.sum()), "accuracy": accuracy}
 
 
 def warn(data, result):
@@ -181,7 +200,7 @@ def warn(data, result):
         print(f"Warning: {line}", file=sys.stderr)
 
 
-def format_report(labels, predicted, result, classes):
+def format_report(labels, predicted, result, classes, tau):
     """Returns the classification report, with lines on accuracy, copies and consensus."""
     lines = [f"{SPLIT_NAMES[result['split']]}, {format_accuracy(result)}"]
     if result["rows_also_in_training"]:
@@ -195,16 +214,18 @@ def format_report(labels, predicted, result, classes):
         named = zip(classes, np.sum(section["confusion_matrix"], axis=0), strict=True)
         agreement = [f"{name} {section['per_class'][name]['precision']:.0%}" for name, count in named if count]
         lines += [f"Consensus of ten people, {format_accuracy(section)}"]
+        lines += [f"The demo's bias (tau {tau:.2f}) is in these numbers, not in those above."]
         lines += [f"How often people agree with the emotion that the demo names: {', '.join(agreement)}.", ""]
     return "\n".join(lines)
 
 
 def format_accuracy(result):
-    """Returns the accuracy of a section of `metrics.json` in words."""
+    """Returns the accuracy and the mean recall of a section of `metrics.json` in words."""
     low, high = result["accuracy_ci95"]
     interval = f"95 % interval {low:.4f} to {high:.4f}"
     baseline = f"the most frequent class: {result['majority_baseline']:.4f}"
-    return f"{result['rows']:,} faces: accuracy {result['accuracy']:.4f} ({interval}; {baseline})"
+    recall = f"mean recall {result['balanced_accuracy']:.4f}"
+    return f"{result['rows']:,} faces: accuracy {result['accuracy']:.4f} ({interval}; {baseline}), {recall}"
 
 
 def draw_predictions(folder, truths, predictions, result, classes):
@@ -294,7 +315,8 @@ def evaluate(data, votes, model_dir, split, output_dir):
         result["consensus"] = measure(truths["consensus"][rows], predictions["demo"][rows], classes)
     result["splits"] = {part: measure_split(part == parts, truths, predictions) for part in SPLIT_PARTS[split]}
     warn(data, result)
-    report = format_report(labels, predictions["labels"].argmax(axis=1), result, classes)
+    tau = model.description["training"].get("tau", 0)
+    report = format_report(labels, predictions["labels"].argmax(axis=1), result, classes, tau)
     with replaced_files(output_dir) as folder:
         draw_predictions(folder, truths, predictions, result, classes)
         draw_calibration(folder, truths, logits, predictions)

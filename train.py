@@ -44,6 +44,11 @@ WARMUP = 0.05  # Share of all steps.
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-3  # Keras applies it outside the momentum: the usual 5e-4 / (1 - 0.9).
 LABEL_SMOOTHING = 0.1  # Of the labels only: votes are a distribution already.
+# The demo's bias is -tau * log(share of the training votes). Tau is the smallest of these whose mean recall on the
+# consensus of PublicTest is within RECALL_MARGIN of the highest.
+TAUS = tuple(step / 20 for step in range(21))
+RECALL_MARGIN = 0.002
+MIN_SHARE = 1e-3  # Of the votes, where a small part of the data has none for a class.
 
 
 class ShuffledFaces(keras.utils.PyDataset):
@@ -88,6 +93,18 @@ def load_targets(split, labels, num_classes, votes=None, limit=None):
         targets["votes"], share, consensus = votes.select(split, num_classes, limit)
         weights["votes"] = share if split == "train" else np.float32(consensus >= 0)
     return targets, weights
+
+
+def load_splits(data, votes_path, num_classes, limit):
+    """Returns faces, targets and weights of Training and of PublicTest, with targets from `load_targets`.
+
+    Args:
+        data: `fer2013.Dataset`.
+        votes_path: None without votes.
+    """
+    votes = data.read_votes(votes_path) if votes_path else None
+    splits = [(split, *data.select(split, num_classes, limit)) for split in ("train", "val")]
+    return [(faces, *load_targets(split, labels, num_classes, votes, limit)) for split, faces, labels in splits]
 
 
 def list_crop_sizes(epochs):
@@ -167,28 +184,26 @@ def train(args):
     if not args.resume:  # --resume completes it too.
         checkpoint.complete_replacement(output_dir)
     data = fer2013.read(args.data)
-    splits = {split: data.select(split, args.classes, args.limit) for split in ("train", "val")}
-    config["data_sha256"] = {split: fer2013.hash_split(*arrays) for split, arrays in splits.items()}
-    config["batch_size"] = min(args.batch_size, len(splits["train"][0]))
-    votes = data.read_votes(args.votes) if args.votes else None
-    training, validation = (
-        (faces, *load_targets(split, labels, args.classes, votes, args.limit))
-        for split, (faces, labels) in splits.items()
-    )
+    splits = load_splits(data, args.votes, args.classes, args.limit)
+    config["data_sha256"] = {
+        name: fer2013.hash_split(faces, targets["labels"].argmax(axis=1))
+        for name, (faces, targets, _) in zip(("train", "val"), splits, strict=True)
+    }
+    config["batch_size"] = min(args.batch_size, len(splits[0][0]))
     config["votes_sha256"] = args.votes and hash_file(args.votes)
     for warning in data.warnings():
         print(f"Warning: {warning}", file=sys.stderr)
     state = checkpoint.Checkpoint(output_dir, config, list_crop_sizes(args.epochs))
     initial_weights = state.start(args.resume)
     with state.interrupt_between_batches():
-        fit(state, training, validation, initial_weights)
-        description = write_model(state, output_dir, splits["train"][1], validation)
+        fit(state, *splits, initial_weights)
+        description = write_model(state, output_dir, *splits)
     if state.interrupted:  # After the last batch: there was nothing left to stop.
         raise KeyboardInterrupt(f"The training had finished: see {utils.printable(output_dir)}.")
     return description
 
 
-def write_model(state, output_dir, labels, validation):
+def write_model(state, output_dir, training, validation):
     """Exports the best epoch, calibrates it on PublicTest, moves the folder into place; returns the description."""
     if keras.backend.backend() != "tensorflow":
         raise ValueError("The export needs TensorFlow. Repeat the command with KERAS_BACKEND=tensorflow and --resume.")
@@ -201,12 +216,9 @@ def write_model(state, output_dir, labels, validation):
     pd.DataFrame(state.rows).to_csv(folder / "history.csv", index=False)
     network.save(folder / "model.keras")
     cnn.export(network, folder / "model.tflite")
-    description = describe(network, state, labels) | {"tflite_sha256": hash_file(folder / "model.tflite")}
-    exported = utils.EmotionModel(utils.load_network((folder / "model.tflite").read_bytes()), description)
-    description["temperatures"], accuracies = calibrate(exported, *validation)
-    description["training"]["val_accuracy"] = accuracies
-    with utils.replaced(folder / "model.json") as path:  # The last file: with it the folder is complete.
-        path.write_text(json.dumps(description, indent=2), encoding="utf-8")
+    description = describe(network, state, training[1]["labels"].argmax(axis=1))
+    description["tflite_sha256"] = hash_file(folder / "model.tflite")
+    description = write_description(folder, description, training, validation)  # With this file the folder is complete.
     checkpoint.replace_model(output_dir)
     return description
 
@@ -234,24 +246,81 @@ def describe(network, state, labels):
     }
 
 
-def calibrate(exported, faces, targets, weights):
-    """Returns the temperature of each head, fitted on the validation faces, and its accuracy on them."""
-    temperatures, accuracies = dict.fromkeys(exported.heads, 1.0), {}
-    for head, logits in exported.logits(faces).items():
+def calibrate(folder, data_path, votes_path):
+    """Fits the temperatures and the bias of a model folder and writes them into its `model.json`.
+
+    For a model that was trained before these were fitted as they are now:
+
+        python -c "import train; train.calibrate('models/emotions-5', 'data/fer2013.csv', 'data/fer2013new.csv')"
+    """
+    description = json.loads((Path(folder) / "model.json").read_text(encoding="utf-8"))
+    config = description["training"]
+    splits = load_splits(fer2013.read(data_path), votes_path, config["classes"], config["limit"])
+    return write_description(Path(folder), description, *splits)
+
+
+def write_description(folder, description, training, validation):
+    """Writes `model.json` with the temperatures and the bias of the exported network, and returns its content."""
+    model = utils.EmotionModel(utils.load_network((folder / "model.tflite").read_bytes()), description)
+    read_out, record = fit_read_out(model, training, *validation)
+    description |= read_out
+    description["training"] |= record
+    with utils.replaced(folder / "model.json") as path:
+        path.write_text(json.dumps(description, indent=2), encoding="utf-8")
+    return description
+
+
+def fit_read_out(model, training, faces, targets, weights):
+    """Fits on the validation faces how the outputs of an exported network become probabilities.
+
+    Args:
+        model: `utils.EmotionModel`.
+        training: faces, targets and weights from `load_splits`, whose votes give the bias.
+        faces, targets, weights: those of PublicTest.
+
+    Returns:
+        read_out: dict of `temperatures` (dict of head to float) and `bias` (list of C floats), as in `model.json`.
+        record: dict of `tau` and `val_accuracy` (dict of head to accuracy without the bias), for its `training`.
+    """
+    temperatures, accuracies, tau, bias = dict.fromkeys(model.heads, 1.0), {}, 0.0, np.zeros(len(model.classes))
+    for head, logits in model.logits(faces).items():
         rows = weights[head] > 0
-        if rows.any():  # A short run's faces may have no consensus.
-            labels = targets[head][rows].argmax(axis=1)
-            temperatures[head] = fit_temperature(logits[rows], labels)
-            accuracies[head] = float(np.mean(logits[rows].argmax(axis=1) == labels))
-    return temperatures, accuracies
+        if not rows.any():  # A short run's faces may have no consensus.
+            continue
+        logits, labels = logits[rows], targets[head][rows].argmax(axis=1)
+        accuracies[head] = float(np.mean(logits.argmax(axis=1) == labels))
+        if head == "votes":
+            tau, bias = fit_bias(logits, labels, training[2][head] @ training[1][head])
+        temperatures[head] = fit_temperature(logits, labels, bias)
+    return {"temperatures": temperatures, "bias": bias.tolist()}, {"tau": tau, "val_accuracy": accuracies}
 
 
-def fit_temperature(logits, labels):
-    """Returns the temperature with the lowest log loss (Guo et al., 2017), or 1 if it does not lower the ECE."""
+def fit_bias(logits, labels, counts):
+    """Returns tau and the bias, float (C,), for equal recalls of frequent and rare classes (Menon et al., 2021).
+
+    Each tau is measured with the temperature that it would be shipped with.
+
+    Args:
+        counts: float (C,), training votes for each class, in any unit.
+    """
+    shares = np.maximum(counts / counts.sum(), MIN_SHARE)
+    biases = [-tau * np.log(shares) for tau in TAUS]
+    temperatures = [fit_temperature(logits, labels, bias) for bias in biases]
+    scores = [logits / temperature + bias for temperature, bias in zip(temperatures, biases, strict=True)]
+    recalls = np.array([utils.mean_recall(each, labels) for each in scores])
+    best = int(np.argmax(recalls >= recalls.max() - RECALL_MARGIN))
+    return TAUS[best], biases[best]
+
+
+def fit_temperature(logits, labels, bias=0.0):
+    """Returns the temperature of softmax(logits / temperature + bias) with the lowest log loss (Guo et al., 2017).
+
+    It is 1 if it does not lower the calibration error.
+    """
     temperatures, rows = np.geomspace(0.2, 5, 500), np.arange(len(labels))
-    losses = [-np.log(utils.softmax(logits / t)[rows, labels] + 1e-12).mean() for t in temperatures]
+    losses = [-np.log(utils.softmax(logits / t + bias)[rows, labels] + 1e-12).mean() for t in temperatures]
     best = float(temperatures[np.argmin(losses)])
-    before, after = (utils.expected_calibration_error(utils.softmax(logits / t), labels) for t in (1, best))
+    before, after = (utils.expected_calibration_error(utils.softmax(logits / t + bias), labels) for t in (1, best))
     return best if after < before else 1.0
 
 

@@ -50,10 +50,10 @@ EMOTION_COLORS = {
 EMOTIONS = tuple(EMOTION_COLORS)  # The position is FER2013's emotion id.
 CLASS_SETS = {5: (0, 3, 4, 5, 6), 7: (0, 1, 2, 3, 4, 5, 6)}  # Number of classes -> FER2013 ids, in label order.
 IMAGE_SIZE = 48  # Pixels, width and height of a face.
-# Outputs of the network, for FER2013's labels and the votes of FER+, with their weights in the demo's probabilities. On
-# PublicTest these give the highest sum of both accuracies while losing at most a point on the consensus.
-HEAD_WEIGHTS = {"labels": 0.3, "votes": 0.7}
-HEADS = tuple(HEAD_WEIGHTS)
+HEADS = (
+    "labels",
+    "votes",
+)  # Outputs of the network, for FER2013's labels and the votes of FER+. A model may lack the second.
 OPENCV = '"opencv-python>=4.13,<5"'  # What to install; requirements.txt has the reasons.
 UNCERTAIN = "uncertain"  # The label of a face whose most probable emotion is below the minimum confidence.
 
@@ -209,7 +209,7 @@ class EmotionModel:
 
     Attributes:
         classes: tuple of str, the emotion of each column of the probabilities.
-        heads: tuple of str, the outputs of the network: `("labels",)` or `("labels", "votes")`.
+        heads: tuple of str, outputs of the network: `("labels",)` or `("labels", "votes")`. The demo reads the last.
         description: dict, the content of `model.json`.
     """
 
@@ -230,15 +230,17 @@ class EmotionModel:
         return logits
 
     def predict(self, faces, head=None):
-        """Returns probabilities, float32 (N, C), of faces: calibrated ones of a head, or the heads' weighted mean."""
-        logits = self.logits(faces)
-        return self.probabilities(logits if head is None else {head: logits[head]})
+        """Returns probabilities, float32 (N, C), of faces, uint8 (N, 48, 48, 1): the demo's, or those of a head.
 
-    def probabilities(self, logits):
-        """Returns the weighted mean of the heads' calibrated probabilities, float32 (N, C), of the logits of each."""
-        temperatures, weights = self.description["temperatures"], [HEAD_WEIGHTS[head] for head in logits]
-        probabilities = [softmax(logits[head] / temperatures[head]) for head in logits]
-        return np.average(probabilities, axis=0, weights=weights).astype(np.float32)
+        The demo's are those of the last head, with the bias that makes up for rare classes (Menon et al., 2021).
+        """
+        return self.probabilities(self.logits(faces), head)
+
+    def probabilities(self, logits, head=None):
+        """Returns what `predict` does, from the output of `logits`."""
+        bias = 0.0 if head else np.array(self.description["bias"])
+        head = head or self.heads[-1]
+        return softmax(logits[head] / self.description["temperatures"][head] + bias).astype(np.float32)
 
 
 def softmax(logits):
@@ -264,6 +266,12 @@ def expected_calibration_error(probabilities, labels):
     """Returns the mean distance of confidence and accuracy, weighted by the faces in each bin (Guo et al., 2017)."""
     confidence, accuracy, count = calibration_bins(probabilities, labels)
     return float(np.nansum(np.abs(confidence - accuracy) * count) / len(labels))
+
+
+def mean_recall(scores, labels):
+    """Returns the mean recall of the classes in labels, int (N,), where the highest score, float (N, C), decides."""
+    right = scores.argmax(axis=1) == labels
+    return float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))
 
 
 def load_emotion_model(folder=DEFAULT_MODEL):
@@ -329,10 +337,12 @@ def _read_description(path):
         heads, temperatures = description["heads"], description["temperatures"]
         numbers = {name: description[name] for name in ("parameters", "macs")}
         numbers |= {f"temperatures.{head}": temperatures[head] for head in heads}
+        bias = [type(number) in (int, float) and abs(number) <= sys.float_info.max for number in description["bias"]]
         checks = {
             "classes": (tuple(description["fer2013_ids"]), tuple(description["classes"])) in known,
             "image_size": description["image_size"] == IMAGE_SIZE,
             "heads": tuple(heads) in (HEADS, HEADS[:1]),
+            "bias": len(bias) == len(description["classes"]) and all(bias),
             "training": isinstance(description["training"], dict),
             "tflite_sha256": re.fullmatch("[0-9a-f]{64}", description["tflite_sha256"]),
         }

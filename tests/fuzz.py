@@ -195,6 +195,7 @@ def description_reader(folder):
         if description:
             assert tuple(utils.EMOTIONS[i] for i in description["fer2013_ids"]) == tuple(description["classes"])
             assert all(0 < description["temperatures"][head] < float("inf") for head in description["heads"])
+            assert np.isfinite(description["bias"]).all() and len(description["bias"]) == len(description["classes"])
         return description is not None
 
     yield check

@@ -93,19 +93,28 @@ def test_heads_are_scored_on_faces_of_the_split_with_a_consensus():
     """Labels 0 1 1; consensus 0, none, 0. A head that always predicts 0 is right in 1 of 3 and in 2 of 2."""
     truths = {"labels": np.array([0, 1, 1, 1]), "consensus": np.array([0, -1, 0, 1])}
     predictions, chosen = {"demo": np.array([[0.9, 0.1]] * 4)}, np.array([True, True, True, False])
-    result = evaluate.measure_split(chosen, truths, predictions)["demo"]
+    measured = evaluate.measure_split(chosen, truths, predictions)
+    result = measured["demo"]
     assert result["labels"]["rows"] == 3 and result["labels"]["accuracy"] == pytest.approx(1 / 3)
     assert result["labels"]["ece"] == pytest.approx(0.9 - 1 / 3)
     assert result["consensus"]["rows"] == 2 and result["consensus"]["accuracy"] == 1.0
     assert result["consensus"]["ece"] == pytest.approx(0.1)
     assert result["consensus"]["accuracy_ci95"] == evaluate.wilson_interval(1.0, 2)
+    assert measured["min_confidence"]["0.8"] == {"uncertain": 0.0, "accuracy": 1.0}
+
+
+def test_uncertain_faces_count_in_the_share_only():
+    """Of four faces three are shown; of these two have a consensus, and one prediction of 0 agrees with it."""
+    consensus, shown = np.array([0, 1, -1, 1]), np.array([True, True, True, False])
+    result = evaluate.measure_shown(consensus, np.array([[0.9, 0.1]] * 4), shown, np.ones(4, bool))
+    assert result == {"uncertain": 0.25, "accuracy": 0.5}
 
 
 def test_report_says_when_every_face_is_a_copy():
     labels, classes = np.array([0, 1]), ("Happy", "Sad")
     result = {"split": "val", "rows_also_in_training": 2, "accuracy_unseen": None}
     report = evaluate.format_report(
-        labels, labels, result | evaluate.measure(labels, np.eye(2)[labels], classes), classes
+        labels, labels, result | evaluate.measure(labels, np.eye(2)[labels], classes), classes, 0.0
     )
     assert "2 faces are exact copies of Training's: there are no others." in report
 
@@ -115,7 +124,7 @@ def test_report_says_when_every_face_is_a_copy():
 needs_posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no /dev")
 PICTURES = [name for name in evaluate.FILES if name.endswith(".png")]
 METRICS = [
-    "rows", "accuracy", "accuracy_ci95", "ece", "macro_f1", "balanced_accuracy", "majority_baseline", "log_loss",
+    "rows", "accuracy", "accuracy_ci95", "balanced_accuracy", "ece", "macro_f1", "majority_baseline", "log_loss",
     "auc_macro", "confusion_matrix", "per_class",
 ]  # fmt: skip
 
@@ -172,7 +181,8 @@ def test_script_writes_and_prints_everything(evaluated):
     assert result["accuracy"] == pytest.approx(np.trace(result["confusion_matrix"]) / result["rows"])
     assert result["accuracy_ci95"][0] < result["accuracy"] < result["accuracy_ci95"][1]
     assert list(result["per_class"]) == ["Angry", "Happy", "Sad", "Surprise", "Neutral"]
-    assert list(result["splits"]) == ["val", "test"] and list(result["splits"]["val"]) == ["labels", "votes", "demo"]
+    assert list(result["splits"]) == ["val", "test"]
+    assert list(result["splits"]["val"]) == ["labels", "votes", "demo", "min_confidence"]
 
 
 def test_script_scores_the_exported_network(evaluated, trained):
@@ -208,7 +218,8 @@ def test_consensus_equals_labels_where_all_people_agree_with_them(evaluated, tra
     expected = evaluate.measure(labels, model.predict(faces), model.classes)
     assert result["consensus"]["confusion_matrix"] == expected["confusion_matrix"]
     assert result["consensus"]["log_loss"] == pytest.approx(expected["log_loss"])
-    assert all(values["labels"] == values["consensus"] for values in result["splits"]["val"].values())
+    for head in ("labels", "votes", "demo"):
+        assert result["splits"]["val"][head]["labels"] == result["splits"]["val"][head]["consensus"]
 
 
 def test_faces_without_a_consensus_are_left_out(evaluated):

@@ -5,6 +5,7 @@ python -m pytest tests/test_train.py
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,6 +102,8 @@ def test_training_without_votes_has_one_head(tiny_network, sample_csv, tmp_path)
     assert train.main(["--data", str(sample_csv), *SMOKE, "--epochs", "1", "--output-dir", str(folder)]) == 0
     model, faces = utils.load_emotion_model(folder), fer2013.read(sample_csv).select("val")[0][:8]
     assert model.heads == ("labels",) and list(model.logits(faces)) == ["labels"]
+    assert model.description["bias"] == [0] * 5 and model.description["training"]["tau"] == 0
+    assert np.array_equal(model.predict(faces), model.predict(faces, "labels"))
     assert {"labels_accuracy", "val_labels_loss"} <= set(pd.read_csv(folder / "history.csv").columns)
 
 
@@ -311,6 +314,36 @@ def test_temperature_finds_how_much_logits_were_scaled():
     logits = random.normal(0, 1.5, (4000, 5))
     labels = np.array([random.choice(5, p=row) for row in utils.softmax(logits)])
     assert train.fit_temperature(3 * logits, labels) == pytest.approx(3, rel=0.1)
+
+
+def test_bias_finds_the_rare_class_again():
+    """Nine of ten training votes are for class 0, and the logits hold that prior. Without it the classes are even."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 4000)
+    evidence = np.stack([random.normal(labels == i, 1.0) for i in range(2)], axis=1)
+    tau, bias = train.fit_bias(evidence + np.log([0.9, 0.1]), labels, np.array([900.0, 100.0]))
+    assert 0.7 <= tau <= 1 and bias == pytest.approx(-tau * np.log([0.9, 0.1]))
+
+
+def test_bias_is_0_where_all_classes_are_as_frequent():
+    labels = np.arange(100) % 5
+    tau, bias = train.fit_bias(np.eye(5)[labels] * 3, labels, np.full(5, 20.0))
+    assert tau == 0 and (bias == 0).all()
+
+
+def test_class_without_training_votes_gets_a_finite_bias():
+    labels = np.arange(100) % 5
+    _, bias = train.fit_bias(np.random.default_rng(0).normal(size=(100, 5)), labels, np.array([0.0, 1, 1, 1, 1]))
+    assert np.isfinite(bias).all()
+
+
+def test_calibrating_a_model_again_changes_nothing(trained, sample_csv, sample_votes, tmp_path):
+    folder = shutil.copytree(trained[0], tmp_path / "model")
+    description = json.loads((folder / "model.json").read_text())
+    assert 0 <= description["training"]["tau"] <= 1 and len(description["bias"]) == 5
+    (folder / "model.json").write_text(json.dumps(description | {"bias": [9] * 5, "temperatures": {}}))
+    train.calibrate(folder, sample_csv, sample_votes)
+    assert json.loads((folder / "model.json").read_text()) == description
 
 
 def test_temperature_is_1_where_it_does_not_lower_the_calibration_error(monkeypatch):

@@ -206,21 +206,27 @@ def test_loading_again_changes_nothing_and_needs_two_files_only(folder, crops, t
     assert np.array_equal(utils.load_emotion_model(tmp_path).predict(crops), expected)
 
 
-def make_model(outputs, temperatures):
+def make_model(outputs, temperatures, bias=(0.0, 0.0)):
     """Returns a model whose heads put out the same logits for every face."""
     description = {"classes": ["Angry", "Happy"], "heads": list(outputs), "temperatures": temperatures}
+    description["bias"] = list(bias)
     return utils.EmotionModel(
         lambda faces: {head: np.tile(row, (len(faces), 1)) for head, row in outputs.items()}, description
     )
 
 
-def test_prediction_is_the_weighted_mean_of_the_calibrated_heads():
-    """Logits 0 and 2 ln 3 at temperature 2 give 1/4, 3/4; 0 and 0 give 1/2, 1/2. 0.3 / 4 + 0.7 / 2 = 0.425."""
-    outputs = {"labels": [0, 2 * np.log(3)], "votes": [0, 0]}
-    model, face = make_model(outputs, {"labels": 2.0, "votes": 1.0}), np.zeros((1, 48, 48, 1), np.uint8)
+def test_prediction_of_the_demo_is_the_votes_head_with_the_bias():
+    """Logits 0 and 2 ln 3 at temperature 2 give 1/4, 3/4; 0 and 0 give 1/2, 1/2, and with a bias of ln 4 4/5, 1/5."""
+    outputs, face = {"labels": [0, 2 * np.log(3)], "votes": [0, 0]}, np.zeros((1, 48, 48, 1), np.uint8)
+    model = make_model(outputs, {"labels": 2.0, "votes": 1.0}, bias=[np.log(4), 0.0])
     assert model.predict(face, "labels")[0] == pytest.approx([0.25, 0.75])
     assert model.predict(face, "votes")[0] == pytest.approx([0.5, 0.5])
-    assert model.predict(face)[0] == pytest.approx([0.425, 0.575])
+    assert model.predict(face)[0] == pytest.approx([0.8, 0.2])
+
+
+def test_prediction_without_votes_is_the_labels_head():
+    model, face = make_model({"labels": [0, 2 * np.log(3)]}, {"labels": 2.0}), np.zeros((1, 48, 48, 1), np.uint8)
+    assert model.predict(face)[0] == pytest.approx([0.25, 0.75])
 
 
 def test_softmax_of_large_logits_is_finite():
@@ -231,6 +237,11 @@ def test_calibration_error_by_hand():
     """Two faces at 0.9, one right: |0.9 - 0.5| = 0.4. Two at 0.6, both right: |0.6 - 1| = 0.4. Their mean is 0.4."""
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]])
     assert utils.expected_calibration_error(probabilities, np.array([0, 1, 0, 0])) == pytest.approx(0.4)
+
+
+def test_mean_recall_by_hand():
+    """Class 0: one of two faces; class 2: the only one; class 1 has no face. (1/2 + 1) / 2 = 0.75."""
+    assert utils.mean_recall(np.eye(3)[[0, 1, 2]], np.array([0, 0, 2])) == 0.75
 
 
 @pytest.fixture
@@ -264,6 +275,10 @@ def test_incomplete_model_is_not_recommended(copied):
         ("macs", 10**400),
         ("macs", -1),
         ("tflite_sha256", "0"),
+        ("bias", [0, 0, 0, 0]),
+        ("bias", [0, 0, 0, 0, float("nan")]),
+        ("bias", [0, 0, 0, 0, 10**400]),
+        ("bias", [0, 0, 0, 0, True]),
     ],
 )
 def test_wrong_value_in_the_description_is_refused_by_name(copied, key, value):
