@@ -1,6 +1,4 @@
-"""The CNN and its augmentation with their numbers, the hardware it trains on, and its export; used by train.py."""
-
-from pathlib import Path
+"""The CNN and its augmentation with their numbers. Used by train.py."""
 
 import keras
 import numpy as np
@@ -196,34 +194,3 @@ class AugmentedModel(keras.Model):
         for number, layer in enumerate([self.augmentation, *self.network.layers]):
             if hasattr(layer, "seed_generator"):
                 layer.seed_generator.state.assign([(1000 * seed + number) % 2**32, 1_000_000 * epoch])
-
-
-# Hardware and export --------------------------------------------------------------------------------------------------
-
-
-def has_gpu():
-    """Returns whether Keras can use a GPU."""
-    if keras.backend.backend() not in ("jax", "tensorflow"):
-        return False  # Keras knows the devices of these two only.
-    with utils.quiet_stderr():  # TensorFlow prints an error where there is none.
-        return any("gpu" in name.lower() for name in keras.distribution.list_devices())
-
-
-def choose_precision():
-    """Returns "mixed_bfloat16" where the hardware multiplies bfloat16, else "float32".
-
-    Such hardware trains 1.5 times as fast with bfloat16; other hardware, far slower.
-    """
-    if has_gpu():
-        return "mixed_bfloat16"
-    cpuinfo = Path("/proc/cpuinfo")  # Linux only; elsewhere float32 is always right.
-    fast = keras.backend.backend() == "tensorflow" and cpuinfo.exists() and "avx512_bf16" in cpuinfo.read_text()
-    return "mixed_bfloat16" if fast else "float32"
-
-
-def export(network, path):
-    """Writes a network as LiteRT file with int8 weights, and float input and output."""
-    import tensorflow as tf
-
-    with utils.quiet_stderr():
-        network.export(path, format="litert", optimizations=[tf.lite.Optimize.DEFAULT], verbose=False)

@@ -21,12 +21,14 @@ import tqdm
 from sklearn import metrics
 
 import cli
+import fer2013
 import plots
 import utils
 
 SPLIT_PARTS = {"test": ("test",), "val": ("val",), "both": ("val", "test")}
-SPLIT_NAMES = {split: " and ".join(utils.SPLITS[part] for part in parts) for split, parts in SPLIT_PARTS.items()}
+SPLIT_NAMES = {split: " and ".join(fer2013.SPLITS[part] for part in parts) for split, parts in SPLIT_PARTS.items()}
 FACES_PER_STEP = 256  # Step of the progress bar.
+MIN_CONFIDENCES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # Values of the demo's --min-confidence that are compared.
 MAX_EPOCHS = 10_000  # Rows of a history.csv that are read.
 FILES = (
     "metrics.json", "classification_report.txt", "confusion_matrix.png", "consensus_matrix.png", "roc.png",
@@ -34,8 +36,12 @@ FILES = (
 )  # fmt: skip
 
 
-def load_faces(data, votes, split, num_classes):
-    """Loads the faces to score.
+def select_faces(data, votes, split, num_classes):
+    """Selects the faces to score.
+
+    Args:
+        data: `fer2013.Dataset`.
+        votes: `fer2013.Votes`, or None.
 
     Returns:
         faces: uint8 (N, 48, 48, 1).
@@ -43,14 +49,14 @@ def load_faces(data, votes, split, num_classes):
         truths: dict of "labels" and, with votes, "consensus" to int (N,), -1 for a face without one.
     """
     parts = SPLIT_PARTS[split]
-    loaded = list(zip(*(utils.load_fer2013(data, part, num_classes) for part in parts), strict=True))
+    loaded = list(zip(*(data.select(part, num_classes) for part in parts), strict=True))
     faces, labels = (np.concatenate(arrays) for arrays in loaded)
     names = np.repeat(parts, list(map(len, loaded[1])))
     if not votes:
         return faces, names, {"labels": labels}
-    consensus = np.concatenate([utils.load_votes(votes, data, part, num_classes)[2] for part in parts])
+    consensus = np.concatenate([votes.select(part, num_classes)[2] for part in parts])
     if (consensus < 0).all():
-        raise ValueError(f"{utils.printable(votes)}: no face of {SPLIT_NAMES[split]} has a consensus. Omit --votes.")
+        raise ValueError(f"The votes have a consensus on no face of {SPLIT_NAMES[split]}. Omit --votes.")
     return faces, names, {"labels": labels, "consensus": consensus}
 
 
@@ -81,7 +87,7 @@ def run_network(model, faces):
     steps = [faces[start : start + FACES_PER_STEP] for start in range(0, len(faces), FACES_PER_STEP)]
     steps = [model.logits(step) for step in tqdm.tqdm(steps, unit_scale=FACES_PER_STEP, unit=" faces", disable=None)]
     logits = {head: np.concatenate([step[head] for step in steps]) for head in model.heads}
-    predictions = {head: model.probabilities({head: logits[head]}) for head in model.heads}
+    predictions = {head: model.probabilities(logits, head) for head in model.heads}
     return logits, predictions | {"demo": model.probabilities(logits)}
 
 
@@ -101,7 +107,6 @@ def measure(labels, probabilities, classes):
     aucs = table["auc"].dropna()
     return summary | {
         "macro_f1": table["f1"].mean(),
-        "balanced_accuracy": table["recall"][table["support"] > 0].mean(),
         "majority_baseline": table["support"].max() / len(labels),
         "log_loss": metrics.log_loss(labels, probabilities, labels=indices),
         "auc_macro": aucs.mean() if len(aucs) else None,
@@ -111,12 +116,13 @@ def measure(labels, probabilities, classes):
 
 
 def summarise(labels, probabilities):
-    """Computes the accuracy with its 95 % interval, and the calibration error."""
+    """Computes the accuracy with its 95 % interval, the mean recall of the classes, and the calibration error."""
     accuracy = float(np.mean(probabilities.argmax(axis=1) == labels))
     return {
         "rows": len(labels),
         "accuracy": accuracy,
         "accuracy_ci95": wilson_interval(accuracy, len(labels)),
+        "balanced_accuracy": utils.mean_recall(probabilities, labels),
         "ece": utils.expected_calibration_error(probabilities, labels),
     }
 
@@ -137,17 +143,17 @@ def wilson_interval(accuracy, count):
 def measure_unseen(data, faces, labels, probabilities):
     """Computes the accuracy without exact copies of Training's faces; None where it is not known."""
     try:
-        trained_on, _ = utils.load_fer2013(data, "train", probabilities.shape[1])
+        trained_on, _ = data.select("train", probabilities.shape[1])
     except ValueError:  # A data set may hold only the faces to score.
         return {"rows_also_in_training": None, "accuracy_unseen": None}
-    copies = utils.find_copies(faces, trained_on)
+    copies = fer2013.find_copies(faces, trained_on)
     correct = (probabilities.argmax(axis=1) == labels)[~copies]
     unseen = float(correct.mean()) if len(correct) else None
     return {"rows_also_in_training": int(copies.sum()), "accuracy_unseen": unseen}
 
 
 def measure_split(chosen, truths, predictions):
-    """Computes accuracy and calibration error of each head and of the demo, against each truth of `load_faces`.
+    """Computes the `summarise` of each head and of the demo, against each truth of `select_faces`.
 
     Args:
         chosen: bool (N,), the faces of the split.
@@ -159,12 +165,30 @@ def measure_split(chosen, truths, predictions):
             continue
         for head, probabilities in predictions.items():
             result[head][truth] = summarise(values[rows], probabilities[rows])
+        if truth == "consensus":
+            demo = predictions["demo"]
+            result["min_confidence"] = {
+                str(lowest): measure_shown(values, demo, chosen & (demo.max(axis=1) >= lowest), chosen)
+                for lowest in MIN_CONFIDENCES
+            }
     return result
+
+
+def measure_shown(consensus, probabilities, shown, chosen):
+    """Computes the share of the chosen faces that are not shown, and the accuracy of those that are.
+
+    Args:
+        consensus: int (N,), -1 for a face without one, which has no part in the accuracy.
+        shown, chosen: bool (N,).
+    """
+    right = (probabilities.argmax(axis=1) == consensus)[shown & (consensus >= 0)]
+    accuracy = float(right.mean()) if len(right) else None
+    return {"uncertain": float(1 - shown.sum() / chosen.sum()), "accuracy": accuracy}
 
 
 def warn(data, result):
     """Prints a line for each sign that the data is not FER2013, or that data and model do not fit."""
-    lines = utils.data_warnings(data)
+    lines = data.warnings()
     if result["accuracy"] < result["majority_baseline"]:
         lines.append(
             f"accuracy {result['accuracy']:.4f} is under that of always predicting the most frequent class "
@@ -174,7 +198,7 @@ def warn(data, result):
         print(f"Warning: {line}", file=sys.stderr)
 
 
-def format_report(labels, predicted, result, classes):
+def format_report(labels, predicted, result, classes, tau):
     """Returns the classification report, with lines on accuracy, copies and consensus."""
     lines = [f"{SPLIT_NAMES[result['split']]}, {format_accuracy(result)}"]
     if result["rows_also_in_training"]:
@@ -188,16 +212,18 @@ def format_report(labels, predicted, result, classes):
         named = zip(classes, np.sum(section["confusion_matrix"], axis=0), strict=True)
         agreement = [f"{name} {section['per_class'][name]['precision']:.0%}" for name, count in named if count]
         lines += [f"Consensus of ten people, {format_accuracy(section)}"]
+        lines += [f"The demo's bias (tau {tau:.2f}) is in these numbers, not in those above."]
         lines += [f"How often people agree with the emotion that the demo names: {', '.join(agreement)}.", ""]
     return "\n".join(lines)
 
 
 def format_accuracy(result):
-    """Returns the accuracy of a section of `metrics.json` in words."""
+    """Returns the accuracy and the mean recall of a section of `metrics.json` in words."""
     low, high = result["accuracy_ci95"]
     interval = f"95 % interval {low:.4f} to {high:.4f}"
     baseline = f"the most frequent class: {result['majority_baseline']:.4f}"
-    return f"{result['rows']:,} faces: accuracy {result['accuracy']:.4f} ({interval}; {baseline})"
+    recall = f"mean recall {result['balanced_accuracy']:.4f}"
+    return f"{result['rows']:,} faces: accuracy {result['accuracy']:.4f} ({interval}; {baseline}), {recall}"
 
 
 def draw_predictions(folder, truths, predictions, result, classes):
@@ -275,7 +301,9 @@ def evaluate(data, votes, model_dir, split, output_dir):
         raise ValueError(f"{utils.printable(output_dir)}: not a folder. Choose another --output-dir.")
     model = utils.load_emotion_model(model_dir)
     history, classes = read_history(model_dir / "history.csv", model.heads), model.classes
-    faces, parts, truths = load_faces(data, votes, split, len(classes))
+    data = fer2013.read(data)
+    votes = data.read_votes(votes) if votes else None
+    faces, parts, truths = select_faces(data, votes, split, len(classes))
     logits, predictions = run_network(model, faces)
     labels = truths["labels"]
     result = {"split": split} | measure(labels, predictions["labels"], classes)
@@ -285,7 +313,8 @@ def evaluate(data, votes, model_dir, split, output_dir):
         result["consensus"] = measure(truths["consensus"][rows], predictions["demo"][rows], classes)
     result["splits"] = {part: measure_split(part == parts, truths, predictions) for part in SPLIT_PARTS[split]}
     warn(data, result)
-    report = format_report(labels, predictions["labels"].argmax(axis=1), result, classes)
+    tau = model.description["training"].get("tau", 0)
+    report = format_report(labels, predictions["labels"].argmax(axis=1), result, classes, tau)
     with replaced_files(output_dir) as folder:
         draw_predictions(folder, truths, predictions, result, classes)
         draw_calibration(folder, truths, logits, predictions)
@@ -299,7 +328,7 @@ def evaluate(data, votes, model_dir, split, output_dir):
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     path = cli.path
-    parser.add_argument("--data", type=path, default=utils.DEFAULT_DATA, help="data set (default: data/fer2013.csv)")
+    parser.add_argument("--data", type=path, default=fer2013.DEFAULT_DATA, help="data set (default: data/fer2013.csv)")
     parser.add_argument("--votes", type=path, help="fer2013new.csv of FER+ (default: none)")
     parser.add_argument("--model", type=path, default=utils.DEFAULT_MODEL, help="folder (default: models/emotions-5)")
     parser.add_argument("--split", choices=SPLIT_NAMES, default="test", help="faces to score (default: test)")

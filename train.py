@@ -32,6 +32,7 @@ import pandas as pd
 import checkpoint
 import cli
 import cnn
+import fer2013
 
 # Width in pixels of the crops, and the share of the run at which each size ends. Crops of 40 pixels cost two thirds of
 # the whole face. Whole faces scaled to 36 pixels gave 1.0 point less (`crops` in models/trials.csv).
@@ -41,6 +42,11 @@ WARMUP = 0.05  # Share of all steps.
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-3  # Keras applies it outside the momentum: the usual 5e-4 / (1 - 0.9).
 LABEL_SMOOTHING = 0.1  # Of the labels only: votes are a distribution already.
+# The demo's bias is -tau * log(share of the training votes). Tau is the smallest of these whose mean recall on the
+# consensus of PublicTest is within RECALL_MARGIN of the highest.
+TAUS = tuple(step / 20 for step in range(21))
+RECALL_MARGIN = 0.002
+MIN_SHARE = 1e-3  # Of the votes, where a small part of the data has none for a class.
 
 
 class ShuffledFaces(keras.utils.PyDataset):
@@ -67,21 +73,36 @@ class ShuffledFaces(keras.utils.PyDataset):
         self.shuffle()
 
 
-def load_targets(args, split, labels):
+def load_targets(split, labels, num_classes, votes=None, limit=None):
     """Returns targets, float32 (N, C), and weights, float32 (N,), of each head for the faces of a split.
 
     In training a face's votes weigh by the share of them that falls on the classes. In validation only faces with a
     consensus count.
+
+    Args:
+        labels: int (N,).
+        votes: `fer2013.Votes`, or None for a network without that head.
     """
-    targets = {"labels": np.eye(args.classes, dtype=np.float32)[labels]}
+    targets = {"labels": np.eye(num_classes, dtype=np.float32)[labels]}
     weights = {"labels": np.ones(len(labels), np.float32)}
     if split == "train":
-        targets["labels"] += LABEL_SMOOTHING * (1 / args.classes - targets["labels"])
-    if args.votes:
-        votes, share, consensus = utils.load_votes(args.votes, args.data, split, args.classes, args.limit)
-        targets["votes"] = votes
+        targets["labels"] += LABEL_SMOOTHING * (1 / num_classes - targets["labels"])
+    if votes:
+        targets["votes"], share, consensus = votes.select(split, num_classes, limit)
         weights["votes"] = share if split == "train" else np.float32(consensus >= 0)
     return targets, weights
+
+
+def load_splits(data, votes_path, num_classes, limit):
+    """Returns faces, targets and weights of Training and of PublicTest, with targets from `load_targets`.
+
+    Args:
+        data: `fer2013.Dataset`.
+        votes_path: None without votes.
+    """
+    votes = data.read_votes(votes_path) if votes_path else None
+    splits = [(split, *data.select(split, num_classes, limit)) for split in ("train", "val")]
+    return [(faces, *load_targets(split, labels, num_classes, votes, limit)) for split, faces, labels in splits]
 
 
 def list_crop_sizes(epochs):
@@ -144,7 +165,7 @@ def read_config(args):
         "votes": args.votes and relative_path(args.votes),
         **{name: getattr(args, name) for name in ("classes", "epochs", "batch_size", "seed", "limit")},
         "constants": {name: value for name, value in constants if name.isupper()},
-        "precision": cnn.choose_precision(),
+        "precision": choose_precision(),
         "versions": {library.__name__: library.__version__ for library in libraries},
     }
     return json.loads(json.dumps(config))  # Tuples become lists, as they will when the state is read back.
@@ -160,24 +181,55 @@ def train(args):
     checkpoint.check_folders(output_dir)
     if not args.resume:  # --resume completes it too.
         checkpoint.complete_replacement(output_dir)
-    splits = {split: utils.load_fer2013(args.data, split, args.classes, args.limit) for split in ("train", "val")}
-    config["data_sha256"] = {split: utils.hash_split(*arrays) for split, arrays in splits.items()}
-    config["batch_size"] = min(args.batch_size, len(splits["train"][0]))
-    training, validation = ((arrays[0], *load_targets(args, split, arrays[1])) for split, arrays in splits.items())
+    data = fer2013.read(args.data)
+    splits = load_splits(data, args.votes, args.classes, args.limit)
+    config["data_sha256"] = {
+        name: fer2013.hash_split(faces, targets["labels"].argmax(axis=1))
+        for name, (faces, targets, _) in zip(("train", "val"), splits, strict=True)
+    }
+    config["batch_size"] = min(args.batch_size, len(splits[0][0]))
     config["votes_sha256"] = args.votes and hash_file(args.votes)
-    for warning in utils.data_warnings(args.data):
+    for warning in data.warnings():
         print(f"Warning: {warning}", file=sys.stderr)
     state = checkpoint.Checkpoint(output_dir, config, list_crop_sizes(args.epochs))
     initial_weights = state.start(args.resume)
     with state.interrupt_between_batches():
-        fit(state, training, validation, initial_weights)
-        description = write_model(state, output_dir, splits["train"][1], validation)
+        fit(state, *splits, initial_weights)
+        description = write_model(state, output_dir, *splits)
     if state.interrupted:  # After the last batch: there was nothing left to stop.
         raise KeyboardInterrupt(f"The training had finished: see {utils.printable(output_dir)}.")
     return description
 
 
-def write_model(state, output_dir, labels, validation):
+def has_gpu():
+    """Returns whether Keras can use a GPU."""
+    if keras.backend.backend() not in ("jax", "tensorflow"):
+        return False  # Keras knows the devices of these two only.
+    with utils.quiet_stderr():  # TensorFlow prints an error where there is none.
+        return any("gpu" in name.lower() for name in keras.distribution.list_devices())
+
+
+def choose_precision():
+    """Returns "mixed_bfloat16" where the hardware multiplies bfloat16, else "float32".
+
+    Such hardware trains 1.5 times as fast with bfloat16; other hardware, far slower.
+    """
+    if has_gpu():
+        return "mixed_bfloat16"
+    cpuinfo = Path("/proc/cpuinfo")  # Linux only; elsewhere float32 is always right.
+    fast = keras.backend.backend() == "tensorflow" and cpuinfo.exists() and "avx512_bf16" in cpuinfo.read_text()
+    return "mixed_bfloat16" if fast else "float32"
+
+
+def export(network, path):
+    """Writes a network as LiteRT file with int8 weights, and float input and output."""
+    import tensorflow as tf
+
+    with utils.quiet_stderr():
+        network.export(path, format="litert", optimizations=[tf.lite.Optimize.DEFAULT], verbose=False)
+
+
+def write_model(state, output_dir, training, validation):
     """Exports the best epoch, calibrates it on PublicTest, moves the folder into place; returns the description."""
     if keras.backend.backend() != "tensorflow":
         raise ValueError("The export needs TensorFlow. Repeat the command with KERAS_BACKEND=tensorflow and --resume.")
@@ -189,13 +241,10 @@ def write_model(state, output_dir, labels, validation):
     folder.mkdir()
     pd.DataFrame(state.rows).to_csv(folder / "history.csv", index=False)
     network.save(folder / "model.keras")
-    cnn.export(network, folder / "model.tflite")
-    description = describe(network, state, labels) | {"tflite_sha256": hash_file(folder / "model.tflite")}
-    exported = utils.EmotionModel(utils.load_network((folder / "model.tflite").read_bytes()), description)
-    description["temperatures"], accuracies = calibrate(exported, *validation)
-    description["training"]["val_accuracy"] = accuracies
-    with utils.replaced(folder / "model.json") as path:  # The last file: with it the folder is complete.
-        path.write_text(json.dumps(description, indent=2), encoding="utf-8")
+    export(network, folder / "model.tflite")
+    description = describe(network, state, training[1]["labels"].argmax(axis=1))
+    description["tflite_sha256"] = hash_file(folder / "model.tflite")
+    description = write_description(folder, description, training, validation)  # With this file the folder is complete.
     checkpoint.replace_model(output_dir)
     return description
 
@@ -223,24 +272,81 @@ def describe(network, state, labels):
     }
 
 
-def calibrate(exported, faces, targets, weights):
-    """Returns the temperature of each head, fitted on the validation faces, and its accuracy on them."""
-    temperatures, accuracies = dict.fromkeys(exported.heads, 1.0), {}
-    for head, logits in exported.logits(faces).items():
+def calibrate(folder, data_path, votes_path):
+    """Fits the temperatures and the bias of a model folder and writes them into its `model.json`.
+
+    For a model that was trained before these were fitted as they are now:
+
+        python -c "import train; train.calibrate('models/emotions-5', 'data/fer2013.csv', 'data/fer2013new.csv')"
+    """
+    description = json.loads((Path(folder) / "model.json").read_text(encoding="utf-8"))
+    config = description["training"]
+    splits = load_splits(fer2013.read(data_path), votes_path, config["classes"], config["limit"])
+    return write_description(Path(folder), description, *splits)
+
+
+def write_description(folder, description, training, validation):
+    """Writes `model.json` with the temperatures and the bias of the exported network, and returns its content."""
+    model = utils.EmotionModel(utils.load_network((folder / "model.tflite").read_bytes()), description)
+    read_out, record = fit_read_out(model, training, *validation)
+    description |= read_out
+    description["training"] |= record
+    with utils.replaced(folder / "model.json") as path:
+        path.write_text(json.dumps(description, indent=2), encoding="utf-8")
+    return description
+
+
+def fit_read_out(model, training, faces, targets, weights):
+    """Fits on the validation faces how the outputs of an exported network become probabilities.
+
+    Args:
+        model: `utils.EmotionModel`.
+        training: faces, targets and weights from `load_splits`, whose votes give the bias.
+        faces, targets, weights: those of PublicTest.
+
+    Returns:
+        read_out: dict of `temperatures` (dict of head to float) and `bias` (list of C floats), as in `model.json`.
+        record: dict of `tau` and `val_accuracy` (dict of head to accuracy without the bias), for its `training`.
+    """
+    temperatures, accuracies, tau, bias = dict.fromkeys(model.heads, 1.0), {}, 0.0, np.zeros(len(model.classes))
+    for head, logits in model.logits(faces).items():
         rows = weights[head] > 0
-        if rows.any():  # A short run's faces may have no consensus.
-            labels = targets[head][rows].argmax(axis=1)
-            temperatures[head] = fit_temperature(logits[rows], labels)
-            accuracies[head] = float(np.mean(logits[rows].argmax(axis=1) == labels))
-    return temperatures, accuracies
+        if not rows.any():  # A short run's faces may have no consensus.
+            continue
+        logits, labels = logits[rows], targets[head][rows].argmax(axis=1)
+        accuracies[head] = float(np.mean(logits.argmax(axis=1) == labels))
+        if head == "votes":
+            tau, bias = fit_bias(logits, labels, training[2][head] @ training[1][head])
+        temperatures[head] = fit_temperature(logits, labels, bias)
+    return {"temperatures": temperatures, "bias": bias.tolist()}, {"tau": tau, "val_accuracy": accuracies}
 
 
-def fit_temperature(logits, labels):
-    """Returns the temperature with the lowest log loss (Guo et al., 2017), or 1 if it does not lower the ECE."""
+def fit_bias(logits, labels, counts):
+    """Returns tau and the bias, float (C,), for equal recalls of frequent and rare classes (Menon et al., 2021).
+
+    Each tau is measured with the temperature that it would be shipped with.
+
+    Args:
+        counts: float (C,), training votes for each class, in any unit.
+    """
+    shares = np.maximum(counts / counts.sum(), MIN_SHARE)
+    biases = [-tau * np.log(shares) for tau in TAUS]
+    temperatures = [fit_temperature(logits, labels, bias) for bias in biases]
+    scores = [logits / temperature + bias for temperature, bias in zip(temperatures, biases, strict=True)]
+    recalls = np.array([utils.mean_recall(each, labels) for each in scores])
+    best = int(np.argmax(recalls >= recalls.max() - RECALL_MARGIN))
+    return TAUS[best], biases[best]
+
+
+def fit_temperature(logits, labels, bias=0.0):
+    """Returns the temperature of softmax(logits / temperature + bias) with the lowest log loss (Guo et al., 2017).
+
+    It is 1 if it does not lower the calibration error.
+    """
     temperatures, rows = np.geomspace(0.2, 5, 500), np.arange(len(labels))
-    losses = [-np.log(utils.softmax(logits / t)[rows, labels] + 1e-12).mean() for t in temperatures]
+    losses = [-np.log(utils.softmax(logits / t + bias)[rows, labels] + 1e-12).mean() for t in temperatures]
     best = float(temperatures[np.argmin(losses)])
-    before, after = (utils.expected_calibration_error(utils.softmax(logits / t), labels) for t in (1, best))
+    before, after = (utils.expected_calibration_error(utils.softmax(logits / t + bias), labels) for t in (1, best))
     return best if after < before else 1.0
 
 
@@ -258,7 +364,7 @@ def hash_file(path):
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     path, count = cli.path, cli.whole_number(1, 1_000_000)
-    parser.add_argument("--data", type=path, default=utils.DEFAULT_DATA, help="data set (default: data/fer2013.csv)")
+    parser.add_argument("--data", type=path, default=fer2013.DEFAULT_DATA, help="data set (default: data/fer2013.csv)")
     parser.add_argument("--votes", type=path, help="fer2013new.csv of FER+; adds a second head (default: none)")
     parser.add_argument("--classes", type=int, choices=utils.CLASS_SETS, default=5, help="emotions (default: 5)")
     parser.add_argument("--output-dir", type=path, help="model folder (default: models/my-emotions-<classes>)")

@@ -29,6 +29,7 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+import fer2013
 import utils
 
 FACES = np.random.default_rng(0).integers(0, 256, (14, utils.IMAGE_SIZE**2), dtype=np.uint8)
@@ -93,7 +94,7 @@ def csv_content():
 
 def votes_content():
     """Returns votes of which seven in ten are for the label."""
-    columns = (*utils.VOTE_COLUMNS, *utils.OTHER_VOTE_COLUMNS)
+    columns = (*fer2013.VOTE_COLUMNS, *fer2013.OTHER_VOTE_COLUMNS)
     lines = [f"Usage,Image name,{','.join(columns)}\n"]
     for row, (emotion, usage) in enumerate(zip(EMOTION_IDS, USAGES, strict=True)):
         votes = [7 if i == emotion else 3 * (i == 7 + row % 3) for i in range(len(columns))]
@@ -126,14 +127,14 @@ def csv_reader(folder):
     def check(edits):
         damaged = damage(content, edits)
         path.write_bytes(damaged)
-        result, _ = refused(lambda: utils._read_csv(path))
+        result, _ = refused(lambda: fer2013.read(path))
         if result is not None:
-            rows = parse(damaged, utils.COLUMNS)
-            assert result[0].reshape(len(rows), -1).tolist() == [
+            rows = parse(damaged, fer2013.COLUMNS)
+            assert result.faces.reshape(len(rows), -1).tolist() == [
                 list(map(int, pixels.split())) for _, pixels, _ in rows
             ]
-            assert result[1].tolist() == [int(emotion) for emotion, _, _ in rows]
-            assert [list(utils.SPLITS.values())[usage] for usage in result[2]] == [usage for _, _, usage in rows]
+            assert result.emotions.tolist() == [int(emotion) for emotion, _, _ in rows]
+            assert [list(fer2013.SPLITS.values())[usage] for usage in result.usages] == [usage for _, _, usage in rows]
         return result is not None
 
     yield check
@@ -153,8 +154,8 @@ def archive_reader(folder):
 
     def check(edits):
         path.write_bytes(damage(packed[edits[0][1] % len(packed)], edits))
-        result, _ = refused(lambda: utils._read_csv(path))
-        assert result is None or np.array_equal(result[0].reshape(-1, utils.IMAGE_SIZE**2), FACES)
+        result, _ = refused(lambda: fer2013.read(path))
+        assert result is None or np.array_equal(result.faces.reshape(-1, utils.IMAGE_SIZE**2), FACES)
         return result is not None
 
     yield check
@@ -162,16 +163,17 @@ def archive_reader(folder):
 
 @contextlib.contextmanager
 def votes_reader(folder):
-    path, data, content = folder / "votes.csv", folder / "fer2013.csv", votes_content()
-    data.write_bytes(csv_content())
+    path, content = folder / "votes.csv", votes_content()
+    (folder / "fer2013.csv").write_bytes(csv_content())
+    data = fer2013.read(folder / "fer2013.csv")
 
     def check(edits):
         damaged = damage(content, edits)
         path.write_bytes(damaged)
-        result, _ = refused(lambda: utils.load_votes(path, data, "train", 7))
+        result, _ = refused(lambda: data.read_votes(path).select("train", 7))
         if result is None:
             return False
-        rows = parse(damaged, (*utils.VOTE_COLUMNS, *utils.OTHER_VOTE_COLUMNS))[: USAGES.count("Training")]
+        rows = parse(damaged, (*fer2013.VOTE_COLUMNS, *fer2013.OTHER_VOTE_COLUMNS))[: USAGES.count("Training")]
         for votes, weight, consensus, row in zip(*result, [list(map(int, row)) for row in rows], strict=True):
             kept = row[:7]
             assert np.allclose(votes, np.array(kept) / max(1, sum(kept)))
@@ -193,6 +195,7 @@ def description_reader(folder):
         if description:
             assert tuple(utils.EMOTIONS[i] for i in description["fer2013_ids"]) == tuple(description["classes"])
             assert all(0 < description["temperatures"][head] < float("inf") for head in description["heads"])
+            assert np.isfinite(description["bias"]).all() and len(description["bias"]) == len(description["classes"])
         return description is not None
 
     yield check
