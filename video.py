@@ -107,7 +107,7 @@ def open_source(source, camera_size=None):
             size = first.image.shape[1::-1]
             if camera_size not in (None, size):
                 print(f"Camera {index}: gives {size[0]}x{size[1]} pixels instead.")
-            return LiveSource("camera", first.file, frames, lambda: read_camera(index, camera_size))
+            return LiveSource("camera", first.file, lambda: read_camera(index, camera_size), frames)
         if source:
             raise ValueError(
                 f"Camera {source}: cannot be opened. Check that it is plugged in, that no other program uses it and "
@@ -160,7 +160,7 @@ def open_address(address):
             stream = find_video(container, title)
             is_playable, is_live = any(map(decode, container.demux(stream))), is_live and not container.duration
         if is_playable and is_live:
-            return LiveSource("stream", title, read_stream(address, title), lambda: read_stream(address, title))
+            return LiveSource("stream", title, lambda: read_video(address, title))
         if is_playable:
             return FileSource([address], title)
         if is_live or size > MAX_DOWNLOAD:
@@ -314,8 +314,9 @@ def read_image(path, name):
             scans = content.count(b"\xff\xda") if image.info.get("progressive") else 1
             if scans * image.width * image.height > MAX_SCANNED_PIXELS:  # Ctrl-C does nothing meanwhile.
                 raise LimitError(f"{name}: a JPEG in {scans} scans would take minutes. Save it again.")
-            decoded = decode_with_opencv(content)
-        decoded = decode_with_pillow(image) if decoded is None else decoded
+            with contextlib.suppress(cv2.error):
+                decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        decoded = decode_with_pillow(image) if decoded is None else to_8_bits(decoded)
     if pages > 1:
         print(f"{name}: the first of {pages} images is read.")
     yield SourceFrame(decoded, 0.0, file_name(path), ASSUMED_FPS, still=True)
@@ -335,16 +336,8 @@ def read_animation(path, name):
             time_s += seconds
 
 
-def decode_with_opencv(content):
-    """Returns an image file's content as uint8 (H, W, 3) BGR, None if OpenCV does not know the format."""
-    image = None
-    with contextlib.suppress(cv2.error):
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    return image if image is None else to_8_bits(image)
-
-
 def decode_with_pillow(image):
-    """Returns an image of Pillow's as uint8 (H, W, 3) BGR."""
+    """Returns an image of Pillow's, or its current frame, as uint8 (H, W, 3) BGR."""
     image = import_pillow().ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":  # One channel of 16 or 32 bits.
         return cv2.cvtColor(to_8_bits(np.asarray(image)), cv2.COLOR_GRAY2BGR)
@@ -393,8 +386,8 @@ def open_container(target, name=None):
 def find_video(container, name):
     """Returns the video stream of a container, or raises ValueError if it has none or too large a one."""
     stream = container.streams.best("video")
-    if stream is None or stream.disposition & COVER:
-        raise ValueError(f"{name}: has no video. Name a file with moving or still images.")
+    if stream is None or stream.codec_context is None or stream.disposition & COVER:
+        raise ValueError(f"{name}: has no video of a known kind. Convert it to .mp4, or name another file.")
     check_frame_size(*shown_size(stream.codec_context, stream), name)
     return stream
 
@@ -429,6 +422,7 @@ def read_video(target, name):
     with contextlib.suppress(import_av().FFmpegError), open_container(target, name) as container:
         stream, start = find_video(container, name), start_time(container)
         fps, is_torn = frame_rate(stream), False
+        stream.thread_type = "AUTO" if isinstance(target, Path) else "SLICE"  # Threads of frames delay a stream.
         time_s = -1 / fps
         for packet in container.demux():
             reached = max(reached, float((packet.pts or 0) * packet.time_base))
@@ -448,16 +442,6 @@ def read_video(target, name):
         raise ValueError(CANNOT_READ.format(name))
     if is_cut_off:
         raise ValueError(f"{name}: ends after frame {count}. The rest of the file is missing.")
-
-
-def read_stream(address, title):
-    """Yields the frames of a stream until it breaks off."""
-    try:
-        yield from read_video(address, title)
-    except LimitError:
-        raise
-    except ValueError:
-        return
 
 
 def start_time(container):
@@ -500,36 +484,47 @@ class LiveSource:
     """A camera or stream, read in a background thread.
 
     Only the newest frame is kept, so a slow consumer skips frames instead of lagging. While the stream stalls, frames
-    without an image keep the window alive. When `frames` end, `open_frames` is called for new ones.
+    without an image keep the window alive. When `frames` end, `open_frames` returns new ones.
     """
 
     total, paths, ended = None, (), False
 
-    def __init__(self, kind, title, frames, open_frames):
+    def __init__(self, kind, title, open_frames, frames=None):
         self.kind, self.title, self.open_frames, self.started = kind, title, open_frames, time.perf_counter()
         self.problem = f"{title}: no more frames, and it cannot be opened again. Check that it is still connected."
         self.newest, self.condition, self.stopped = None, threading.Condition(), threading.Event()
-        self.thread = threading.Thread(target=self._read, args=[frames], daemon=True)
+        self.thread = threading.Thread(target=self._run, args=[frames or open_frames()], daemon=True)
         self.thread.start()
 
-    def _read(self, frames):
+    def _run(self, frames):
         pauses = iter(RETRY_PAUSES)
         try:
             while frames:
-                for frame in frames:
+                if self._read(frames):
                     pauses = iter(RETRY_PAUSES)
-                    with self.condition:
-                        self.newest = self._date(frame)
-                        self.condition.notify()
-                    if self.stopped.is_set():
-                        break
-                frames.close()
                 pause = next(pauses, None)
                 frames = None if pause is None or self.stopped.wait(pause) else self.open_frames()
         except LimitError as error:
             self.problem = str(error)
         finally:  # Also after an error in OpenCV: the consumer has to learn that no more frames come.
             self.stopped.set()
+
+    def _read(self, frames):
+        """Takes frames until they end or the source is closed. Returns whether there was one."""
+        frame = None
+        try:
+            for frame in frames:
+                with self.condition:
+                    self.newest = self._date(frame)
+                    self.condition.notify()
+                if self.stopped.is_set():
+                    break
+        except LimitError:
+            raise
+        except ValueError:  # A stream broke off.
+            pass
+        frames.close()
+        return frame is not None
 
     def _date(self, frame):
         return frame._replace(time_s=time.perf_counter() - self.started)
@@ -584,17 +579,21 @@ class AnnotatedFiles:
                 self._complete(whole=True)
                 self.file = source_frame.file
                 self.writer = VideoWriter(path, annotated.shape[1::-1], source_frame, self.inputs.get(self.file))
-            elif self.pending:
-                self.pending.result()
+            self._wait()
             self.pending = self.pool.submit(self.writer.write, annotated, source_frame.time_s)
         self.written += 1
+
+    def _wait(self):
+        """Waits for the frame under way, or raises what went wrong with it."""
+        if self.pending:
+            self.pending.result()
 
     def _complete(self, whole):
         """Completes the video under way, with the rest of its sound if it is the `whole` one."""
         writer, self.writer = self.writer, None
         if writer:
             try:
-                self.pending.result()
+                self._wait()
             finally:
                 writer.close(whole)
 
@@ -650,18 +649,13 @@ class VideoWriter:
     """
 
     def __init__(self, path, size, first, film=None):
-        self.name, self.size, self.fps, self.start = (
-            utils.printable(path),
-            size,
-            first.fps,
-            0.0 if film else first.time_s,
-        )
         av, format_name = import_av(), WRITABLE_VIDEOS[path.suffix.lower()]
+        self.name, self.size, self.fps, self.ticks, self.written = utils.printable(path), size, first.fps, -1, 0
         self.tick = fractions.Fraction(1, 1000 if format_name in ("matroska", "webm") else 90_000)  # Seconds.
-        self.ticks, self.written = -1, 0
+        self.start = 0.0 if film else first.time_s  # A live source has been open for a while.
         self.stack = contextlib.ExitStack()
         self.path = self.stack.enter_context(utils.replaced(path))
-        with self._complete_sentences():
+        with self._explain():
             options = {"movflags": "faststart"}
             self.container = av.open(str(self.path.resolve()), "w", format_name, container_options=options)
             self.stream = add_video(self.container, size, first.fps, self.tick)
@@ -669,8 +663,8 @@ class VideoWriter:
             self.heard, self.packets = next(self.sound, NO_SOUND)
 
     @contextlib.contextmanager
-    def _complete_sentences(self):
-        """Turns an error of PyAV into one that says what to do, and removes the file."""
+    def _explain(self):
+        """Turns an error of PyAV into a sentence."""
         try:
             yield
         except import_av().FFmpegError as error:
@@ -688,7 +682,7 @@ class VideoWriter:
         picture = import_av().VideoFrame.from_ndarray(cv2.cvtColor(frame, cv2.COLOR_BGR2YUV_I420), "yuv420p")
         self.ticks = max(self.ticks + 1, round((time_s - self.start) / self.tick))
         picture.pts, picture.time_base, picture.duration = self.ticks, self.tick, round(1 / self.fps / self.tick)
-        with self._complete_sentences():
+        with self._explain():
             self.container.mux(self.stream.encode(picture))
             self._write_sound(time_s)
         self.written += 1
@@ -704,7 +698,7 @@ class VideoWriter:
 
         `whole`: write the rest of the sound.
         """
-        with self.stack, self._complete_sentences(), self.container, contextlib.closing(self.sound):
+        with self.stack, self._explain(), self.container, contextlib.closing(self.sound):
             self.container.mux(self.stream.encode())
             self._write_sound(np.inf if whole else -np.inf)
 
@@ -712,7 +706,7 @@ class VideoWriter:
 def add_video(container, size, fps, tick):
     """Adds a video of this width and height to a container. Returns its stream."""
     codec, options = VP9 if container.format.name == "webm" else H264
-    stream = container.add_stream(codec, fractions.Fraction(fps).limit_denominator(1001), options)
+    stream = container.add_stream(codec, fractions.Fraction(max(fps, 1)).limit_denominator(1001), options)
     stream.width, stream.height = size[0] + size[0] % 2, size[1] + size[1] % 2  # Most players need even numbers.
     stream.pix_fmt, stream.time_base, stream.codec_context.time_base = "yuv420p", tick, tick
     stream.color_primaries, stream.color_trc, stream.colorspace, stream.color_range = BT709, BT709, BT601, LIMITED_RANGE
@@ -737,28 +731,14 @@ def read_sound(film, output, name):
         for other in streams:
             other.discard = av.stream.Discard.default if other is source else av.stream.Discard.all
         codec, known = source.codec_context.codec, COPIED_SOUND.get(output.format.name, output.supported_codecs)
-        if {codec.canonical_name, codec.name} & known:
-            yield from copy_packets(container, source, output.add_stream_from_template(source), start)
-        else:
-            stream = output.add_stream("libopus" if output.format.name == "webm" else "aac", 48_000)
-            yield from encode_sound(container, source, stream, start)
-
-
-def copy_packets(container, source, stream, start):
-    """Yields pairs of a time in seconds and packets, moved to another stream. `start`: see `start_time`."""
-    for packet in container.demux(source):
-        if packet.dts is not None:  # The last one is empty.
-            shift = round(start / packet.time_base)
-            packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
-            yield float(packet.pts * packet.time_base), [packet]
-
-
-def encode_sound(container, source, stream, start):
-    """Yields pairs of a time in seconds and packets of another codec. `start`: see `start_time`."""
-    time_s = 0.0
-    for packet in container.demux(source):
-        for frame in decode(packet):
-            frame.pts -= round(start / frame.time_base)
-            time_s = frame.time
-            yield time_s, stream.encode(frame)
-    yield time_s, stream.encode()
+        is_copied, time_s = bool({codec.canonical_name, codec.name} & known), 0.0
+        encoder = "libopus" if output.format.name == "webm" else "aac"
+        stream = output.add_stream_from_template(source) if is_copied else output.add_stream(encoder, 48_000)
+        for packet in container.demux(source):
+            for part in [packet] * (packet.dts is not None) if is_copied else decode(packet):
+                part.pts = part.dts = part.pts - round(start / part.time_base)
+                packets, time_s = [part] if is_copied else stream.encode(part), float(part.pts * part.time_base)
+                for moved in packets:
+                    moved.stream = stream
+                yield time_s, packets
+        yield time_s, [] if is_copied else stream.encode()

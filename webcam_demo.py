@@ -6,6 +6,7 @@
     python webcam_demo.py photos/ --output labelled/          prints one line per file
     python webcam_demo.py http://192.168.0.7:8080/video
     python webcam_demo.py film.mp4 --no-display --benchmark
+    python webcam_demo.py 1 --camera-size 1280x720            another camera; for two at once, run it twice
 
 Keys: q or Esc quits, space pauses, s saves a snapshot, m mirrors, b shows the probabilities of the nearest face, f the
 frame rate and latency, h help. Closing the window quits too.
@@ -291,8 +292,11 @@ def check_paths(args, source, output):
         other = uses.setdefault(file_identity(path), use)
         if other != use:
             raise ValueError(f"{other} and {use} must be different files, but both are {name}.")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if not os.access(folder, os.W_OK):  # Now, instead of after the last frame.
+            raise ValueError(f"{name}: its folder is read-only. Choose another path.")
         if path.exists():
-            open(path, "r+b").close()  # Raises OSError now, instead of after the last frame.
+            open(path, "r+b").close()  # Raises OSError.
 
 
 def file_identity(path):
@@ -304,8 +308,8 @@ def demo(args):
     """Opens what the arguments name, runs the loop, closes and reports.
 
     Raises:
-        KeyboardInterrupt, OSError, ValueError: it was stopped, the source ended early, or a file cannot be written.
-            The files are completed and reported first.
+        KeyboardInterrupt, MemoryError, OSError, ValueError: it was stopped, the source ended early, or a file cannot be
+            written. The files are completed and reported first.
     """
     failure, model, detector = None, utils.load_emotion_model(args.model), utils.load_face_detector()
     with contextlib.ExitStack() as stack:
@@ -314,15 +318,13 @@ def demo(args):
         is_folder, is_live = source.kind == "folder", source.kind in LIVE_KINDS
         log = emotion_log.EmotionLog(args.log, model.classes, is_folder, is_live) if args.log else None
         output = open_output(args, source, window)
-        for part in filter(None, (window, log)):
-            stack.enter_context(contextlib.closing(part))
-        if output:
-            stack.enter_context(output)
+        for part in filter(None, (window and contextlib.closing(window), log and contextlib.closing(log), output)):
+            stack.enter_context(part)
         benchmark = Benchmark()
         try:
             labeler = FrameLabeler(model, detector, args.min_confidence, benchmark)
             run(source, labeler, benchmark, window, output, log)
-        except (OSError, KeyboardInterrupt) as error:
+        except (KeyboardInterrupt, MemoryError, OSError) as error:
             failure = error
     report(args, source, output, log, benchmark)
     if failure or source.problem:

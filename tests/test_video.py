@@ -684,10 +684,10 @@ needs_small_disk = pytest.mark.skipif(
 @needs_small_disk
 @pytest.mark.parametrize("name", ["out.mp4", "out.mkv"])
 def test_full_disk_stops_the_demo_and_the_video_so_far_plays(noisy_video, tmp_path, name):
-    """Of 18 MB, 16 stay free for the index, so about 2 MB are written."""
+    """Of 17 MB, 16 stay free for the index, so about 1 MB is written."""
     (tmp_path / "disk").mkdir()
     demo = f"{sys.executable} {ROOT / 'webcam_demo.py'} {noisy_video} --no-display --output disk/{name}"
-    mount = "mount -t tmpfs -o size=18M none disk"
+    mount = "mount -t tmpfs -o size=17M none disk"
     command = f"{mount} && {{ {demo}; status=$?; cp disk/* .; ls -A disk > listing; exit $status; }}"
     finished = subprocess.run(["unshare", "-rm", "bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
     assert finished.returncode == 2 and finished.stderr.count("\n") == 1, finished.stderr
