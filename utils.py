@@ -541,7 +541,7 @@ NEW_PREFIX = ".new-"  # Prefix of a file being written; a kill leaves it.
 @contextlib.contextmanager
 def replaced(path):
     """Yields a temporary path with the same suffix. On success it replaces `path`; on an error it is deleted."""
-    temporary = path.with_name(f"{NEW_PREFIX}{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{NEW_PREFIX}{os.getpid()}-{path.name[-40:]}")  # Names have at most 255 bytes.
     try:
         yield temporary
         temporary.replace(path)
