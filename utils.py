@@ -71,18 +71,40 @@ class Face(NamedTuple):
 # 2. Frame -> faces ----------------------------------------------------------------------------------------------------
 
 # OpenCV's Haar cascades: one finds faces, one confirms them, one finds faces that look to the left.
-# `alt` alone misses some dark-skinned faces, but confirms 97 % of the faces that `default` finds, whatever their skin.
+# `alt` alone misses some dark-skinned faces, but confirms those that `default` finds.
 CASCADES = {
     "frontal": "haarcascade_frontalface_default.xml",
     "confirming": "haarcascade_frontalface_alt.xml",
     "profile": "haarcascade_profileface.xml",
 }
 FaceDetector = collections.namedtuple("FaceDetector", CASCADES)
+# The cascades get the square root of the gray levels, in which they miss fewer dark-skinned and dim faces. The network
+# gets the gray levels as they are.
+TONE = np.rint(np.sqrt(np.arange(256) / 255) * 255).astype(np.uint8)
 SEARCH_WIDTH = 64  # Pixels of the face in a search around a box.
 SEARCH_MARGIN = 0.3  # On each side of the box, in widths of the box.
 SEARCH_SIZES = (0.75, 1.35)  # The smallest and the largest face, in widths of the box.
+SEARCH_STEP = 1.1  # Ratio of successive sizes.
+# Detections that have to agree on a new face: of `default`, of `alt`, and of `default` if `alt` finds none. Of 112
+# places that are not a face and that `default` proposes, one had 30.
+NEW_NEIGHBORS = 5
 CONFIRMING_NEIGHBORS = 4
+SURE_NEIGHBORS = 30
 MIN_OVERLAP = 0.5  # Two boxes sharing this much of the smaller one cannot both be faces.
+
+# Single images, where time does not matter.
+STILL_WIDTH = 96  # Pixels of the face when it is confirmed.
+STILL_ANGLES = (0, -25, 25, -50, 50)  # Degrees; the cascade tolerates 15 by itself.
+STILL_PADDING = 0.25  # Of the shorter side: the edge is repeated around the image to find faces that it cuts off.
+STILL_EVIDENCE = 30  # See `confirm_face`.
+LEAST_EVIDENCE = 20  # Enough for an upright face that is alone, if its share of the image's shorter side is large.
+LEAST_SHARE = 0.2
+PROFILE_NEIGHBORS = 7  # Nothing confirms a profile, so more detections have to agree.
+# Square images of these sides in pixels, as data sets of faces have them, are a face as a whole. The least contrast is
+# a standard deviation in gray levels. A face found in them is another one only if it is narrower than this share.
+PORTRAIT_SIZES = (IMAGE_SIZE, 112)
+PORTRAIT_CONTRAST = 5
+PORTRAIT_SHARE = 0.7
 
 
 def load_face_detector():
@@ -108,41 +130,123 @@ def _load_cascade(name):
     return cascade
 
 
-def detect_faces(gray, detector):
+def detect_faces(gray, detector) -> np.ndarray:
     """Finds the upright faces of an image (Viola & Jones, 2001).
 
     Their width is at least 48 pixels and at least a thirtieth of the image's shorter side. Returns boxes, int (F, 4),
     largest first; (0, 4) without a face.
     """
-    min_size = max(IMAGE_SIZE, round(min(gray.shape) / 30))
-    found = detector.frontal.detectMultiScale(gray, scaleFactor=1.1, minNeighbors=5, minSize=(min_size, min_size))
-    boxes = []
-    for box in sorted(map(tuple, found), key=lambda box: (-box[2], box)):
-        # The cascade also finds faces in eyes and mouths, and in backgrounds. Confirming a face costs about 1 ms.
-        if not overlaps_any(box, boxes) and search_face(gray, box, detector.confirming, CONFIRMING_NEIGHBORS)[1]:
-            boxes.append(box)
-    return np.array(boxes, int).reshape(-1, 4)
+    faces = _find_frontal(cv2.LUT(gray, TONE), detector, angles=(0,))
+    return np.array([np.rint(box) for box, _ in faces], int).reshape(-1, 4)
 
 
-def search_face(gray, box, cascade, neighbors, angle=0.0, flipped=False, face_width=SEARCH_WIDTH, sizes=SEARCH_SIZES):
+def find_faces(gray, detector):
+    """Finds the faces of a single image, tilted ones and profiles too.
+
+    A small square image that holds no smaller face is a face as a whole, because data sets have such portraits.
+
+    Returns:
+        boxes: int (F, 4), largest first.
+        angles: list of F degrees by which the faces are tilted clockwise.
+    """
+    toned = cv2.LUT(gray, TONE)
+    faces = _find_frontal(toned, detector, STILL_ANGLES) or _find_profiles(toned, detector)
+    if _is_portrait(gray) and all(box[2] > PORTRAIT_SHARE * len(gray) for box, _ in faces):
+        faces = [((0, 0, len(gray), len(gray)), 0)]
+    return np.array([np.rint(box) for box, _ in faces], int).reshape(-1, 4), [angle for _, angle in faces]
+
+
+def _is_portrait(gray):
+    """Returns whether an image has the shape of a cropped face, and is not plain."""
+    height, width = gray.shape
+    return height == width and PORTRAIT_SIZES[0] <= width <= PORTRAIT_SIZES[1] and gray.std() >= PORTRAIT_CONTRAST
+
+
+def _find_frontal(toned, detector, angles):
+    """Returns pairs of box and angle of the faces that look ahead, largest first."""
+    places = [(box, angle) for angle in angles for box in _scan(toned, detector.frontal, NEW_NEIGHBORS, angle)]
+    found = [(confirm_face(toned, box, detector, angle, STILL_WIDTH), box, angle) for box, angle in places]
+    found.sort(key=lambda face: (-face[0], *face[1]))
+    faces = []
+    # A face has most evidence at its own angle. Its eyes and mouth have less than the whole.
+    for evidence, box, angle in found:
+        if evidence >= STILL_EVIDENCE and not overlaps_any(box, [other for other, _ in faces]):
+            faces.append((box, angle))
+    if not faces:
+        least = LEAST_SHARE * min(toned.shape)
+        alone = (face for face in found if face[0] >= LEAST_EVIDENCE and face[1][2] >= least and face[2] == 0)
+        faces = [(box, angle) for _, box, angle in itertools.islice(alone, 1)]
+    return sorted(faces, key=lambda face: (-face[0][2], *face[0]))
+
+
+def _find_profiles(toned, detector):
+    """Returns pairs of box and angle 0 of the faces that look to a side, largest first."""
+    faces = []
+    for flipped in (False, True):
+        for box in _scan(toned, detector.profile, PROFILE_NEIGHBORS, flipped=flipped):
+            box, _ = search_face(toned, box, detector.profile, PROFILE_NEIGHBORS, flipped=flipped)
+            if box is not None and not overlaps_any(box, [other for other, _ in faces]):
+                faces.append((box, 0))
+    return sorted(faces, key=lambda face: (-face[0][2], *face[0]))
+
+
+def _scan(toned, cascade, neighbors, angle=0, flipped=False):
+    """Returns the boxes, float (4,), that a cascade finds in a whole image, turned by an angle and flipped."""
+    min_size = max(IMAGE_SIZE, round(min(toned.shape) / 30))
+    padding = round(STILL_PADDING * min(toned.shape))
+    padded = cv2.copyMakeBorder(toned, *[padding] * 4, cv2.BORDER_REPLICATE)
+    image, to_padded = turn_upright(padded, angle, flipped)
+    found = cascade.detectMultiScale(image, SEARCH_STEP, neighbors, minSize=(min_size, min_size))
+    # Sorted, because the order of the cascade's threads varies.
+    middles = [(to_padded @ (x + width / 2, y + width / 2, 1), width) for x, y, width, _ in sorted(map(tuple, found))]
+    return [np.array([*(middle - padding - width / 2), width, width]) for middle, width in middles]
+
+
+def turn_upright(image, angle, flipped=False):
+    """Returns an image turned so that tilted heads are upright, and the matrix (2, 3) that turns points back."""
+    if not angle and not flipped:
+        return image, np.eye(2, 3)
+    to_upright = cv2.getRotationMatrix2D((image.shape[1] / 2, image.shape[0] / 2), angle, 1)
+    if flipped:
+        to_upright[0] = -to_upright[0]
+        to_upright[0, 2] += image.shape[1]
+    return cv2.warpAffine(image, to_upright, image.shape[::-1]), cv2.invertAffineTransform(to_upright)
+
+
+def confirm_face(toned, box, detector, angle=0.0, face_width=SEARCH_WIDTH):
+    """Returns how many detections of both frontal cascades agree on a face at a box; 0 if it is not one.
+
+    A face has about 100, a dark or blurred one about 30. Nine in ten of the other places have 18 or fewer.
+    """
+    found = search_face(toned, box, detector.frontal, NEW_NEIGHBORS, angle, face_width=face_width)[1]
+    confirmed = search_face(toned, box, detector.confirming, CONFIRMING_NEIGHBORS, angle, face_width=face_width)[1]
+    return found + confirmed if confirmed or found >= SURE_NEIGHBORS else 0
+
+
+def search_face(
+    toned, box, cascade, neighbors, angle=0.0, flipped=False, *, face_width=SEARCH_WIDTH, sizes=SEARCH_SIZES,
+    step=SEARCH_STEP,
+):  # fmt: skip
     """Searches the surroundings of a box for a face of about its size.
 
     Args:
+        toned: uint8 (H, W), gray levels changed by `TONE`.
         neighbors: number of detections that have to agree.
         angle: degrees by which the face is tilted clockwise.
         flipped: search the horizontally flipped image.
-        face_width: pixels to which the box is reduced or enlarged; fewer cost less and find less.
+        face_width: pixels to which the box is reduced or enlarged. With fewer than 64 the boxes are too large.
         sizes: the smallest and the largest face, in widths of the box.
+        step: ratio of successive sizes.
 
     Returns:
         box: float (4,), the face near the middle on which most detections agree; None if there is none.
         agreeing: int, the number of detections that agree on it.
     """
     size = round(face_width * (1 + 2 * SEARCH_MARGIN))
-    patch = cut_square(gray, box, size, SEARCH_MARGIN, angle)
+    patch = cut_square(toned, box, size, SEARCH_MARGIN, angle)
     patch = patch[:, ::-1] if flipped else patch
     smallest, largest = ((round(share * face_width),) * 2 for share in sizes)
-    found, agreeing = cascade.detectMultiScale2(patch, 1.1, neighbors, minSize=smallest, maxSize=largest)
+    found, agreeing = cascade.detectMultiScale2(patch, step, neighbors, minSize=smallest, maxSize=largest)
     if len(found) == 0:
         return None, 0
     # Middle of each face, in pixels from the middle of the patch, and its width.
@@ -155,7 +259,7 @@ def search_face(gray, box, cascade, neighbors, angle=0.0, flipped=False, face_wi
 
 
 def rotate(offset, angle):
-    """Returns an offset x, y after a rotation by an angle in degrees, clockwise."""
+    """Rotates an offset (x, y) clockwise by `angle` degrees."""
     cosine, sine = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     return np.array([[cosine, -sine], [sine, cosine]]) @ offset
 
@@ -369,34 +473,74 @@ def _read_description(path):
     return description
 
 
-def read_emotions(frame, model=None, detector=None):
-    """Finds the upright faces of an image and names their emotions. Returns a list of `Face`, largest first.
+def read_emotions(frame, model=None, detector=None) -> list[Face]:
+    """Finds the faces of an image and names their emotions. Returns a list of `Face`, largest first.
 
-    Several threads may call it; they take turns.
+    A small square image in which no face is found, as data sets of faces have them, is a face as a whole. Several
+    threads may call this function; they take turns.
 
     Args:
         frame: uint8 (H, W, 3) BGR, as `cv2.imread` returns it.
-        model: from `load_emotion_model`; None for the default one, which is loaded once.
-        detector: from `load_face_detector`; None likewise.
+        model: from `load_emotion_model`, or a model folder; None for the default one. A folder is loaded once.
+        detector: from `load_face_detector`; None for one that is loaded once.
 
     Raises:
-        ValueError: `frame` is not such an array, for example because `cv2.imread` found no image.
+        ValueError: `frame` is not such an array, for example because `cv2.imread` found no image, or `model` is
+            neither a model nor its folder.
+        FileNotFoundError: `model` is a folder that has no model.
     """
-    is_array = isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3
-    if not is_array or frame.shape[2] != 3 or frame.size == 0:
-        shape = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
-        raise ValueError(f"`frame` must be a uint8 array (height, width, 3), but it is {shape}.")
-    gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-    with _turn:
-        model, detector = model or _default_model(), detector or _default_detector()
-        boxes = detect_faces(gray, detector)
-        probabilities = model.predict(crop_faces(gray, boxes))
-    return label_faces(boxes, probabilities, model.classes)
+    gray = cv2.cvtColor(_check_frame(frame), cv2.COLOR_BGR2GRAY)
+    with _shared.lock:
+        detector = _shared.load_detector() if detector is None else detector
+        if model is None or isinstance(model, str | os.PathLike):
+            model = _shared.load_model(DEFAULT_MODEL if model is None else model)
+        elif not isinstance(model, EmotionModel):
+            raise ValueError(f"`model` must be a folder or from load_emotion_model, but it is {type(model).__name__}.")
+        boxes, angles = find_faces(gray, detector)
+        probabilities = model.predict(crop_faces(gray, boxes, angles))
+    faces = label_faces(boxes, probabilities, model.classes)
+    return [face._replace(angle=float(angle)) for face, angle in zip(faces, angles, strict=True)]
 
 
-_default_model = functools.cache(load_emotion_model)
-_default_detector = functools.cache(load_face_detector)
-_turn = threading.Lock()  # Cascades and networks keep their state between calls.
+def _check_frame(frame):
+    """Returns a frame, or raises ValueError with what to do instead."""
+    if isinstance(frame, np.ndarray):
+        if frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3 and frame.size:
+            return frame
+        received, remedy = f"{frame.dtype} {frame.shape}", ""
+    else:
+        received, remedy = type(frame).__name__, ""
+    if isinstance(frame, str | os.PathLike):
+        remedy = " Read the file first: frame = cv2.imread(path)."
+    elif hasattr(frame, "convert"):  # An image of Pillow, which is not imported here.
+        remedy = ' Convert it: frame = numpy.array(image.convert("RGB"))[:, :, ::-1].copy().'
+    raise ValueError(f"`frame` must be a uint8 array (height, width, 3), but it is {received}.{remedy}")
+
+
+class _Shared:
+    """What the calls of `read_emotions` share. Cascades and networks keep state during a call: threads take turns."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.load_model = functools.lru_cache(maxsize=4)(load_emotion_model)
+        self.load_detector = functools.cache(load_face_detector)
+
+
+def _renew_shared():
+    """Gives a forked process its own lock, model and detector, because their threads exist in its parent only."""
+    global _shared
+    _inherited.append(_shared)  # Kept, because deleting a network waits for its threads.
+    _shared = _Shared()
+
+
+_shared, _inherited = _Shared(), []
+if hasattr(os, "register_at_fork"):  # Windows has no fork.
+    # A fork waits for the call under way, so that no native lock is held in the child.
+    os.register_at_fork(
+        before=lambda: _shared.lock.acquire(),
+        after_in_parent=lambda: _shared.lock.release(),
+        after_in_child=_renew_shared,
+    )
 
 # 4. Probabilities -> drawing ------------------------------------------------------------------------------------------
 
