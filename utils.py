@@ -21,6 +21,7 @@ import collections
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -53,6 +54,7 @@ IMAGE_SIZE = 48  # Pixels, width and height of a face.
 # Outputs of the network, for FER2013's labels and the votes of FER+. A model may lack the second.
 HEADS = ("labels", "votes")
 OPENCV = '"opencv-python>=4.13,<5"'  # What to install; requirements-demo.txt has the reasons.
+MAX_MODEL_BYTES = {"model.json": 1_000_000, "model.tflite": 100_000_000}
 UNCERTAIN = "uncertain"  # The label of a face whose most probable emotion is below the minimum confidence.
 
 
@@ -110,9 +112,13 @@ PORTRAIT_SHARE = 0.7
 def load_face_detector():
     """Loads `CASCADES` as a `FaceDetector`, a named tuple of `cv2.CascadeClassifier`.
 
+    `OMP_NUM_THREADS`, if set, limits the threads of OpenCV, which does not read that variable.
+
     Raises:
         ValueError: this OpenCV has no cascades (5.x has none), or one is damaged.
     """
+    if "OMP_NUM_THREADS" in os.environ:
+        cv2.setNumThreads(count_threads())
     return FaceDetector(*map(_load_cascade, CASCADES.values()))
 
 
@@ -397,9 +403,13 @@ def load_emotion_model(folder=DEFAULT_MODEL):
         ValueError: a file is damaged, or the two do not belong together.
     """
     folder = Path(folder)
-    for name in ("model.json", "model.tflite"):
+    for name, limit in MAX_MODEL_BYTES.items():
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{printable(folder / name)}: no such file. {_list_models(folder)}")
+        if (folder / name).stat().st_size > limit:
+            raise ValueError(
+                f"{printable(folder / name)}: larger than {limit // 10**6} MB, so train.py did not write it."
+            )
     description = _read_description(folder / "model.json")
     content = (folder / "model.tflite").read_bytes()  # From memory: a path may hold characters that LiteRT cannot open.
     if hashlib.sha256(content).hexdigest() != description["tflite_sha256"]:  # Damaged weights load silently.
@@ -414,7 +424,25 @@ def load_emotion_model(folder=DEFAULT_MODEL):
             f"`heads` of {printable(folder / 'model.json')} must be the outputs of model.tflite, but they are "
             f"{description['heads']} and {sorted(outputs)}."
         )
+    _check_outputs(run, description, folder / "model.tflite")
     return EmotionModel(run, description)
+
+
+def _check_outputs(run, description, path):
+    """Refuses a network whose logits (N, C) are not finite, or differ for a face alone and the same face with another."""
+    faces = np.random.default_rng(0).integers(0, 256, (2, IMAGE_SIZE, IMAGE_SIZE, 1)).astype(np.float32)
+    try:
+        one, two = (run(faces=faces[:count]) for count in (1, 2))
+    except (ValueError, RuntimeError):  # For example of a fixed number of faces.
+        one = two = dict.fromkeys(description["heads"], np.empty(0))
+    for head in description["heads"]:
+        classes, finite = len(description["classes"]), np.isfinite(two[head]).all()
+        if (one[head].shape, two[head].shape) != ((1, classes), (2, classes)) or not finite:
+            raise ValueError(
+                f"{printable(path)}: its outputs are not logits of {classes} classes. Train the model again."
+            )
+        if not np.allclose(one[head], two[head][:1], atol=0.01):
+            raise ValueError(f"{printable(path)}: the output for a face depends on other faces. Train the model again.")
 
 
 def _list_models(folder):
@@ -426,13 +454,19 @@ def _list_models(folder):
     return f"Train it: python train.py --output-dir {printable(folder)}"
 
 
+def count_threads():
+    """Returns how many threads LiteRT uses: the number in `OMP_NUM_THREADS`, else one per core, at most 4."""
+    number = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, int(number)) if number.isdecimal() else min(os.cpu_count() or 1, 4)
+
+
 def load_network(content):
     """Returns the signature runner of a `.tflite` file's content."""
     try:
         with quiet_stderr():  # LiteRT prints a line when it starts.
             from ai_edge_litert.interpreter import Interpreter
 
-            interpreter = Interpreter(model_content=content, num_threads=min(os.cpu_count() or 1, 4))
+            interpreter = Interpreter(model_content=content, num_threads=count_threads())
             run = interpreter.get_signature_runner()
             run(faces=np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 1), np.float32))  # LiteRT prints more at the first run.
             return run

@@ -328,6 +328,51 @@ def test_damaged_model_is_read_correctly_or_refused_in_one_line(reader):
     assert counts.total() >= 80  # Hypothesis may find fewer different cases.
 
 
+@pytest.mark.parametrize("name", utils.MAX_MODEL_BYTES)
+def test_file_of_a_model_that_is_far_too_large_is_refused_before_it_is_read(copied, name):
+    with open(copied / name, "r+b") as file:
+        file.truncate(utils.MAX_MODEL_BYTES[name] + 1)
+    with pytest.raises(ValueError, match=f"{name}: larger than"):
+        utils.load_emotion_model(copied)
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        (lambda faces: np.zeros((len(faces), 1)), "not logits of 5 classes"),
+        (lambda faces: np.zeros((1, 5)), "not logits of 5 classes"),
+        (lambda faces: np.zeros((len(faces), 10)), "not logits of 5 classes"),
+        (lambda faces: np.full((len(faces), 5), np.nan), "not logits of 5 classes"),
+        (lambda faces: np.zeros((len(faces), 5)) + faces.mean(), "depends on other faces"),
+    ],
+)
+def test_network_whose_outputs_are_not_logits_is_refused(copied, monkeypatch, output, words):
+    """Its hash is right: a stranger's model may hold anything."""
+
+    class Network:
+        def get_output_details(self):
+            return dict.fromkeys(utils.HEADS)
+
+        def __call__(self, faces):
+            return {head: output(faces).astype(np.float32) for head in utils.HEADS}
+
+    monkeypatch.setattr(utils, "load_network", lambda content: Network())
+    with pytest.raises(ValueError, match=f"model.tflite: .*{words}"):
+        utils.load_emotion_model(copied)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc")
+def test_omp_num_threads_limits_the_threads_of_the_library(portrait_path):
+    code = f"""
+import cv2, os, utils
+utils.read_emotions(cv2.imread({str(portrait_path)!r}))
+print(cv2.getNumThreads(), utils.count_threads(), len(os.listdir("/proc/self/task")))
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    printed = subprocess.check_output([sys.executable, "-c", code], cwd=utils.ROOT, text=True, env=environment)
+    assert printed.split() == ["1", "1", "1"]
+
+
 def test_read_emotions_in_five_lines(portrait_path):
     """The lines of the README, without a package that is slow to import."""
     code = f"""
