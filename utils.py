@@ -407,9 +407,7 @@ def load_emotion_model(folder=DEFAULT_MODEL):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{printable(folder / name)}: no such file. {_list_models(folder)}")
         if (folder / name).stat().st_size > limit:
-            raise ValueError(
-                f"{printable(folder / name)}: larger than {limit // 10**6} MB, so train.py did not write it."
-            )
+            raise ValueError(f"{printable(folder / name)}: larger than {limit // 10**6} MB: not a model of train.py.")
     description = _read_description(folder / "model.json")
     content = (folder / "model.tflite").read_bytes()  # From memory: a path may hold characters that LiteRT cannot open.
     if hashlib.sha256(content).hexdigest() != description["tflite_sha256"]:  # Damaged weights load silently.
@@ -429,20 +427,20 @@ def load_emotion_model(folder=DEFAULT_MODEL):
 
 
 def _check_outputs(run, description, path):
-    """Refuses a network whose logits (N, C) are not finite, or differ for a face alone and the same face with another."""
+    """Refuses a network whose logits (N, C) are not finite, or depend on the other faces of a batch."""
     faces = np.random.default_rng(0).integers(0, 256, (2, IMAGE_SIZE, IMAGE_SIZE, 1)).astype(np.float32)
     try:
         one, two = (run(faces=faces[:count]) for count in (1, 2))
     except (ValueError, RuntimeError):  # For example of a fixed number of faces.
         one = two = dict.fromkeys(description["heads"], np.empty(0))
     for head in description["heads"]:
-        classes, finite = len(description["classes"]), np.isfinite(two[head]).all()
-        if (one[head].shape, two[head].shape) != ((1, classes), (2, classes)) or not finite:
-            raise ValueError(
-                f"{printable(path)}: its outputs are not logits of {classes} classes. Train the model again."
-            )
-        if not np.allclose(one[head], two[head][:1], atol=0.01):
-            raise ValueError(f"{printable(path)}: the output for a face depends on other faces. Train the model again.")
+        classes, problem = len(description["classes"]), None
+        if (one[head].shape, two[head].shape) != ((1, classes), (2, classes)) or not np.isfinite(two[head]).all():
+            problem = f"its outputs are not logits of {classes} classes"
+        elif not np.allclose(one[head], two[head][:1], atol=0.01):
+            problem = "its output for a face depends on other faces"
+        if problem:
+            raise ValueError(f"{printable(path)}: {problem}. Train the model again.")
 
 
 def _list_models(folder):
