@@ -21,7 +21,7 @@ MAX_SCALE = 0.15  # Share of the face's size.
 MAX_SHIFT = 0.1  # Share of the crop's size.
 ERASING_PROBABILITY = 0.3
 ERASING_SIDE = (0.15, 0.4)  # Share of the crop's size.
-# Appearance, for cameras that FER2013 does not show. Brightness and contrast are normalised instead.
+# Appearance, for cameras that FER2013 does not show. Brightness and contrast are normalized instead.
 APPEARANCE_PROBABILITY = 0.3
 SHARPNESS = (-0.5, 1.0)  # Share of a Gaussian blur of 1 pixel that is mixed in; below 0 the face is sharpened.
 GAMMA = (0.67, 1.5)
@@ -30,7 +30,7 @@ MAX_NOISE = 6  # Gray levels, standard deviation.
 # Network --------------------------------------------------------------------------------------------------------------
 
 
-def normalise(faces):
+def normalize(faces):
     """Brings the gray levels of each face to mean 0 and variance 1, so that dim and bright faces look alike."""
     # In float32 under mixed precision too, because a dim face has few gray levels.
     return layers.LayerNormalization(
@@ -39,7 +39,7 @@ def normalise(faces):
 
 
 def conv_block(x, filters):
-    """Convolution, batch normalisation, ReLU."""
+    """Convolution, batch normalization, ReLU."""
     x = layers.Conv2D(filters, 3, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
     x = layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM)(x)
     return layers.ReLU()(x)
@@ -57,7 +57,7 @@ def build_model(num_classes, heads=utils.HEADS, image_size=utils.IMAGE_SIZE):
         model: `keras.Model` from faces (N, size, size, 1), 0..255, to a dict of logits (N, num_classes) per head.
     """
     faces = keras.Input((image_size, image_size, 1), name="faces")
-    x = normalise(faces)
+    x = normalize(faces)
     for stage, (filters, convolutions, pairs) in enumerate(STAGES):
         if stage > 0:
             x = layers.MaxPooling2D()(x)  # 48 -> 24 -> 12 -> 6
@@ -112,7 +112,7 @@ class Augmentation(layers.Layer):
     """Changes position, appearance and a part of each face while the network trains; does nothing in inference.
 
     Attributes:
-        size: width and height in pixels of the crop that is left of each face. The crop is centred on the face, then
+        size: width and height in pixels of the crop that is left of each face. The crop is centered on the face, then
             shifted.
     """
 
@@ -134,7 +134,7 @@ class Augmentation(layers.Layer):
         angle = np.deg2rad(MAX_ROTATION) * self.uniform(-1, 1, count)
         scale = 1 / (1 + self.uniform(-MAX_SCALE, MAX_SCALE, count))
         cos, sin = scale * ops.cos(angle), scale * ops.sin(angle)
-        # The centre of the face lands in the centre of the crop, moved by the shift.
+        # The center of the face lands in the center of the crop, moved by the shift.
         x, y = ((self.size - 1) / 2 + self.size * self.uniform(-MAX_SHIFT, MAX_SHIFT, count) for _ in "xy")
         center, zero = (utils.IMAGE_SIZE - 1) / 2, ops.zeros_like(x)
         to_x = (flip * cos, -flip * sin, center - flip * (cos * x - sin * y))

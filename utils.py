@@ -359,7 +359,7 @@ class EmotionModel:
 
     def probabilities(self, logits, head=None):
         """Returns what `predict` does, from the output of `logits`."""
-        bias = 0.0 if head else np.array(self.description["bias"])
+        bias = 0.0 if head else np.array(self.description["bias"], np.float32)
         head = head or self.heads[-1]
         return softmax(logits[head] / self.description["temperatures"][head] + bias).astype(np.float32)
 

@@ -36,6 +36,11 @@ def test_utils_and_cli_import_no_file_of_the_project():
         assert not list_imports(MODULES[name]) & set(MODULES)
 
 
+def test_the_data_set_is_read_by_train_and_evaluate_only():
+    assert list_imports(MODULES["fer2013"]) & set(MODULES) == {"utils"}
+    assert {name for name, path in MODULES.items() if "fer2013" in list_imports(path)} == {"train", "evaluate"}
+
+
 def test_no_script_imports_a_script():
     for name in SCRIPTS - {"webcam_demo"}:
         assert not list_imports(MODULES[name]) & SCRIPTS

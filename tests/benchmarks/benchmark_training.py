@@ -84,7 +84,7 @@ def run_ours(data, epochs):
     """Returns the curve of train.py for a run of so many epochs, list of dict."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "model"
-        train.train(train.parse_args(["--data", str(data), "--epochs", str(epochs), "--output-dir", str(output)]))
+        train.train(output, data, epochs=epochs)
         history = pd.read_csv(output / "history.csv")
     return [
         {"minutes": seconds / 60, "val_accuracy": accuracy}
