@@ -17,7 +17,6 @@ import utils
 
 # The scan. At scale 1 the frame has 360 lines; each further scale is smaller by SCALE_STEP.
 SCAN_LINES = 360  # of the shorter side; a smaller frame is scanned as it is
-LONGEST_SIDE = 32_000  # pixels; OpenCV cannot rotate a longer image
 SIZE_STEP = 1.2  # one scale covers two sizes
 MIN_SIZE = 24  # pixels of the smallest face that the cascades find
 MAX_SIZE = 29  # pixels of the largest face looked for at one scale: MIN_SIZE * SIZE_STEP
@@ -26,11 +25,12 @@ STRIDE = 4  # The cascades look at every second column of every second row.
 SIDE_SCALE = 2  # Tilted heads and profiles are scanned for from this scale on: small faces cost too much.
 PADDED_SCALE = 4  # From this scale on, the edge is repeated around the frame to find large faces that it cuts off.
 PADDING = 0.2  # of the shorter side
+OTHER_STRIPS = 8  # between two scans for upright faces of at least a seventh of the frame, which are cheap
 # A strip holds about STRIP_WINDOWS detection windows (2 ms) and has a fixed overhead of STRIP_COST. While a face is
 # shown a frame scans one strip, because following it takes time too. Otherwise it scans four.
 STRIP_WINDOWS = 8_000
 STRIP_COST = 1_500
-BUDGET = 8_000
+BUDGET = 8_000  # windows
 IDLE_BUDGET = 36_000
 
 # Known faces.
@@ -39,7 +39,8 @@ KNOWN_STEP = 1.2  # ratio of successive sizes
 KNOWN_NEIGHBORS = 2  # detections that have to agree
 KNOWN_PROFILE_NEIGHBORS = 3
 CHECK_INTERVAL = 0.2  # seconds between careful searches for an upright face; a tilted one is checked in every frame
-CHECK_SIZES = (0.6, 1.35)  # The box may have become too large.
+CHECK_SIZES = (0.6, 1.35)  # A box at a wrong angle may have become too large.
+WIDER = 1.8  # factor by which the surroundings of a face that is missed are enlarged
 MAX_UNCHECKED = 1.0  # seconds that a frontal face is followed although the careful searches miss it
 TILT = 25  # degrees: step of a lost face's search; the cascade tolerates 15 by itself
 MAX_TILT = 50  # degrees
@@ -52,7 +53,7 @@ SMOOTHING = 0.4  # seconds: time constant of the average over a face's probabili
 CUT = 25  # gray levels: mean change of a 32x18 thumbnail that makes a frame the first of another scene
 
 # New faces. Their evidence is the sum of `utils.confirm_face` over the frames.
-SHOWN_EVIDENCE = 50  # A face has about 100 in one frame, a dark or blurred one 30.
+SHOWN_EVIDENCE = 30  # A face has about 100 in one frame, a dark or blurred one 30.
 TRUSTED_EVIDENCE = 200  # The face is not confirmed any more.
 MAX_REFUSALS = 3  # confirmations in a row that fail before a new face is forgotten: a head may be tilting
 MIN_HITS = 3  # frames in which a tilted face or a profile must be found before it is shown
@@ -60,7 +61,7 @@ MIN_HITS = 3  # frames in which a tilted face or a profile must be found before 
 # Similarity of two thumbnails: correlation, -1..1.
 THUMBNAIL = 24  # pixels
 HELD_SIMILARITY = 0.6  # A held face's place looks like the face.
-TILTED_SIMILARITY = 0.4  # What is found at another angle is still this face.
+SAME_SIMILARITY = 0.4  # What is found at another angle, or farther away, is still this face.
 PERSON_SIMILARITY = 0.8  # A new face is a person who was lost.
 MIN_CONTRAST = 1  # gray level: standard deviation of a thumbnail, below which it is plain and matches nothing
 HELD_CONTRAST = 0.5  # least contrast of a held face's place, as a share of the face's
@@ -76,6 +77,11 @@ class View(NamedTuple):
     def cascade(self, detector):
         """Returns the cascade that finds heads of this view."""
         return detector.profile if self.profile else detector.frontal
+
+    @property
+    def tone(self):
+        """The gray levels in which the cascade is best, see `utils.search_face`."""
+        return None if self.profile else utils.TONE
 
 
 UPRIGHT, PROFILES = View(), (View(profile=True), View(profile=True, flipped=True))
@@ -95,6 +101,7 @@ class Track:
     checked: float = 0.0  # seconds: when a careful search last found the face
     held: bool = False  # The cascades miss the face, but its place looks like it.
     hits: int = 1  # frames in which it was found
+    misses: int = 0  # frames since it was last found
     evidence: int = 0
     refusals: int = 0  # confirmations in a row that failed
     velocity: np.ndarray = field(default_factory=lambda: np.zeros(2))  # pixels per second
@@ -114,24 +121,26 @@ class Track:
         return self.present and (is_known or self.track_id > 0)
 
     def views(self):
-        """Returns the views in which to search for the face, likeliest first."""
-        angles = (self.view.angle, self.view.angle - TILT, self.view.angle + TILT)
-        views = [*(View(angle) for angle in angles if abs(angle) <= MAX_TILT), *PROFILES]
-        return sorted(views, key=lambda view: view != self.view)
+        """Returns the views in which to search for the face, likeliest first; few for a face that is lost."""
+        angles = (self.view.angle - TILT, self.view.angle + TILT)
+        others = [view for view in (*map(View, angles), *PROFILES) if view != self.view and abs(view.angle) <= MAX_TILT]
+        if self.time - self.seen > HOLD:
+            others = others[self.misses % len(others) :][:1]
+        return [self.view, *others]
 
     def move(self, box, view):
         """Moves the track to where its face was found, smoothed by an alpha-beta filter.
 
-        A face that is found in another view was at the wrong place before, so its box is taken as it is.
+        A frontal face that is found at another angle was at the wrong place before, so its box is taken as it is.
         """
         elapsed = max(self.time - self.seen, 1e-3)
-        if view == self.view:
-            growth = MAX_GROWTH**elapsed
-            box = resize_box(box, np.clip(box[2], self.box[2] / growth, self.box[2] * growth))
-        residual = box - self.box
-        self.box = self.box + (POSITION_GAIN if view == self.view else 1) * residual
+        residual, width, growth = box - self.box, self.box[2], MAX_GROWTH**elapsed
+        if view == self.view or view.profile:
+            box = self.box + POSITION_GAIN * residual
+            box = resize_box(box, np.clip(box[2], width / growth, width * growth))
+        self.box = box
         self.velocity += VELOCITY_GAIN * (residual[:2] + residual[2:] / 2) / elapsed
-        self.view, self.seen, self.hits = view, self.time, self.hits + 1
+        self.view, self.seen, self.hits, self.misses = view, self.time, self.hits + 1, 0
 
     def average(self, probabilities, time_s):
         """Averages the probabilities, float32 (C,), of a frame with those of earlier ones, so that no label flickers.
@@ -170,7 +179,7 @@ class FaceTracker:
         if self.still:
             self._find_still(gray, time_s)
         else:
-            self._find_moving(cv2.LUT(gray, utils.TONE), time_s)
+            self._find_moving(gray, time_s)
         shown = [track for track in self.tracks if track.shown]
         for track in shown:
             if not track.track_id:
@@ -196,18 +205,21 @@ class FaceTracker:
             track.evidence, track.hits = SHOWN_EVIDENCE, MIN_HITS  # There are no further frames.
             self.tracks.append(track)
 
-    def _find_moving(self, toned, time_s):
+    def _find_moving(self, gray, time_s):
         """Updates the tracks by the next frame of a video."""
-        is_new_scene = self._is_cut(toned)
+        reduced, reduction = reduce_frame(gray)
+        is_new_scene = self._is_cut(reduced)
         if is_new_scene:
             self._forget(self.tracks)
-        self._follow(toned, time_s)
+        self._follow(gray, time_s)
         self._forget([track for track in self.tracks if time_s - track.seen > MEMORY])
-        self._find_new(toned, time_s, np.inf if is_new_scene else IDLE_BUDGET if self._shows_nobody() else BUDGET)
+        budget = np.inf if is_new_scene else IDLE_BUDGET if self._shows_nobody() else BUDGET
+        for place, view in self.scan.propose(reduced, budget, self._shows_nobody):
+            self._begin(gray, place / reduction, view, time_s)
 
-    def _is_cut(self, toned):
+    def _is_cut(self, reduced):
         """Returns whether a frame belongs to another scene than the one before, or is the first."""
-        scene = cv2.resize(toned, (32, 18), interpolation=cv2.INTER_AREA).astype(float)
+        scene = cv2.resize(reduced, (32, 18), interpolation=cv2.INTER_AREA).astype(float)
         scene -= scene.mean()  # A change of brightness, by a lamp or the camera's exposure, is not a cut.
         previous, self.scene = self.scene, scene
         return previous is None or np.abs(scene - previous).mean() > CUT
@@ -221,12 +233,12 @@ class FaceTracker:
         self.tracks = [track for track in self.tracks if track not in tracks]
         self.lost = ([track for track in tracks if track.track_id] + self.lost)[:LOST_PEOPLE]
 
-    def _follow(self, toned, time_s):
+    def _follow(self, gray, time_s):
         """Moves each track to where its face is in this frame."""
         for track in self.tracks:
             track.box[:2] += track.velocity * (time_s - track.time)
             track.time = time_s
-        finds = [find for find in (self._search_known(toned, track) for track in self.tracks) if find]
+        finds = [find for find in (self._search_known(gray, track) for track in self.tracks) if find]
         # Where one face covers another, both tracks find the front face. It goes to the track whose thumbnail it
         # matches best.
         taken = []
@@ -234,79 +246,94 @@ class FaceTracker:
             if not utils.overlaps_any(box, taken):
                 track.move(box, view)
                 taken.append(track.box)
-                if is_within(box, toned.shape):  # Half a face is of no use to recognise the person who comes back.
+                if is_within(box, gray.shape):  # Half a face is of no use to recognise the person who comes back.
                     track.thumbnail = thumbnail
-                self._confirm(toned, track)
+                self._confirm(gray, track)
         self.tracks = [track for track in self.tracks if track.refusals < MAX_REFUSALS]
         for track in self.tracks:
-            track.held = 0 < time_s - track.seen <= HOLD and self._hold(toned, track, taken)
+            track.held = 0 < time_s - track.seen <= HOLD and self._hold(gray, track, taken)
 
-    def _search(self, toned, box, view, neighbors, **options):
+    def _search(self, gray, box, view, neighbors, **options):
         """Returns the box of a face in this view near another box, float (4,); None if there is none."""
-        cascade = view.cascade(self.detector)
-        return utils.search_face(toned, box, cascade, neighbors, view.angle, view.flipped, **options)[0]
+        cascade, options = view.cascade(self.detector), {"tone": view.tone, **options}
+        return utils.search_face(gray, box, cascade, neighbors, view.angle, view.flipped, **options)[0]
 
-    def _search_known(self, toned, track):
+    def _search_known(self, gray, track):
         """Returns similarity, track, box, view and thumbnail of a known face; None if the cascades miss it."""
         if track.view != UPRIGHT or track.time - track.checked >= CHECK_INTERVAL:
-            box, view = self._check(toned, track)
-            if box is not None:
+            box, view = self._check(gray, track)
+            if box is not None and (view == track.view or utils.confirm_face(gray, box, self.detector)):
                 track.checked = track.time
-                return self._describe(toned, track, box, view)
-        if track.view.profile or track.time - track.checked < MAX_UNCHECKED:
-            for view in track.views():
-                find = self._search_view(toned, track, view)
+                return self._describe(gray, track, box, view)
+        for view in track.views():
+            if view.profile or track.view.profile or track.time - track.checked < MAX_UNCHECKED:
+                find = self._search_view(gray, track, view)
                 if find:
                     return find
-        return None
+        track.misses += 1
+        return self._search_widely(gray, track)
 
-    def _check(self, toned, track):
-        """Searches carefully for a frontal face; returns box and view, None if there is none.
+    def _check(self, gray, track):
+        """Searches carefully for a frontal face; returns box and view, box None if there is none.
 
         An upright face wins over a tilted one, unless the tilt fits much better.
         """
-        upright, agreeing = utils.search_face(
-            toned, track.box, self.detector.frontal, utils.NEW_NEIGHBORS, sizes=CHECK_SIZES
-        )
-        if track.view == UPRIGHT or track.view.profile:
+        is_upright = track.view == UPRIGHT
+        upright, agreeing = self._search_carefully(gray, track, sizes=utils.SEARCH_SIZES if is_upright else CHECK_SIZES)
+        is_due = upright is not None or track.time - track.checked >= CHECK_INTERVAL
+        if is_upright or track.view.profile or not is_due:
             return upright, UPRIGHT
-        tilted, tilted_agreeing = utils.search_face(
-            toned, track.box, self.detector.frontal, utils.NEW_NEIGHBORS, track.view.angle
-        )
+        tilted, tilted_agreeing = self._search_carefully(gray, track, track.view.angle)
         return (upright, UPRIGHT) if 2 * agreeing >= tilted_agreeing else (tilted, track.view)
 
-    def _search_view(self, toned, track, view):
+    def _search_carefully(self, gray, track, angle=0.0, **options):
+        """Returns the box near a track on which many detections agree, and their number."""
+        return utils.search_face(gray, track.box, self.detector.frontal, utils.NEW_NEIGHBORS, angle, **options)
+
+    def _search_view(self, gray, track, view):
         """Returns what `_search_known` does, for one view."""
         if view.profile:
-            box = self._search(toned, track.box, view, KNOWN_PROFILE_NEIGHBORS)
+            neighbors = KNOWN_PROFILE_NEIGHBORS if view == track.view else utils.PROFILE_NEIGHBORS
+            box = self._search(gray, track.box, view, neighbors)
         else:
-            box = self._search(toned, track.box, view, KNOWN_NEIGHBORS, sizes=KNOWN_SIZES, step=KNOWN_STEP)
+            options = {"sizes": KNOWN_SIZES, "step": KNOWN_STEP}
+            box = self._search(gray, track.box, view, KNOWN_NEIGHBORS, **options)
+            if box is None and view == track.view:  # A turned face is found more often in the plain gray levels.
+                box = self._search(gray, track.box, view, KNOWN_NEIGHBORS, **options, tone=None)
         if box is None:
             return None
-        find = self._describe(toned, track, box, view)
+        find = self._describe(gray, track, box, view)
         # Turned by an angle, a shoulder or a sleeve can pass for a face.
         if view.angle == track.view.angle or view.profile:
             return find
-        is_same = find[0] >= TILTED_SIMILARITY and utils.confirm_face(toned, box, self.detector, view.angle)
+        is_same = find[0] >= SAME_SIMILARITY and utils.confirm_face(gray, box, self.detector, view.angle)
         return find if is_same else None
 
-    def _describe(self, toned, track, box, view):
+    def _search_widely(self, gray, track):
+        """Returns what `_search_known` does, for an upright face that has moved far since the last frame."""
+        surroundings, sizes = resize_box(track.box, WIDER * track.box[2]), np.divide(KNOWN_SIZES, WIDER)
+        width = round(WIDER * utils.SEARCH_WIDTH)
+        box = self._search(gray, surroundings, UPRIGHT, utils.NEW_NEIGHBORS, face_width=width, sizes=sizes)
+        find = None if box is None else self._describe(gray, track, box, UPRIGHT)
+        return find if find and find[0] >= SAME_SIMILARITY else None
+
+    def _describe(self, gray, track, box, view):
         """Returns similarity, track, box, view and thumbnail of a face that was found for a track."""
-        thumbnail = utils.cut_square(toned, box, THUMBNAIL, angle=view.angle)
+        thumbnail = utils.cut_square(gray, box, THUMBNAIL, angle=view.angle)
         return similarity(thumbnail, track.thumbnail), track, box, view, thumbnail
 
-    def _confirm(self, toned, track):
+    def _confirm(self, gray, track):
         """Collects evidence that a new track is a face; false detections pass occasionally, not in every frame."""
         if track.view.profile or track.evidence >= TRUSTED_EVIDENCE:
             return
-        evidence = utils.confirm_face(toned, track.box, self.detector, track.view.angle)
+        evidence = utils.confirm_face(gray, track.box, self.detector, track.view.angle)
         track.evidence += evidence
         track.refusals = 0 if evidence else track.refusals + 1
 
-    def _hold(self, toned, track, taken):
+    def _hold(self, gray, track, taken):
         """Moves a missed face to the place nearby that looks like it; returns whether there is one that is free."""
         margin = round(THUMBNAIL * utils.SEARCH_MARGIN)
-        patch = utils.cut_square(toned, track.box, THUMBNAIL + 2 * margin, margin / THUMBNAIL, track.view.angle)
+        patch = utils.cut_square(gray, track.box, THUMBNAIL + 2 * margin, margin / THUMBNAIL, track.view.angle)
         _, best, _, (left, top) = cv2.minMaxLoc(cv2.matchTemplate(patch, track.thumbnail, cv2.TM_CCOEFF_NORMED))
         # A nearly plain place correlates through traces of the face, a plain one by OpenCV's definition.
         contrast = patch[top : top + THUMBNAIL, left : left + THUMBNAIL].std()
@@ -315,21 +342,20 @@ class FaceTracker:
         offset = np.array((left - margin, top - margin)) * track.box[2] / THUMBNAIL
         track.box[:2] += utils.rotate(offset, track.view.angle)
         middle = track.box[:2] + track.box[2:] / 2
-        return is_within((*middle, 0, 0), toned.shape) and not utils.overlaps_any(track.box, taken)
+        return is_within((*middle, 0, 0), gray.shape) and not utils.overlaps_any(track.box, taken)
 
-    def _find_new(self, toned, time_s, budget):
-        """Begins a track where the scan proposes a face, if two cascades find it and no face is followed there."""
-        for place, view in self.scan.propose(toned, budget, self._shows_nobody):
-            present = [track.box for track in self.tracks if track.present]
-            if utils.overlaps_any(place, present):
-                continue
-            box = self._search(toned, place, view, utils.PROFILE_NEIGHBORS if view.profile else utils.NEW_NEIGHBORS)
-            if box is None or utils.overlaps_any(box, present):
-                continue
-            track = make_track(toned, box, view, time_s)
-            self._confirm(toned, track)
-            if not track.refusals:
-                self.tracks.append(track)
+    def _begin(self, gray, place, view, time_s):
+        """Begins a track at a place that the scan proposes, if two cascades find a face and none is followed there."""
+        present = [track.box for track in self.tracks if track.present]
+        if utils.overlaps_any(place, present):
+            return
+        box = self._search(gray, place, view, utils.PROFILE_NEIGHBORS if view.profile else utils.NEW_NEIGHBORS)
+        if box is None or utils.overlaps_any(box, present):
+            return
+        track = make_track(gray, box, view, time_s)
+        self._confirm(gray, track)
+        if not track.refusals:
+            self.tracks.append(track)
 
     def _give_number(self, track):
         """Gives a face that is shown for the first time the number of a lost person it looks like, or a new one."""
@@ -363,18 +389,16 @@ class Scan:
         self.detector, self.shape, self.strips = detector, None, iter(())
         self.sides = itertools.cycle(VIEW_PAIRS)
 
-    def propose(self, toned, budget, search_sides):
+    def propose(self, reduced, budget, search_sides):
         """Yields (box, view) of places that may be a face: about two false ones per 100,000 windows.
 
         Args:
-            toned: uint8 (H, W).
+            reduced: uint8 (H, W), from `reduce_frame`; the boxes are in its pixels.
             budget: windows to scan; infinity for the whole frame in every view.
             search_sides: function that returns whether to look for profiles and tilted heads too.
         """
-        reduction = min(1.0, SCAN_LINES / min(toned.shape), LONGEST_SIDE / max(toned.shape))
-        if min(toned.shape) * reduction < MIN_SIZE:
+        if min(reduced.shape) < MIN_SIZE:
             return
-        reduced = cv2.resize(toned, None, fx=reduction, fy=reduction, interpolation=cv2.INTER_AREA)
         if reduced.shape != self.shape or budget == np.inf:
             self.shape = reduced.shape
             self.strips = plan_strips(self.shape, (UPRIGHT, *VIEW_PAIRS[0], *VIEW_PAIRS[1]))
@@ -387,16 +411,17 @@ class Scan:
                     padded = cv2.copyMakeBorder(reduced, *[strip.padding] * 4, cv2.BORDER_REPLICATE)
                     images[key] = utils.turn_upright(padded, strip.view.angle, strip.view.flipped)
                 for box in self._scan_strip(strip, *images[key]):
-                    yield box / reduction, strip.view
+                    yield box, strip.view
                 if budget <= 0:
                     return
-        self.strips = plan_strips(self.shape, (UPRIGHT, *next(self.sides)))
+        self.strips = repeat_large(plan_strips(self.shape, (UPRIGHT, *next(self.sides))))
 
     def _scan_strip(self, strip, image, to_padded):
         """Yields the boxes that are found in one strip of a rotated image, in pixels of the reduced frame."""
         rows = image[round(strip.top / strip.scale) : round(strip.bottom / strip.scale)]
         size = (round(rows.shape[1] * strip.scale), strip.bottom - strip.top)
         image, cascade = cv2.resize(rows, size, interpolation=cv2.INTER_AREA), strip.view.cascade(self.detector)
+        image = image if strip.view.tone is None else cv2.LUT(image, strip.view.tone)
         # minNeighbors 0 finds a quarter more faces than 2, at the cost of two more searches per scan.
         found = cascade.detectMultiScale(image, SIZE_STEP, 0, minSize=(MIN_SIZE,) * 2, maxSize=(MAX_SIZE,) * 2)
         kept = []
@@ -408,6 +433,14 @@ class Scan:
                 middle = to_padded @ ((x + width / 2) / strip.scale, (y + width / 2 + strip.top) / strip.scale, 1)
                 width /= strip.scale
                 yield np.array([*(middle - strip.padding - width / 2), width, width])
+
+
+def reduce_frame(gray):
+    """Returns a frame of at most `SCAN_LINES` lines, which serves all that looks at the whole frame, and its scale."""
+    reduction = min(1.0, SCAN_LINES / min(gray.shape), utils.LONGEST_SIDE / max(gray.shape))
+    if min(gray.shape) * reduction < 1:
+        return gray[:1, :1], 1.0  # No face fits into so narrow a frame.
+    return cv2.resize(gray, None, fx=reduction, fy=reduction, interpolation=cv2.INTER_AREA), reduction
 
 
 def plan_strips(shape, views):
@@ -425,14 +458,24 @@ def plan_strips(shape, views):
                 yield Strip(view, scale, padding, top, bottom, STRIP_COST + (bottom - top - MIN_SIZE) * windows_a_row)
 
 
+def repeat_large(strips):
+    """Yields strips, and those of large upright faces again between them, so that such a face is found soon."""
+    strips = list(strips)
+    large = [strip for strip in strips if strip.view == UPRIGHT and strip.scale < 1 / SCALE_STEP]
+    others = [strip for strip in strips if strip not in large]
+    for start in range(0, max(1, len(others)), OTHER_STRIPS):
+        yield from large
+        yield from others[start : start + OTHER_STRIPS]
+
+
 def stack_boxes(tracks):
     """Returns the boxes of tracks, int (F, 4)."""
     return np.array([np.rint(track.box) for track in tracks], int).reshape(-1, 4)
 
 
-def make_track(toned, box, view, time_s):
+def make_track(gray, box, view, time_s):
     """Returns the track of a face that is found for the first time."""
-    thumbnail = utils.cut_square(toned, box, THUMBNAIL, angle=view.angle)
+    thumbnail = utils.cut_square(gray, box, THUMBNAIL, angle=view.angle)
     return Track(box, view, thumbnail, seen=time_s, time=time_s, checked=time_s)
 
 

@@ -80,8 +80,8 @@ CASCADES = {
     "profile": "haarcascade_profileface.xml",
 }
 FaceDetector = collections.namedtuple("FaceDetector", CASCADES)
-# The cascades get the square root of the gray levels, in which they miss fewer dark-skinned and dim faces. The network
-# gets the gray levels as they are.
+# The frontal cascades get the square root of the gray levels, in which they miss fewer dark-skinned and dim faces. The
+# profile cascade misses more in it. The network gets the gray levels as they are, as in training.
 TONE = np.rint(np.sqrt(np.arange(256) / 255) * 255).astype(np.uint8)
 SEARCH_WIDTH = 64  # Pixels of the face in a search around a box.
 SEARCH_MARGIN = 0.3  # On each side of the box, in widths of the box.
@@ -95,6 +95,8 @@ SURE_NEIGHBORS = 30
 MIN_OVERLAP = 0.5  # Two boxes sharing this much of the smaller one cannot both be faces.
 
 # Single images, where time does not matter.
+STILL_LINES = 1440  # Of the shorter side; a larger image is reduced, so the smallest face is a thirtieth of it.
+LONGEST_SIDE = 20_000  # Pixels; OpenCV cannot rotate an image of 32,767.
 STILL_WIDTH = 96  # Pixels of the face when it is confirmed.
 STILL_ANGLES = (0, -25, 25, -50, 50)  # Degrees; the cascade tolerates 15 by itself.
 STILL_PADDING = 0.25  # Of the shorter side: the edge is repeated around the image to find faces that it cuts off.
@@ -142,7 +144,7 @@ def detect_faces(gray, detector) -> np.ndarray:
     Their width is at least 48 pixels and at least a thirtieth of the image's shorter side. Returns boxes, int (F, 4),
     largest first; (0, 4) without a face.
     """
-    faces = _find_frontal(cv2.LUT(gray, TONE), detector, angles=(0,))
+    faces = _find_frontal(gray, detector, angles=(0,))
     return np.array([np.rint(box) for box, _ in faces], int).reshape(-1, 4)
 
 
@@ -155,8 +157,7 @@ def find_faces(gray, detector):
         boxes: int (F, 4), largest first.
         angles: list of F degrees by which the faces are tilted clockwise.
     """
-    toned = cv2.LUT(gray, TONE)
-    faces = _find_frontal(toned, detector, STILL_ANGLES) or _find_profiles(toned, detector)
+    faces = _find_frontal(gray, detector, STILL_ANGLES) or _find_profiles(gray, detector)
     if _is_portrait(gray) and all(box[2] > PORTRAIT_SHARE * len(gray) for box, _ in faces):
         faces = [((0, 0, len(gray), len(gray)), 0)]
     return np.array([np.rint(box) for box, _ in faces], int).reshape(-1, 4), [angle for _, angle in faces]
@@ -168,10 +169,10 @@ def _is_portrait(gray):
     return height == width and PORTRAIT_SIZES[0] <= width <= PORTRAIT_SIZES[1] and gray.std() >= PORTRAIT_CONTRAST
 
 
-def _find_frontal(toned, detector, angles):
+def _find_frontal(gray, detector, angles):
     """Returns pairs of box and angle of the faces that look ahead, largest first."""
-    places = [(box, angle) for angle in angles for box in _scan(toned, detector.frontal, NEW_NEIGHBORS, angle)]
-    found = [(confirm_face(toned, box, detector, angle, STILL_WIDTH), box, angle) for box, angle in places]
+    places = [(box, angle) for angle in angles for box in _scan(gray, detector.frontal, NEW_NEIGHBORS, angle)]
+    found = [(confirm_face(gray, box, detector, angle, STILL_WIDTH), box, angle) for box, angle in places]
     found.sort(key=lambda face: (-face[0], *face[1]))
     faces = []
     # A face has most evidence at its own angle. Its eyes and mouth have less than the whole.
@@ -179,33 +180,37 @@ def _find_frontal(toned, detector, angles):
         if evidence >= STILL_EVIDENCE and not overlaps_any(box, [other for other, _ in faces]):
             faces.append((box, angle))
     if not faces:
-        least = LEAST_SHARE * min(toned.shape)
+        least = LEAST_SHARE * min(gray.shape)
         alone = (face for face in found if face[0] >= LEAST_EVIDENCE and face[1][2] >= least and face[2] == 0)
         faces = [(box, angle) for _, box, angle in itertools.islice(alone, 1)]
     return sorted(faces, key=lambda face: (-face[0][2], *face[0]))
 
 
-def _find_profiles(toned, detector):
+def _find_profiles(gray, detector):
     """Returns pairs of box and angle 0 of the faces that look to a side, largest first."""
     faces = []
     for flipped in (False, True):
-        for box in _scan(toned, detector.profile, PROFILE_NEIGHBORS, flipped=flipped):
-            box, _ = search_face(toned, box, detector.profile, PROFILE_NEIGHBORS, flipped=flipped)
+        for box in _scan(gray, detector.profile, PROFILE_NEIGHBORS, flipped=flipped, tone=None):
+            box, _ = search_face(gray, box, detector.profile, PROFILE_NEIGHBORS, flipped=flipped, tone=None)
             if box is not None and not overlaps_any(box, [other for other, _ in faces]):
                 faces.append((box, 0))
     return sorted(faces, key=lambda face: (-face[0][2], *face[0]))
 
 
-def _scan(toned, cascade, neighbors, angle=0, flipped=False):
+def _scan(gray, cascade, neighbors, angle=0, flipped=False, tone=TONE):
     """Returns the boxes, float (4,), that a cascade finds in a whole image, turned by an angle and flipped."""
-    min_size = max(IMAGE_SIZE, round(min(toned.shape) / 30))
-    padding = round(STILL_PADDING * min(toned.shape))
-    padded = cv2.copyMakeBorder(toned, *[padding] * 4, cv2.BORDER_REPLICATE)
+    reduction = min(1.0, STILL_LINES / min(gray.shape), LONGEST_SIDE / max(gray.shape))
+    if min(gray.shape) * reduction < 1:
+        return []
+    reduced = cv2.resize(gray, None, fx=reduction, fy=reduction, interpolation=cv2.INTER_AREA)
+    reduced = reduced if tone is None else cv2.LUT(reduced, tone)
+    padding = round(STILL_PADDING * min(reduced.shape))
+    padded = cv2.copyMakeBorder(reduced, *[padding] * 4, cv2.BORDER_REPLICATE)
     image, to_padded = turn_upright(padded, angle, flipped)
-    found = cascade.detectMultiScale(image, SEARCH_STEP, neighbors, minSize=(min_size, min_size))
+    found = cascade.detectMultiScale(image, SEARCH_STEP, neighbors, minSize=(IMAGE_SIZE, IMAGE_SIZE))
     # Sorted, because the order of the cascade's threads varies.
     middles = [(to_padded @ (x + width / 2, y + width / 2, 1), width) for x, y, width, _ in sorted(map(tuple, found))]
-    return [np.array([*(middle - padding - width / 2), width, width]) for middle, width in middles]
+    return [np.array([*(middle - padding - width / 2), width, width]) / reduction for middle, width in middles]
 
 
 def turn_upright(image, angle, flipped=False):
@@ -219,38 +224,40 @@ def turn_upright(image, angle, flipped=False):
     return cv2.warpAffine(image, to_upright, image.shape[::-1]), cv2.invertAffineTransform(to_upright)
 
 
-def confirm_face(toned, box, detector, angle=0.0, face_width=SEARCH_WIDTH):
+def confirm_face(gray, box, detector, angle=0.0, face_width=SEARCH_WIDTH):
     """Returns how many detections of both frontal cascades agree on a face at a box; 0 if it is not one.
 
     A face has about 100, a dark or blurred one about 30. Nine in ten of the other places have 18 or fewer.
     """
-    found = search_face(toned, box, detector.frontal, NEW_NEIGHBORS, angle, face_width=face_width)[1]
-    confirmed = search_face(toned, box, detector.confirming, CONFIRMING_NEIGHBORS, angle, face_width=face_width)[1]
+    found = search_face(gray, box, detector.frontal, NEW_NEIGHBORS, angle, face_width=face_width)[1]
+    confirmed = search_face(gray, box, detector.confirming, CONFIRMING_NEIGHBORS, angle, face_width=face_width)[1]
     return found + confirmed if confirmed or found >= SURE_NEIGHBORS else 0
 
 
 def search_face(
-    toned, box, cascade, neighbors, angle=0.0, flipped=False, *, face_width=SEARCH_WIDTH, sizes=SEARCH_SIZES,
-    step=SEARCH_STEP,
+    gray, box, cascade, neighbors, angle=0.0, flipped=False, *, face_width=SEARCH_WIDTH, sizes=SEARCH_SIZES,
+    step=SEARCH_STEP, tone=TONE,
 ):  # fmt: skip
     """Searches the surroundings of a box for a face of about its size.
 
     Args:
-        toned: uint8 (H, W), gray levels changed by `TONE`.
+        gray: uint8 (H, W).
         neighbors: number of detections that have to agree.
         angle: degrees by which the face is tilted clockwise.
         flipped: search the horizontally flipped image.
         face_width: pixels to which the box is reduced or enlarged. With fewer than 64 the boxes are too large.
         sizes: the smallest and the largest face, in widths of the box.
         step: ratio of successive sizes.
+        tone: uint8 (256,), the new value of each gray level; None leaves them as they are.
 
     Returns:
         box: float (4,), the face near the middle on which most detections agree; None if there is none.
         agreeing: int, the number of detections that agree on it.
     """
     size = round(face_width * (1 + 2 * SEARCH_MARGIN))
-    patch = cut_square(toned, box, size, SEARCH_MARGIN, angle)
+    patch = cut_square(gray, box, size, SEARCH_MARGIN, angle)
     patch = patch[:, ::-1] if flipped else patch
+    patch = patch if tone is None else cv2.LUT(patch, tone)
     smallest, largest = ((round(share * face_width),) * 2 for share in sizes)
     found, agreeing = cascade.detectMultiScale2(patch, step, neighbors, minSize=smallest, maxSize=largest)
     if len(found) == 0:

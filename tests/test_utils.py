@@ -12,14 +12,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import benchmark_tracking as drawn
 import cv2
 import fuzz
 import numpy as np
+import PIL.Image
 import pytest
 import skimage.data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tracking
 import utils
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -98,23 +101,81 @@ def test_the_one_face_of_the_portrait_is_detected(gray_portrait, face_detector):
     assert width == height and 120 < width < 240
 
 
-def test_detected_faces_are_confirmed_by_a_second_cascade(gray_portrait, face_detector):
-    """With a second cascade that finds number plates only, the same face is refused."""
-    plates = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_russian_plate_number.xml")
-    assert len(utils.detect_faces(gray_portrait, face_detector._replace(confirming=plates))) == 0
+@pytest.fixture(scope="module")
+def blind():
+    """A cascade that finds number plates only."""
+    return cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_russian_plate_number.xml")
 
 
-def test_a_detected_face_holds_no_other(gray_portrait, face_detector):
-    """Each of two boxes around the same face would be confirmed. Only the larger one stays."""
+def test_detected_faces_are_confirmed_by_a_second_cascade(heads, face_detector, blind, monkeypatch):
+    """Without the second cascade, a face counts only if very many detections of the first agree."""
+    gray, unconfirmed = draw(heads["collins"]), face_detector._replace(confirming=blind)
+    assert len(utils.detect_faces(gray, unconfirmed)) == 1
+    monkeypatch.setattr(utils, "SURE_NEIGHBORS", 1000)
+    assert len(utils.detect_faces(gray, unconfirmed)) == 0
+    assert len(utils.detect_faces(gray, face_detector)) == 1
 
-    class Frontal:
-        def detectMultiScale(self, *arguments, **options):
-            return np.array([[130, 95, 140, 140], [116, 78, 172, 172]])
 
-    boxes = utils.detect_faces(gray_portrait, face_detector._replace(frontal=Frontal()))
-    assert boxes.tolist() == [[116, 78, 172, 172]]
-    box, _ = utils.search_face(gray_portrait, (130, 95, 140, 140), face_detector.confirming, utils.CONFIRMING_NEIGHBORS)
-    assert box is not None
+def test_a_detected_face_holds_no_other(gray_portrait, face_detector, monkeypatch):
+    """Each of two boxes around the same face would be confirmed. Only the one with more evidence stays."""
+    large, small = np.array([116.0, 78, 172, 172]), np.array([134.0, 100, 136, 136])
+    monkeypatch.setattr(utils, "_scan", lambda *arguments, **options: [small, large])
+    evidence = [utils.confirm_face(gray_portrait, box, face_detector, 0, utils.STILL_WIDTH) for box in (large, small)]
+    assert evidence[0] > evidence[1] >= utils.STILL_EVIDENCE
+    assert utils.detect_faces(gray_portrait, face_detector).tolist() == [[116, 78, 172, 172]]
+
+
+@pytest.mark.parametrize("name", ["brick", "coffee", "grass", "page", "text"])
+def test_textures_are_not_confirmed_as_faces(face_detector, name):
+    picture = getattr(skimage.data, name)()
+    picture = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    assert len(utils.find_faces(picture, face_detector)[0]) == 0
+
+
+@pytest.fixture(scope="module")
+def heads():
+    """The heads of benchmark_tracking.py by name, which can be tilted and turned."""
+    return drawn.load_heads()
+
+
+def draw(head, tilt=0, turn=0, gain=1, size=(480, 640), width=140):
+    """Returns a frame, uint8, with a head in its middle."""
+    frame = np.full(size, 150, np.float32)
+    drawn.draw_head(frame, head, drawn.Pose(size[1] / 2, size[0] / 2, width, tilt, turn))
+    return np.uint8(np.rint(gain * frame))
+
+
+@pytest.mark.parametrize("name", ["collins", "hopper", "collins, dark-skinned", "hopper, dark-skinned", 26, 64, 83, 88])
+@pytest.mark.parametrize("gain", [1, 0.2])
+def test_light_and_dark_faces_are_found_in_a_still(face_detector, heads, name, gain):
+    """The numbers are dark-skinned people of skimage.data.lfw_subset(); a gain of 0.2 is a dim room."""
+    boxes, angles = utils.find_faces(draw(heads[name], gain=gain), face_detector)
+    assert angles == [0] and drawn.overlap(boxes[0], (250, 170, 140, 140)) > 0.6
+
+
+@pytest.mark.parametrize("tilt", [-52, -25, 0, 25, 48])
+def test_a_tilted_face_is_found_in_a_still_at_its_angle(face_detector, heads, tilt):
+    boxes, angles = utils.find_faces(draw(heads["collins"], tilt), face_detector)
+    assert len(boxes) == 1 and abs(angles[0] - tilt) < 5 and drawn.overlap(boxes[0], (250, 170, 140, 140)) > 0.6
+
+
+@pytest.mark.parametrize("is_flipped", [False, True])
+def test_a_profile_is_found_in_a_still(face_detector, heads, is_flipped):
+    gray = draw(heads["collins"], turn=55)
+    boxes, _ = utils.find_faces(cv2.flip(gray, 1) if is_flipped else gray, face_detector)
+    assert len(boxes) == 1
+
+
+def test_a_face_that_the_edge_of_the_image_cuts_off_is_found(gray_portrait, face_detector):
+    """A fifth of the face is outside, on each side in turn; the face is 172 pixels wide, around (202, 164)."""
+    for part in (gray_portrait[112:], gray_portrait[:216], gray_portrait[:, 150:], gray_portrait[:, :254]):
+        assert len(utils.find_faces(np.ascontiguousarray(part), face_detector)[0]) == 1
+
+
+def test_a_large_image_is_reduced_for_the_scan(gray_portrait, face_detector):
+    large = cv2.resize(gray_portrait, None, fx=8, fy=8)  # 3072x3600 pixels.
+    boxes, _ = utils.find_faces(large, face_detector)
+    assert drawn.overlap(boxes[0] / 8, (116, 78, 172, 172)) > 0.7
 
 
 @pytest.mark.parametrize(("angle", "flipped"), [(0, False), (20, False), (-20, False), (0, True), (20, True)])
@@ -393,6 +454,109 @@ print({{"keras", "tensorflow", "pandas", "matplotlib", "seaborn", "sklearn"}} & 
 def test_read_emotions_refuses_other_arrays(frame):
     with pytest.raises(ValueError, match="`frame` must be a uint8 array"):
         utils.read_emotions(frame)
+
+
+def test_read_emotions_says_what_to_do_with_a_path_or_a_pillow_image(portrait_path):
+    for path in (portrait_path, str(portrait_path)):
+        with pytest.raises(ValueError, match=re.escape("Read the file first: frame = cv2.imread(path).")):
+            utils.read_emotions(path)
+    image = PIL.Image.open(portrait_path)
+    with pytest.raises(ValueError, match="but it is JpegImageFile. Convert it: ") as refused:
+        utils.read_emotions(image)
+    frame = eval(str(refused.value).partition("frame = ")[2].rstrip("."), {"numpy": np, "image": image})
+    assert np.abs(frame.astype(int) - cv2.imread(str(portrait_path))).mean() < 2  # The decoders round differently.
+    assert len(utils.read_emotions(frame)) == 1
+
+
+def test_read_emotions_takes_a_model_folder(portrait, monkeypatch):
+    folder = utils.ROOT / "models" / "emotions-7"
+    expected = utils.read_emotions(portrait, utils.load_emotion_model(folder))
+    assert len(expected[0].probabilities) == 7
+    assert utils.read_emotions(portrait, model=folder) == utils.read_emotions(portrait, model=str(folder)) == expected
+    monkeypatch.setattr(utils, "load_emotion_model", None)  # The folder is not loaded again.
+    assert utils.read_emotions(portrait, model=folder) == expected
+
+
+@pytest.mark.parametrize("model", [0, False, object()])
+def test_read_emotions_refuses_what_is_not_a_model(portrait, model):
+    with pytest.raises(ValueError, match="`model` must be a folder or from load_emotion_model, but it is "):
+        utils.read_emotions(portrait, model=model)
+
+
+def test_read_emotions_of_a_missing_folder_names_it(portrait):
+    with pytest.raises(FileNotFoundError, match="no-such-model"):
+        utils.read_emotions(portrait, model="no-such-model")
+
+
+def test_read_emotions_finds_what_the_demo_finds_in_an_image(face_detector, heads):
+    """Tilted faces too, each with its angle."""
+    gray = np.hstack([draw(heads["collins"], 30), draw(heads["hopper"])])
+    faces = utils.read_emotions(cv2.cvtColor(gray, cv2.COLOR_GRAY2BGR), detector=face_detector)
+    tracks = tracking.FaceTracker(face_detector, still=True).find(gray, 0.0)
+    assert [face.box for face in faces] == [tuple(box) for box in tracking.stack_boxes(tracks).tolist()]
+    assert [face.angle for face in faces] == [track.view.angle for track in tracks]
+    assert sorted(face.angle for face in faces) == [0, 25] and all(face.track is None for face in faces)
+
+
+@pytest.mark.parametrize("width", [48, 64, 100, 112])
+def test_read_emotions_takes_a_small_square_portrait_as_a_whole(portrait, width):
+    """Data sets of faces have such images; the face fills them, as the cascade's box does."""
+    face = cv2.resize(portrait[78:250, 116:288], (width, width), interpolation=cv2.INTER_AREA)
+    (found,) = utils.read_emotions(face)
+    assert found.box == (0, 0, width, width) and found.angle == 0
+
+
+def test_all_cropped_faces_of_fer2013_are_read_as_a_whole(sample_csv):
+    """The drawn faces of the sample have FER2013's form: 48x48 pixels, the face fills the image."""
+    faces, _ = utils.load_fer2013(sample_csv, "val")
+    for face in faces[:10]:
+        (found,) = utils.read_emotions(cv2.cvtColor(face, cv2.COLOR_GRAY2BGR))
+        assert found.box == (0, 0, 48, 48)
+
+
+def test_a_smaller_face_in_a_small_square_image_is_not_the_whole(face_detector, heads):
+    gray = cv2.resize(draw(heads["collins"], size=(280, 280)), (112, 112), interpolation=cv2.INTER_AREA)
+    boxes, _ = utils.find_faces(gray, face_detector)
+    assert len(boxes) == 1 and 48 <= boxes[0, 2] < 80
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (47, 47), (113, 113), (48, 60)])
+def test_plain_or_other_small_images_are_not_portraits(face_detector, shape):
+    noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    plain = np.full(shape, 90, np.uint8)
+    assert len(utils.find_faces(plain if shape == (48, 48) else noise, face_detector)[0]) == 0
+
+
+FORK = """
+import os, sys, threading, time
+import cv2, utils
+frame = cv2.resize(cv2.imread(sys.argv[1]), (240, 280))
+expected, running = utils.read_emotions(frame), True
+def read():
+    while running:
+        utils.read_emotions(frame)
+threads = [threading.Thread(target=read) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for _ in range(3):
+    time.sleep(0.05)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if utils.read_emotions(frame) == expected else 1)
+    print(os.waitpid(child, 0)[1], flush=True)
+running = False
+for thread in threads:
+    thread.join()
+print(utils.read_emotions(frame) == expected)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_forked_while_threads_read_emotions_can_read_too(portrait_path):
+    """Without the hooks on fork, the child waits for ever for threads that exist in its parent only."""
+    command = [sys.executable, "-W", "ignore", "-c", FORK, str(portrait_path)]
+    printed = subprocess.check_output(command, cwd=utils.ROOT, text=True, timeout=300)
+    assert printed.split() == ["0", "0", "0", "True"]
 
 
 def test_read_emotions_in_several_threads_gives_the_same(portrait_path):

@@ -74,7 +74,7 @@ def classify_view(gray, detector):
     if utils.search_face(gray, BOX[0], detector.frontal, tracking.KNOWN_NEIGHBORS)[0] is not None:
         return "frontal"
     sides = (
-        utils.search_face(gray, BOX[0], detector.profile, tracking.NEW_PROFILE_NEIGHBORS, 0, flipped)
+        utils.search_face(gray, BOX[0], detector.profile, utils.PROFILE_NEIGHBORS, 0, flipped, tone=None)
         for flipped in (False, True)
     )
     return "profile" if any(box is not None for box, _ in sides) else "none"
