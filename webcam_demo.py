@@ -326,6 +326,10 @@ def demo(args):
             run(source, labeler, benchmark, window, output, log)
         except (KeyboardInterrupt, MemoryError, OSError) as error:
             failure = error
+        except cv2.error as error:
+            if error.code != cv2.Error.StsNoMem:
+                raise
+            failure = MemoryError()
     report(args, source, output, log, benchmark)
     if failure or source.problem:
         raise failure or ValueError(source.problem)
