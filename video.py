@@ -19,6 +19,7 @@ import contextlib
 import fractions
 import functools
 import itertools
+import logging
 import os
 import re
 import shutil
@@ -276,7 +277,8 @@ def import_pillow():
 
     pillow_heif.register_heif_opener()
     PIL.Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS // 2  # It refuses twice as many.
-    warnings.filterwarnings("ignore", module="PIL")  # About damaged files.
+    warnings.filterwarnings("ignore", module="PIL")  # This and the next are about damaged files.
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     return PIL
 
 
@@ -739,9 +741,9 @@ def read_sound(film, output, name):
     av = import_av()
     with contextlib.suppress(av.FFmpegError), open_container(film) as container:  # It may be an animated image.
         streams, source, start = container.streams, container.streams.best("audio"), start_time(container)
-        others = {"sound tracks": len(streams.audio) - 1, "subtitle tracks": len(streams.subtitles)}
-        if left_out := [f"{kind}: {number}" for kind, number in others.items() if number > 0]:
-            print(f"{name} lacks {' and '.join(left_out)}.", flush=True)
+        left_out = ["further sound tracks"] * (len(streams.audio) > 1) + ["subtitles"] * bool(streams.subtitles)
+        if left_out:
+            print(f"{name}: {' and '.join(left_out)} are left out.", flush=True)
         if source is None or source.codec_context is None:
             return
         for other in streams:

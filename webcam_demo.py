@@ -163,7 +163,8 @@ class FrameLabeler:
 def run(source, labeler, benchmark, window, output, log):
     """Labels the frames of a source until it ends or the window is closed. `window`, `output` and `log` may be None."""
     hidden = True if source.total in (None, 1) or sys.stderr is None else None  # None: a bar on a terminal only.
-    frames = iter(tqdm.tqdm(source.frames(), total=source.total, unit=" frames", disable=hidden))
+    # The bar is delayed, so that it comes after what is said about the output.
+    frames = iter(tqdm.tqdm(source.frames(), total=source.total, unit=" frames", disable=hidden, delay=1))
     while not (window and window.closed):
         with benchmark.stage("read"):
             source_frame = next(frames, None)
