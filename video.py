@@ -19,6 +19,7 @@ import contextlib
 import fractions
 import functools
 import itertools
+import logging
 import os
 import re
 import shutil
@@ -67,8 +68,8 @@ HD_HEIGHT = 720  # Lines from which on players assume the colors of BT.709, wher
 BT709, UNSPECIFIED, BT601, LIMITED_RANGE = 1, 2, 6, 1  # FFmpeg's numbers for colors.
 COVER = 1 << 10  # FFmpeg's number for the picture of a piece of music.
 DISK_RESERVE = 16_000_000  # Bytes that stay free for the index at the end of a video: 16 a frame, for 11 hours.
-H264 = ("libx264", {"preset": "veryfast", "crf": "23"})  # Faster presets write files twice as large.
-VP9 = ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "row-mt": "1", "crf": "32", "b": "0"})
+H264 = ("libx264", {"preset": "ultrafast", "crf": "25"})  # Slower presets take longer than the demo.
+VP9 = ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "row-mt": "1", "lag-in-frames": "0", "crf": "32"})
 # Format of a video -> codecs of sound that its players know. Those of Matroska know all.
 COPIED_SOUND = {"mp4": {"aac", "mp3"}, "mov": {"aac", "mp3"}, "webm": {"opus", "vorbis"}}
 NO_SOUND = (np.inf, [])  # What follows the sound of a film.
@@ -156,9 +157,8 @@ def open_address(address):
             start, size = bytes(next(content.demux())), content.size
     is_live = size <= 0 or LIVE_START.match(start)
     if not IMAGE_START.match(start):
-        with contextlib.suppress(av.FFmpegError), open_container(address) as container:
-            stream = find_video(container, title)
-            is_playable, is_live = any(map(decode, container.demux(stream))), is_live and not container.duration
+        with contextlib.suppress(av.FFmpegError), Film(address, title) as film:
+            is_live, is_playable = is_live and not film.seconds, next(film.frames(), None) is not None
         if is_playable and is_live:
             return LiveSource("stream", title, lambda: read_video(address, title))
         if is_playable:
@@ -209,9 +209,11 @@ class FileSource:
         is_image = self.readers[paths[0]] is read_image
         self.kind, self.total = "folder" if is_folder else "image" if is_image else "video", 1 if is_image else None
         if not is_folder and self.readers[paths[0]] is read_video:
-            with open_container(paths[0], title) as container:
-                rate = frame_rate(find_video(container, title))
-                self.total = round((container.duration or 0) / 1e6 * rate) or None
+            try:
+                with Film(paths[0], title) as film:
+                    self.total = round(film.seconds * film.fps) or None
+            except import_av().FFmpegError as error:
+                raise ValueError(CANNOT_READ.format(title)) from error
 
     def frames(self):
         for path, read in self.readers.items():
@@ -275,7 +277,8 @@ def import_pillow():
 
     pillow_heif.register_heif_opener()
     PIL.Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS // 2  # It refuses twice as many.
-    warnings.filterwarnings("ignore", module="PIL")  # About damaged files.
+    warnings.filterwarnings("ignore", module="PIL")  # This and the next are about damaged files.
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     return PIL
 
 
@@ -366,50 +369,89 @@ def import_av():
     return av
 
 
-def open_container(target, name=None):
-    """Opens a film (Path) or an address (str) with PyAV.
-
-    Raises:
-        av.FFmpegError: it cannot be opened; with `name`, ValueError.
-    """
-    av, place, timeout = import_av(), target, STREAM_TIMEOUT
+def open_container(target):
+    """Opens a film (Path) or an address (str) with PyAV, or raises av.FFmpegError."""
+    place, timeout = target, STREAM_TIMEOUT
     if isinstance(target, Path):
         place, timeout = str(target.resolve()), None  # FFmpeg takes a relative name such as 12:30.mp4 for an address.
-    try:
-        return av.open(place, options={"rtsp_transport": "tcp"}, timeout=timeout, metadata_errors="replace")
-    except av.FFmpegError as error:
-        if name is None:
-            raise
-        raise ValueError(CANNOT_READ.format(name)) from error
+    return import_av().open(place, options={"rtsp_transport": "tcp"}, timeout=timeout, metadata_errors="replace")
 
 
-def find_video(container, name):
-    """Returns the video stream of a container, or raises ValueError if it has none or too large a one."""
-    stream = container.streams.best("video")
-    if stream is None or stream.codec_context is None or stream.disposition & COVER:
-        raise ValueError(f"{name}: has no video of a known kind. Convert it to .mp4, or name another file.")
-    check_frame_size(*shown_size(stream.codec_context, stream), name)
-    return stream
-
-
-def frame_rate(stream):
-    """Returns the frames per second that a video stream announces, or a usual rate."""
-    rate = float(stream.average_rate or 0)
-    return rate if 0 < rate <= MAX_FPS else ASSUMED_FPS
-
-
-def shown_size(frame, stream):
-    """Returns the width and height of a frame in square pixels, none of which is left out."""
-    ratio = stream.sample_aspect_ratio or 1  # Width of a pixel over its height.
-    return round(frame.width * max(ratio, 1)), round(frame.height / min(ratio, 1))
+def start_time(container):
+    """Returns the time in seconds with which a file begins. Sound may begin a little before 0."""
+    return max(0, container.start_time or 0) / 1e6
 
 
 def decode(packet):
     """Returns the frames of a packet, none if it is damaged."""
     try:
         return packet.decode()
+    except MemoryError:
+        raise
     except import_av().FFmpegError:
         return []
+
+
+class Film:
+    """The video of a file (Path) or address (str). A context manager.
+
+    Raises:
+        av.FFmpegError: it cannot be opened.
+        ValueError: it has no video, or too large a one.
+    """
+
+    def __init__(self, target, name):
+        self.container, self.name = open_container(target), name
+        self.stream = self.container.streams.best("video")
+        if self.stream is None or self.stream.codec_context is None or self.stream.disposition & COVER:
+            raise ValueError(f"{name}: has no video of a known kind. Convert it to .mp4, or name another file.")
+        self.stream.thread_type = "AUTO" if isinstance(target, Path) else "SLICE"  # Threads of frames delay a stream.
+        rate, self.seconds = float(self.stream.average_rate or 0), (self.container.duration or 0) / 1e6
+        self.fps = rate if 0 < rate <= MAX_FPS else ASSUMED_FPS
+        self.reformatter, self.matrix = import_av().video.reformatter.VideoReformatter(), None
+        self.reached, self.is_torn = 0.0, False
+        self.shown_size(self.stream.codec_context)
+
+    def shown_size(self, frame):
+        """Returns the width and height of a frame in square pixels, none of which is left out. Refuses large ones."""
+        ratio = self.stream.sample_aspect_ratio or 1  # Width of a pixel over its height.
+        size = round(frame.width * max(ratio, 1)), round(frame.height / min(ratio, 1))
+        check_frame_size(*size, self.name)
+        return size
+
+    def frames(self):
+        """Yields PyAV's frames, without the damaged ones."""
+        for packet in self.container.demux():
+            self.reached = max(self.reached, float((packet.pts or 0) * packet.time_base))
+            if packet.stream.index == self.stream.index:
+                self.is_torn = packet.is_corrupt if packet.size else self.is_torn
+                yield from decode(packet)
+
+    def is_cut_off(self):
+        """Returns whether the end of the file is missing, after its last frame."""
+        # Matroska's header states a duration; FFmpeg marks the last packet of other formats.
+        expected = self.seconds if "matroska" in self.container.format.name else 0.0
+        return self.is_torn or self.reached < expected - MISSING_SECONDS
+
+    def show(self, frame):
+        """Returns a frame as uint8 (H, W, 3) BGR with square pixels, turned and mirrored as its display matrix says."""
+        colors = BT709 if frame.colorspace == UNSPECIFIED and frame.height >= HD_HEIGHT else None
+        shown = self.reformatter.reformat(frame, *self.shown_size(frame), "bgr24", src_colorspace=colors)
+        image = shown.to_ndarray()
+        if self.matrix is None:  # Of the first frame only, because a frame whose side data were read stays in memory.
+            self.matrix = np.frombuffer(frame.side_data.get("DISPLAYMATRIX", b""), np.int32).tolist()
+        if not self.matrix:
+            return image
+        x_to_x, x_to_y, _, y_to_x, y_to_y, *_ = self.matrix
+        if abs(x_to_x) < abs(x_to_y):
+            image, x_to_x, y_to_y = cv2.transpose(image), y_to_x, x_to_y
+        return np.ascontiguousarray(image[:: -1 if y_to_y < 0 else 1, :: -1 if x_to_x < 0 else 1])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.container.close()
 
 
 def read_video(target, name):
@@ -418,49 +460,25 @@ def read_video(target, name):
     Raises:
         ValueError: at the end, if the rest is missing; before it, if the frames are too large.
     """
-    count, reached, is_cut_off, reformatter = 0, 0.0, True, import_av().video.reformatter.VideoReformatter()
-    with contextlib.suppress(import_av().FFmpegError), open_container(target, name) as container:
-        stream, start = find_video(container, name), start_time(container)
-        fps, is_torn = frame_rate(stream), False
-        stream.thread_type = "AUTO" if isinstance(target, Path) else "SLICE"  # Threads of frames delay a stream.
-        time_s = -1 / fps
-        for packet in container.demux():
-            reached = max(reached, float((packet.pts or 0) * packet.time_base))
-            if packet.stream.index != stream.index:
-                continue
-            is_torn = packet.is_corrupt if packet.size else is_torn
-            for frame in decode(packet):
+    count, is_cut_off = 0, True
+    try:
+        with Film(target, name) as film:
+            start, time_s = start_time(film.container), -1 / film.fps
+            for frame in film.frames():
                 # Raw streams have no times, and those of damaged files jump back.
                 stated = -np.inf if frame.time is None else frame.time - start
-                time_s = stated if stated > time_s else time_s + 1 / fps
+                time_s = stated if stated > time_s else time_s + 1 / film.fps
                 count += 1
-                yield SourceFrame(show(frame, stream, reformatter, name), time_s, file_name(target), fps, still=False)
-        # Matroska's header states a duration; FFmpeg marks the last packet of other formats.
-        announced = container.duration or 0 if "matroska" in container.format.name else 0
-        is_cut_off = is_torn or reached < announced / 1e6 - MISSING_SECONDS
+                yield SourceFrame(film.show(frame), time_s, file_name(target), film.fps, still=False)
+            is_cut_off = film.is_cut_off()
+    except MemoryError:
+        raise
+    except import_av().FFmpegError:  # It breaks off.
+        pass
     if count == 0:
         raise ValueError(CANNOT_READ.format(name))
     if is_cut_off:
         raise ValueError(f"{name}: ends after frame {count}. The rest of the file is missing.")
-
-
-def start_time(container):
-    """Returns the time in seconds with which a file begins. Sound may begin a little before 0."""
-    return max(0, container.start_time or 0) / 1e6
-
-
-def show(frame, stream, reformatter, name):
-    """Returns a frame as uint8 (H, W, 3) BGR with square pixels, turned and mirrored as its display matrix says."""
-    size = shown_size(frame, stream)
-    check_frame_size(*size, name)
-    colors = BT709 if frame.colorspace == UNSPECIFIED and frame.height >= HD_HEIGHT else None
-    image = reformatter.reformat(frame, *size, "bgr24", src_colorspace=colors).to_ndarray()
-    if (matrix := frame.side_data.get("DISPLAYMATRIX")) is None:
-        return image
-    x_to_x, x_to_y, _, y_to_x, y_to_y = np.frombuffer(matrix, np.int32)[:5]
-    if abs(x_to_x) < abs(x_to_y):
-        image, x_to_x, y_to_y = cv2.transpose(image), y_to_x, x_to_y
-    return np.ascontiguousarray(image[:: -1 if y_to_y < 0 else 1, :: -1 if x_to_x < 0 else 1])
 
 
 def read_camera(index, size=None):
@@ -669,7 +687,7 @@ class VideoWriter:
             yield
         except import_av().FFmpegError as error:
             problem = f"{self.name}: could not be completed ({error.strerror})."
-            raise OSError(f"{problem} Check that its disk has room, or choose another --output.") from error
+            raise OSError(f"{problem} Check that disk and memory have room, or choose another --output.") from error
 
     def write(self, frame, time_s):
         """Writes a frame, uint8 (H, W, 3), that is shown from `time_s`, in seconds, until the next one."""
@@ -723,9 +741,9 @@ def read_sound(film, output, name):
     av = import_av()
     with contextlib.suppress(av.FFmpegError), open_container(film) as container:  # It may be an animated image.
         streams, source, start = container.streams, container.streams.best("audio"), start_time(container)
-        others = {"sound tracks": len(streams.audio) - 1, "subtitle tracks": len(streams.subtitles)}
-        if left_out := [f"{kind}: {number}" for kind, number in others.items() if number > 0]:
-            print(f"{name} lacks {' and '.join(left_out)}.", flush=True)
+        left_out = ["further sound tracks"] * (len(streams.audio) > 1) + ["subtitles"] * bool(streams.subtitles)
+        if left_out:
+            print(f"{name}: {' and '.join(left_out)} are left out.", flush=True)
         if source is None or source.codec_context is None:
             return
         for other in streams:

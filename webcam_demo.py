@@ -164,7 +164,8 @@ class FrameLabeler:
 def run(source, labeler, benchmark, window, output, log):
     """Labels the frames of a source until it ends or the window is closed. `window`, `output` and `log` may be None."""
     hidden = True if source.total in (None, 1) or sys.stderr is None else None  # None: a bar on a terminal only.
-    frames = iter(tqdm.tqdm(source.frames(), total=source.total, unit=" frames", disable=hidden))
+    # The bar is delayed, so that it comes after what is said about the output.
+    frames = iter(tqdm.tqdm(source.frames(), total=source.total, unit=" frames", disable=hidden, delay=1))
     call = window.call if window else lambda function, *args: function(*args)
     while not (window and window.closed):
         with benchmark.stage("read"):
@@ -328,6 +329,10 @@ def demo(args):
             run(source, labeler, benchmark, window, output, log)
         except (KeyboardInterrupt, MemoryError, OSError) as error:
             failure = error
+        except cv2.error as error:
+            if error.code != cv2.Error.StsNoMem:
+                raise
+            failure = MemoryError()
     report(args, source, output, log, benchmark)
     if failure or source.problem:
         raise failure or ValueError(source.problem)
