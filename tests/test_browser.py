@@ -1,0 +1,600 @@
+"""The page in docs/ in headless Chromium: Python's answers, and what a visitor meets.
+
+Needs chromium, chromedriver, npm and Selenium; see requirements-dev.txt.
+
+python -m pytest tests/test_browser.py
+"""
+
+import base64
+import collections
+import contextlib
+import csv
+import functools
+import gzip
+import http.server
+import itertools
+import json
+import re
+import shutil
+import threading
+import time
+import wave
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import emotion_log
+import utils
+import webcam_demo
+
+webdriver = pytest.importorskip("selenium.webdriver")
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
+MISSING = [name for name in ("chromium", "chromedriver", "npm") if shutil.which(name) is None]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+
+DOCS, CLIP = ROOT / "docs", ROOT / "data" / "demo.mp4"
+SECONDS = 60  # The longest wait.
+FLAGS = [
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--window-size=1280,1000"),
+]
+FAKE_CAMERA = ["--use-fake-device-for-media-stream", "--use-file-for-fake-video-capture={}"]
+CAMERA_ALLOWED = "--use-fake-ui-for-media-stream"
+ASYNC = "const done = [...arguments].at(-1); (async (...args) => {{{}}})(...arguments).catch((e) => done(String(e)));"
+START_WORKER = """
+    window.worker = new Worker("/docs/worker.js");
+    worker.onmessage = ({ data }) => { if (!data.progress) done(data); };
+"""
+LABEL_FRAME = """
+    const [png, meta] = args;
+    const image = await createImageBitmap(await (await fetch(png)).blob());
+    worker.onmessage = ({ data: { image, ...answer } }) => {
+      for (const face of answer.faces ?? []) face.crop = Array.from(face.crop);
+      done(answer);
+    };
+    worker.postMessage({ image, ...meta }, [image]);
+"""
+SEARCH_FACES = """
+    const [png, searches] = args;
+    const faces = await import("/docs/faces.js");
+    if (!faces.cv) await faces.loadOpenCV("/docs/vendor/opencv/");
+    window.detector ??= await faces.loadFaceDetector("/docs/vendor/opencv/");
+    const image = await createImageBitmap(await (await fetch(png)).blob());
+    const context = new OffscreenCanvas(image.width, image.height).getContext("2d");
+    context.drawImage(image, 0, 0);
+    const rgba = faces.cv.matFromImageData(context.getImageData(0, 0, image.width, image.height));
+    const gray = new faces.cv.Mat();
+    faces.cv.cvtColor(rgba, gray, faces.cv.COLOR_RGBA2GRAY);
+    const toned = faces.toneForCascades(gray);
+    done(searches.map(({ box, angle, cascade, neighbors }) => ({
+      found: faces.searchFace(toned, box, detector[cascade], neighbors, { angle }),
+      crop: Array.from(faces.cropFaces(gray, [box], [angle])[0]),
+      square: Array.from(faces.cutSquare(gray, box, 40, { margin: 0.3, angle }).data),
+    })));
+"""
+# The contrast of each text with what is behind it (WCAG 2.2), list of [text, 1..21]. A disabled button is exempt.
+READ_CONTRASTS = """
+    const parse = (color) => color.match(/[0-9.]+/g).map(Number);
+    const luminance = ([...rgb]) => {
+      const [r, g, b] = rgb.map((c) => (c <= 10 ? c / 3294 : ((c / 255 + 0.055) / 1.055) ** 2.4));
+      return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const behind = (element) => {
+      for (; element; element = element.parentElement) {
+        const [r, g, b, alpha = 1] = parse(getComputedStyle(element).backgroundColor);
+        if (alpha > 0.5) return [r, g, b];
+      }
+      return [255, 255, 255];
+    };
+    const hasText = (element) => [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+    const texts = [...document.body.querySelectorAll("*")].filter((element) => (
+      hasText(element) && element.checkVisibility({ visibilityProperty: true }) && !element.disabled
+    ));
+    done(texts.map((element) => {
+      const [ink, paper] = [parse(getComputedStyle(element).color).slice(0, 3), behind(element)].map(luminance);
+      return [element.textContent.trim(), (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05)];
+    }));
+"""
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(run_script):
+    """The address of the page, with what docs/vendor.py fetches, served as by `python -m http.server`."""
+    finished = run_script("docs/vendor.py")
+    assert finished.returncode == 0, finished.stderr
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=ROOT))
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/docs/"
+    server.shutdown()
+    server.server_close()
+
+
+@contextlib.contextmanager
+def chromium(profile, *flags):
+    """Yields a Selenium driver of a new browser with an empty profile."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for flag in (*FLAGS, f"--user-data-dir={profile}", *flags):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    driver.set_script_timeout(SECONDS)
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+@pytest.fixture
+def open_page(address, tmp_path):
+    """Opens the page in a new browser with these flags; returns its driver."""
+    with contextlib.ExitStack() as stack:
+
+        def open_with(*flags):
+            driver = stack.enter_context(chromium(tmp_path / f"profile-{time.monotonic_ns()}", *flags))
+            driver.get(address + "index.html")
+            return driver
+
+        yield open_with
+
+
+@pytest.fixture(scope="module")
+def worker(address, tmp_path_factory):
+    """A browser whose variable `worker` is the page's worker, loaded."""
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        driver.get(address + "package.json")
+        assert run_async(driver, START_WORKER) == {"classes": list(utils.load_emotion_model().classes)}
+        yield driver
+
+
+@pytest.fixture(scope="module")
+def clip_frames():
+    return read_frames(CLIP)
+
+
+@pytest.fixture(scope="module")
+def camera(tmp_path_factory, clip_frames):
+    """Flags for a camera of 640x480 pixels that plays the bundled clip in a loop."""
+    path = tmp_path_factory.mktemp("camera") / "clip.mjpeg"
+    images = (cv2.copyMakeBorder(frame, 60, 60, 0, 0, cv2.BORDER_REPLICATE) for frame in clip_frames)
+    path.write_bytes(b"".join(cv2.imencode(".jpg", image)[1].tobytes() for image in images))
+    return [flag.format(path) for flag in FAKE_CAMERA]
+
+
+def read_frames(path):
+    video, frames = cv2.VideoCapture(str(path)), []
+    while (frame := video.read()[1]) is not None:
+        frames.append(frame)
+    return frames
+
+
+def run_async(driver, body, *arguments):
+    """Runs the body of an async function in the page; returns what it passes to `done`, or the error's text."""
+    return driver.execute_async_script(ASYNC.format(body), *arguments)
+
+
+def png_address(frame):
+    return "data:image/png;base64," + base64.b64encode(cv2.imencode(".png", frame)[1]).decode()
+
+
+def label_frame(worker, frame, source, time_s=0.0, still=False, mirrored=False):
+    """Returns the worker's faces in a frame, list of dict, and its milliseconds."""
+    meta = {"source": source, "time": time_s, "still": still, "mirrored": mirrored}
+    answer = run_async(worker, LABEL_FRAME, png_address(frame), meta)
+    return answer["faces"], answer["milliseconds"]
+
+
+def element(driver, name):
+    return driver.find_element(By.ID, name)
+
+
+def text(driver, name):
+    return element(driver, name).text
+
+
+def wait_for(driver, condition):
+    """Waits until a function of the driver returns something true; returns it."""
+    return WebDriverWait(driver, SECONDS, poll_frequency=0.1).until(condition)
+
+
+def wait_for_text(driver, name, pattern):
+    return wait_for(driver, lambda driver: re.search(pattern, text(driver, name)))
+
+
+# The same answers -----------------------------------------------------------------------------------------------------
+
+
+def varied_frames(clip_frames):
+    """Frames of the clip as they are, and large, dark, small, odd and turned ones."""
+    both, near = clip_frames[70], clip_frames[20]
+    yield from clip_frames[::15]
+    yield cv2.resize(both, (1280, 720), interpolation=cv2.INTER_CUBIC)
+    yield both // 4
+    yield cv2.resize(near, (213, 121), interpolation=cv2.INTER_AREA)
+    yield near[:, 100:401]
+    yield cv2.rotate(near, cv2.ROTATE_90_CLOCKWISE)
+
+
+def test_boxes_and_crops_equal_pythons_and_probabilities_are_close(worker, clip_frames):
+    model, detector, found = utils.load_emotion_model(), utils.load_face_detector(), 0
+    for number, frame in enumerate(varied_frames(clip_frames)):
+        gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+        boxes = utils.detect_faces(gray, detector)
+        faces, _ = label_frame(worker, frame, source=f"still {number}", still=True)
+        if len(boxes) == 0:
+            assert all(face["angle"] for face in faces)  # Only then tilted faces are searched for.
+            continue
+        assert [face["box"] for face in faces] == boxes.tolist()
+        crops = utils.crop_faces(gray, boxes)
+        np.testing.assert_array_equal([face["crop"] for face in faces], crops.reshape(len(boxes), -1))
+        probabilities = [face["probabilities"] for face in faces]
+        np.testing.assert_allclose(probabilities, model.predict(crops), atol=0.02)
+        found += len(boxes)
+    assert found >= 20
+
+
+def test_search_and_crop_of_tilted_faces_equal_pythons(worker, clip_frames):
+    frame, detector, random = clip_frames[70], utils.load_face_detector(), np.random.default_rng(1)
+    gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+    places = [*random.uniform((-60, -60, 30), (560, 300, 200), (30, 3))]
+    places += [np.add(face, random.uniform(-15, 15, 3)) for face in [(133, 105, 109), (410, 88, 115)] * 6]
+    searches = [
+        {"box": [x, y, side, side], "angle": angle, "cascade": cascade, "neighbors": neighbors}
+        for x, y, side in np.array(places).tolist()
+        for angle in (0, 25, -50)
+        for cascade, neighbors in (("frontal", 5), ("confirming", 4))
+    ]
+    found = 0
+    for search, answer in zip(searches, run_async(worker, SEARCH_FACES, png_address(frame), searches), strict=True):
+        box, angle = search["box"], search["angle"]
+        cascade = getattr(detector, search["cascade"])
+        expected, agreeing = utils.search_face(gray, box, cascade, search["neighbors"], angle)
+        assert (answer["found"] is None) == (expected is None)
+        if expected is not None:
+            found += 1
+            np.testing.assert_allclose(answer["found"]["box"], expected, atol=1e-6)
+            assert answer["found"]["agreeing"] == agreeing
+        assert answer["crop"] == utils.crop_faces(gray, [box], [angle]).ravel().tolist()
+        assert answer["square"] == utils.cut_square(gray, box, 40, 0.3, angle).ravel().tolist()
+    assert found >= 10
+
+
+@pytest.fixture(scope="module")
+def demo_run(run_script, tmp_path_factory):
+    """The rows of webcam_demo.py's log of the clip, dict of str each, and its benchmark."""
+    path = tmp_path_factory.mktemp("demo") / "clip.csv"
+    finished = run_script("webcam_demo.py", CLIP, "--no-display", "--log", path, "--benchmark")
+    assert finished.returncode == 0, finished.stderr
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        return list(csv.DictReader(file)), json.loads(finished.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def worker_run(worker, clip_frames):
+    """The worker's faces in each frame of the clip, and its milliseconds for each."""
+    frames = [label_frame(worker, frame, "clip", number / 25) for number, frame in enumerate(clip_frames)]
+    return [faces for faces, _ in frames], [milliseconds for _, milliseconds in frames]
+
+
+def test_faces_of_the_clip_are_those_of_the_python_demo(demo_run, worker_run):
+    frontal, found, same_label, extra = 0, 0, 0, 0
+    rows_of_frame = collections.defaultdict(list)
+    for row in demo_run[0]:
+        if row["track"]:
+            rows_of_frame[int(row["frame"])].append(row)
+    for number, faces in enumerate(worker_run[0]):
+        rows = rows_of_frame[number]
+        boxes = [[int(row[side]) for side in ("x", "y", "width", "height")] for row in rows]
+        extra += sum(not utils.overlaps_any(face["box"], boxes) for face in faces)
+        for row, box in zip(rows, boxes, strict=True):
+            here = [face["label"] for face in faces if utils.overlaps_any(box, [face["box"]])]
+            frontal, found, same_label = frontal + 1, found + bool(here), same_label + (row["label"] in here)
+    assert found >= 0.93 * frontal
+    assert same_label >= 0.97 * found
+    assert extra <= 0.05 * frontal
+
+
+def test_a_face_keeps_its_number_and_its_label_is_smoothed(worker_run):
+    first_shot, last_shots = worker_run[0][:45], worker_run[0][110:]
+    assert {face["track"] for faces in first_shot for face in faces} == {1}
+    assert len({face["track"] for faces in last_shots for face in faces if face["track"] > 1}) == 1
+    steps = [abs(a["confidence"] - b["confidence"]) for (a,), (b,) in itertools.pairwise(first_shot[5:])]
+    assert max(steps) < 0.15
+
+
+def test_mirrored_frames_have_mirrored_boxes_and_the_same_numbers(worker, clip_frames):
+    plain = label_frame(worker, clip_frames[70], "mirror")[0]
+    mirrored = label_frame(worker, clip_frames[70], "mirror", 0.04, mirrored=True)[0]
+    for face, other in zip(plain, mirrored, strict=True):
+        assert face["track"] == other["track"]
+        x, y, width, _ = face["box"]
+        np.testing.assert_allclose(other["box"][:3], (640 - x - width, y, width), atol=12)
+
+
+def test_colors_and_minimum_confidence_are_pythons(worker):
+    body = "const { colorOf } = await import('/docs/faces.js'); done(args[0].map(colorOf));"
+    assert run_async(worker, body, list(utils.EMOTIONS)) == [list(color) for color in utils.EMOTION_COLORS.values()]
+    script = (DOCS / "worker.js").read_text(encoding="utf-8")
+    assert float(re.search("MIN_CONFIDENCE = ([0-9.]+)", script)[1]) == webcam_demo.parse_args([]).min_confidence
+
+
+# What a visitor meets -------------------------------------------------------------------------------------------------
+
+
+def test_camera_is_labeled_mirrored_and_logged(open_page, camera, tmp_path):
+    driver = open_page(*camera, CAMERA_ALLOWED)
+    element(driver, "camera").click()
+    wait_for_text(driver, "faces", "Happy [0-9]+%")
+    wait_for_text(driver, "faces", r"Face 1: .*\nFace 2: ")
+    wait_for_text(driver, "rate", "[0-9]+ frames/s")
+    assert element(driver, "mirror").get_attribute("aria-pressed") == "true"
+    assert re.fullmatch("Face [0-9]: .*", element(driver, "picture").get_attribute("aria-label"))
+    wait_for_text(driver, "label", "Neutral")
+    element(driver, "stop").click()
+    assert not element(driver, "picture").is_displayed()
+    path = download_log(driver, tmp_path)
+    rows, classes, _ = emotion_log.read_log(path)
+    assert f"{len(rows):,} rows" == text(driver, "rows")
+    columns = emotion_log.EmotionLog(tmp_path / "log.csv", classes, utc_column=True).columns
+    assert path.read_text(encoding="utf-8").splitlines()[0] == ",".join(columns)
+    assert (np.diff(rows["time_s"]) >= 0).all()
+    assert {"Happy", "Neutral"} <= {emotion_log.LABELS[label] for label in rows["label"]}
+
+
+def test_drawing_shows_the_analyzed_frame_with_boxes(open_page, clip_frames, tmp_path):
+    frame = clip_frames[20]
+    cv2.imwrite(str(tmp_path / "face.png"), frame)
+    driver = open_page()
+    element(driver, "file").send_keys(str(tmp_path / "face.png"))
+    wait_for_text(driver, "faces", "Happy")
+    drawn = read_canvas(driver)
+    face = utils.read_emotions(frame)[0]
+    assert text(driver, "faces") == f"Face 1: {face.label} {face.confidence:.0%}"
+    scale = drawn.shape[1] / frame.shape[1]
+    x, y, width, height = (round(side * scale) for side in face.box)
+    middle = drawn[y + height // 2, x + width // 2].astype(int)
+    expected = frame[face.box[1] + face.box[3] // 2, face.box[0] + face.box[2] // 2].astype(int)
+    assert np.abs(middle - expected).max() < 25
+    color = utils.EMOTION_COLORS[face.label][::-1]
+    for row, column in ((y + height // 2, x), (y + height, x + width // 2), (y + height // 2, x + width)):
+        np.testing.assert_allclose(drawn[row, column], color, atol=30)
+
+
+def download_log(driver, folder):
+    """Returns the path of the log that the page offers."""
+    driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)})
+    element(driver, "download").click()
+    wait_for(driver, lambda driver: (folder / "emotions.csv").exists())
+    return folder / "emotions.csv"
+
+
+def read_canvas(driver):
+    """Returns the page's drawing, uint8 (H, W, 3) BGR."""
+    data = driver.execute_script("return document.getElementById('picture').toDataURL('image/png')")
+    return cv2.imdecode(np.frombuffer(base64.b64decode(data.partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)
+
+
+def test_boxes_of_a_large_video_are_in_its_own_pixels(open_page, clip_frames, tmp_path):
+    path = tmp_path / "large.webm"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"VP80"), 10, (1920, 1080))
+    for frame in clip_frames[:40:4]:
+        writer.write(cv2.resize(frame, (1920, 1080)))
+    writer.release()
+    driver = open_page()
+    element(driver, "file").send_keys(str(path))
+    wait_for_text(driver, "message", "has ended")
+    rows, _, _ = emotion_log.read_log(download_log(driver, tmp_path))
+    assert (rows["label"] == emotion_log.LABELS.index("Happy")).all()
+    face = utils.read_emotions(clip_frames[36])[0]
+    with open(tmp_path / "emotions.csv", newline="", encoding="utf-8") as file:
+        row = list(csv.DictReader(file))[-1]
+    assert abs(int(row["width"]) - 3 * face.box[2]) < 60
+
+
+def test_stop_works_while_a_large_picture_is_analyzed(open_page, clip_frames, tmp_path):
+    cv2.imwrite(str(tmp_path / "large.jpg"), cv2.resize(clip_frames[70], (4096, 2304)))
+    driver = open_page()
+    wait_for(driver, lambda driver: not element(driver, "progress").is_displayed())
+    element(driver, "file").send_keys(str(tmp_path / "large.jpg"))
+    wait_for(driver, lambda driver: element(driver, "stop").is_displayed())
+    begun = time.perf_counter()
+    element(driver, "stop").click()
+    assert not element(driver, "stop").is_displayed()
+    answered = time.perf_counter() - begun
+    element(driver, "clip").click()  # Its frames wait for the picture's answer, which nobody wants.
+    wait_for_text(driver, "faces", "^Face 1: Happy [0-9]+%$")
+    assert answered < (time.perf_counter() - begun) / 2
+
+
+def test_without_a_camera_the_example_plays(open_page):
+    driver = open_page()
+    if driver.execute_script("return navigator.mediaDevices.enumerateDevices()"):
+        pytest.skip("This computer has a camera or microphone.")
+    element(driver, "camera").click()
+    wait_for_text(driver, "message", "No camera found")
+    wait_for_text(driver, "faces", "Happy")
+    wait_for_text(driver, "message", "has ended")
+    assert element(driver, "picture").is_displayed()  # The last frame stays.
+
+
+def test_blocked_camera_says_how_to_allow_it(open_page, camera):
+    driver = open_page(*camera, "--deny-permission-prompts")
+    element(driver, "camera").click()
+    wait_for_text(driver, "message", "blocks the camera .* Allow it")
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "sound.wav", "broken.mp4", "empty.jpg"])
+def test_file_that_is_no_picture_is_named(open_page, tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes({"broken.mp4": CLIP.read_bytes()[:2000], "notes.txt": b"Happy"}.get(name, b""))
+    if name == "sound.wav":
+        with wave.open(str(path), "wb") as sound:
+            sound.setparams((1, 2, 8000, 0, "NONE", ""))
+            sound.writeframes(bytes(16000))
+    driver = open_page()
+    element(driver, "file").send_keys(str(path))
+    wait_for_text(driver, "message", f"{name}: this browser cannot open it .* Choose another file")
+    element(driver, "clip").click()
+    wait_for_text(driver, "faces", "Happy")
+
+
+def test_page_works_with_the_keyboard_alone(open_page, camera):
+    driver = open_page(*camera, CAMERA_ALLOWED)
+    reached = []
+    for key in [Keys.TAB] * 3:
+        driver.switch_to.active_element.send_keys(key)
+        focus = driver.switch_to.active_element
+        reached.append(focus.get_attribute("id"))
+        assert focus.value_of_css_property("outline-style") == "solid"
+    assert reached == ["camera", "clip", "open"]
+    element(driver, "camera").send_keys(Keys.ENTER)
+    wait_for_text(driver, "faces", "Happy")
+    focus = element(driver, "camera")
+    while focus.get_attribute("id") != "stop":
+        focus.send_keys(Keys.TAB)
+        focus = driver.switch_to.active_element
+    focus.send_keys(Keys.SPACE)
+    wait_for(driver, lambda driver: not element(driver, "picture").is_displayed())
+
+
+def test_no_request_leaves_the_machine(address, camera, tmp_path):
+    log = tmp_path / "net.json"
+    with chromium(tmp_path / "profile", *camera, CAMERA_ALLOWED, f"--log-net-log={log}") as driver:
+        driver.get(address + "index.html")
+        for button, label in (("clip", "Happy"), ("camera", "Neutral")):
+            element(driver, button).click()
+            wait_for_text(driver, "faces", label)
+    events = [event.get("params", {}) for event in json.loads(log.read_text(encoding="utf-8"))["events"]]
+    origin = address.removesuffix("/docs/")
+    requests = {event["url"] for event in events if event.get("initiator") == origin and "url" in event}
+    assert address + "vendor/model/model.tflite" in requests  # The worker's requests are there too.
+    assert [request for request in requests if not request.startswith((address, "blob:", "data:"))] == []
+
+
+def test_camera_starts_without_a_network_once_the_page_has_loaded(open_page, camera):
+    driver = open_page(*camera, CAMERA_ALLOWED)
+    wait_for(driver, lambda driver: not element(driver, "progress").is_displayed())
+    driver.set_network_conditions(offline=True, latency=0, throughput=0)
+    element(driver, "camera").click()
+    wait_for_text(driver, "faces", "Happy")
+
+
+NO_SIMD = "WebAssembly.validate = () => false;"
+NO_RELAXED_SIMD = """
+    const { instantiate } = WebAssembly;
+    WebAssembly.instantiate = (code, ...rest) => (
+      code.byteLength < 200 ? Promise.reject(new Error("relaxed SIMD")) : instantiate(code, ...rest)
+    );
+"""
+
+
+@pytest.fixture
+def open_changed_page(address, serve, tmp_path):
+    """Opens the page, from a server that puts a script before the worker's; returns its driver and the fetched paths."""
+    with contextlib.ExitStack() as stack:
+        paths = []
+
+        def open_with(script):
+            class Handler(QuietHandler):
+                def do_GET(self):
+                    paths.append(self.path)
+                    if not self.path.endswith("/worker.js"):
+                        super().do_GET()
+                        return
+                    self.send_response(200)
+                    self.send_header("Content-Type", "text/javascript")
+                    self.end_headers()
+                    self.wfile.write(script.encode() + (DOCS / "worker.js").read_bytes())
+
+            driver = stack.enter_context(chromium(tmp_path / "profile"))
+            driver.get(f"http://{serve(functools.partial(Handler, directory=ROOT))}/docs/index.html")
+            return driver, paths
+
+        yield open_with
+
+
+def test_browser_without_simd_is_told_so(open_changed_page):
+    driver, _ = open_changed_page(NO_SIMD)
+    wait_for_text(driver, "message", "This browser has no WebAssembly SIMD")
+    element(driver, "clip").click()
+    wait_for_text(driver, "message", "This browser has no WebAssembly SIMD")
+
+
+def test_browser_without_relaxed_simd_takes_the_other_build(open_changed_page):
+    driver, paths = open_changed_page(NO_RELAXED_SIMD)
+    element(driver, "clip").click()
+    wait_for_text(driver, "faces", "Happy")
+    assert [path for path in paths if "litert" in path and path.endswith(".wasm")] == [
+        "/docs/vendor/litert/litert_wasm_compat_internal.wasm"
+    ]
+
+
+def test_damaged_network_is_refused(open_changed_page):
+    driver, _ = open_changed_page("crypto.subtle.digest = async () => new ArrayBuffer(32);")
+    wait_for_text(driver, "message", "model.tflite is not the file of model.json")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_layout_and_contrast(open_page, tmp_path, width, scheme):
+    driver = open_page()
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    for state in ("idle", "playing"):
+        if state == "playing":
+            element(driver, "clip").click()
+            wait_for_text(driver, "faces", "Face 2: ")
+        contrasts = run_async(driver, READ_CONTRASTS)
+        assert len(contrasts) > 15
+        assert [contrast for contrast in contrasts if contrast[1] < 4.5] == []
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+        image = driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})["data"]
+        (tmp_path / f"{state}.png").write_bytes(base64.b64decode(image))
+    image = cv2.imread(str(tmp_path / "playing.png")).astype(int)
+    background = image[2, 2]
+    assert (background.mean() > 128) == (scheme == "light")
+    for emotion in ("Happy", "Neutral"):  # The boxes and the bars.
+        distance = np.abs(image - utils.EMOTION_COLORS[emotion][::-1]).max(axis=2)
+        assert (distance < 8).sum() > 300
+
+
+def test_page_has_names_for_what_it_shows(open_page):
+    driver = open_page()
+    assert driver.title == "Facial emotion detection in your browser"
+    assert driver.execute_script("return document.documentElement.lang") == "en"
+    assert [heading.tag_name for heading in driver.find_elements(By.CSS_SELECTOR, "h1, h2, h3")][:2] == ["h1", "h2"]
+    for tag in driver.find_elements(By.CSS_SELECTOR, "button, select, input, canvas, progress, svg"):
+        is_hidden = tag.find_elements(By.XPATH, "ancestor-or-self::*[@aria-hidden='true']")
+        assert is_hidden or tag.accessible_name or not tag.is_displayed(), tag.get_attribute("outerHTML")
+
+
+def test_download_is_small(address):
+    """A visit fetches one of LiteRT's two builds."""
+    files = [path for path in (DOCS / "vendor").rglob("*") if path.is_file() and "compat" not in path.name]
+    assert sum(path.stat().st_size for path in files) < 25e6
+    assert sum(len(gzip.compress(path.read_bytes(), 6)) for path in files) < 10e6
+
+
+def test_page_is_usable_soon(open_page):
+    driver = open_page()
+    wait_for(driver, lambda driver: not element(driver, "progress").is_displayed())
+    loaded = driver.execute_script("return performance.now()") / 1000
+    print(f"loaded after {loaded:.1f} s")
+    assert loaded < 12  # 2 to 4 on two quiet cores.
+
+
+def test_worker_is_at_most_ten_times_slower_than_the_python_demo(demo_run, worker_run):
+    python, browser = 1000 / demo_run[1]["fps"], np.mean(worker_run[1])
+    print(f"milliseconds a frame: Python demo {python:.1f}, worker {browser:.1f}, ratio {browser / python:.1f}")
+    assert browser < 10 * python
