@@ -11,6 +11,7 @@ import {
 const SCAN_LINES = 240; // of the shorter side; a smaller frame is scanned as it is
 const SCAN_SECONDS = 0.25; // between two scans while a face is shown; without one every frame is scanned
 const WINDOW = 24, SIZE_STEP = 1.2; // pixels of the smallest face that the cascades find, step of the sizes
+const SIMILAR = 1.5; // Two places that overlap are the same one if their sizes differ less.
 const TILT = 25, MAX_TILT = 50; // degrees: step and limit of the search; the cascades tolerate 15 by themselves
 const SCAN_ANGLES = [-TILT, TILT]; // in turn, besides the upright one and only while no face is shown
 
@@ -64,8 +65,7 @@ class Track {
     Object.assign(this, { angle, seen: this.time, hits: this.hits + 1 });
   }
 
-  // Averages the probabilities of a frame with those of earlier ones, so that no label flickers. The average is
-  // exponential: its time constant is SMOOTHING, whatever the frame rate.
+  // Averages the probabilities of a frame with those of earlier ones, exponentially, so that no label flickers.
   average(probabilities, time) {
     if (this.held && this.probabilities) return this.probabilities; // A held face may be half hidden.
     const weight = 1 - Math.exp((this.averaged - time) / SMOOTHING), former = this.probabilities ?? probabilities;
@@ -127,9 +127,9 @@ export class FaceTracker {
     const small = temporary(new cv.Mat());
     cv.resize(toned, small, new cv.Size(32, 18), 0, 0, cv.INTER_AREA);
     const scene = normalize(small.data).levels; // A change of brightness is not a cut.
-    const previous = this.scene;
+    const change = this.scene ? mean(scene.map((level, i) => Math.abs(level - this.scene[i]))) : 0;
     this.scene = scene;
-    return previous !== null && mean(scene.map((level, i) => Math.abs(level - previous[i]))) > CUT;
+    return change > CUT;
   }
 
   // Stops following these tracks, and keeps the people among them to recognize them.
@@ -151,13 +151,14 @@ export class FaceTracker {
       if (overlapsAny(box, taken)) continue;
       track.move(box, angle);
       taken.push(track.box);
-      track.thumbnail = thumbnail;
+      if (isWithin(box, toned)) track.thumbnail = thumbnail; // Half a face does not help to recognize a person.
       this.confirm(toned, track);
     }
     this.tracks = this.tracks.filter((track) => track.failures < MAX_FAILURES);
     for (const track of this.tracks) {
-      const missed = time - track.seen, middle = track.box[0] + track.box[2] / 2;
-      track.held = missed > 0 && missed <= HOLD && middle > 0 && middle < toned.cols && !overlapsAny(track.box, taken)
+      const [x, y, width, height] = track.box, missed = time - track.seen;
+      const isFree = isWithin([x + width / 2, y + height / 2, 0, 0], toned) && !overlapsAny(track.box, taken);
+      track.held = missed > 0 && missed <= HOLD && isFree
         && correlation(cutThumbnail(toned, track.box, track.angle), track.thumbnail) >= ALIKE_HELD;
     }
   }
@@ -180,8 +181,7 @@ export class FaceTracker {
   // Collects evidence that a new track is a face; what is not a face passes now and then, but not each time.
   confirm(toned, track) {
     if (track.evidence >= TRUSTED_EVIDENCE) return;
-    const options = { angle: track.angle };
-    const found = searchFace(toned, track.box, this.detector.confirming, CONFIRMING_NEIGHBORS, options);
+    const found = searchFace(toned, track.box, this.detector.confirming, CONFIRMING_NEIGHBORS, { angle: track.angle });
     track.evidence += found?.agreeing ?? 0;
     track.failures = found ? 0 : track.failures + 1;
   }
@@ -206,8 +206,7 @@ export class FaceTracker {
     const old = gone[alike.indexOf(Math.max(ALIKE_PERSON, ...alike))];
     const { trackId, probabilities, averaged } = old ?? { ...track, trackId: ++this.count };
     Object.assign(track, { trackId, probabilities, averaged });
-    this.tracks = this.tracks.filter((other) => other !== old);
-    this.lost = this.lost.filter((other) => other !== old);
+    [this.tracks, this.lost] = [this.tracks, this.lost].map((list) => list.filter((other) => other !== old));
   }
 }
 
@@ -224,13 +223,15 @@ function scan(toned, cascade, angle) {
   for (const [left, top, width] of found.sort((a, b) => b[2] - a[2])) {
     const [x, y] = rotate([left + width / 2 - center.x, top + width / 2 - center.y], angle);
     const box = [center.x + x - width / 2, center.y + y - width / 2, width, width].map((side) => side / reduction);
-    if (!overlapsAny(box, places)) places.push(box);
+    if (!overlapsAny(box, places.filter((other) => other[2] < SIMILAR * box[2]))) places.push(box);
   }
   return places;
 }
 
 // Returns a face as Uint8Array (576), turned upright.
 const cutThumbnail = (toned, box, angle) => cutSquare(toned, box, THUMBNAIL, { angle }).data.slice();
+
+const isWithin = ([x, y, width, height], { cols, rows }) => Math.min(x, y, cols - x - width, rows - y - height) >= 0;
 
 // Returns how alike two thumbnails are, -1..1, whatever their brightness and contrast.
 function correlation(thumbnail, other) {

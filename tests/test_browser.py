@@ -499,7 +499,7 @@ NO_RELAXED_SIMD = """
 
 @pytest.fixture
 def open_changed_page(address, serve, tmp_path):
-    """Opens the page, from a server that puts a script before the worker's; returns its driver and the fetched paths."""
+    """Opens the page, from a server that puts a script before the worker's; returns driver and paths."""
     with contextlib.ExitStack() as stack:
         paths = []
 
