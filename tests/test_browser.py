@@ -32,7 +32,7 @@ import webcam_demo
 webdriver = pytest.importorskip("selenium.webdriver")
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 
 MISSING = [name for name in ("chromium", "chromedriver", "npm") if shutil.which(name) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
@@ -77,6 +77,13 @@ SEARCH_FACES = """
       square: Array.from(faces.cutSquare(gray, box, 40, { margin: 0.3, angle }).data),
     })));
 """
+DROP_FILE = """
+    const data = new DataTransfer();
+    const bytes = Uint8Array.from(atob(args[0].split(",")[1]), (letter) => letter.charCodeAt(0));
+    data.items.add(new File([bytes], "face.png", { type: "image/png" }));
+    document.getElementById("stage").dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true }));
+    done();
+"""
 # The contrast of each text with what is behind it (WCAG 2.2), list of [text, 1..21]. A disabled button is exempt.
 READ_CONTRASTS = """
     const parse = (color) => color.match(/[0-9.]+/g).map(Number);
@@ -105,6 +112,10 @@ READ_CONTRASTS = """
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *arguments):
         pass
+
+    def copyfile(self, source, outputfile):
+        with contextlib.suppress(ConnectionError):  # The browser was closed.
+            super().copyfile(source, outputfile)
 
 
 @pytest.fixture(scope="module")
@@ -348,6 +359,40 @@ def test_camera_is_labeled_mirrored_and_logged(open_page, camera, tmp_path):
     assert path.read_text(encoding="utf-8").splitlines()[0] == ",".join(columns)
     assert (np.diff(rows["time_s"]) >= 0).all()
     assert {"Happy", "Neutral"} <= {emotion_log.LABELS[label] for label in rows["label"]}
+
+
+def test_another_camera_can_be_chosen(open_page):
+    driver = open_page("--use-fake-device-for-media-stream=device-count=2", CAMERA_ALLOWED)
+    assert not element(driver, "choice").is_displayed()
+    element(driver, "camera").click()
+    wait_for_text(driver, "rate", "[0-9]+ frames/s")
+    choice = Select(element(driver, "choice"))
+    first, second = (option.text for option in choice.options)
+    assert choice.first_selected_option.text == first
+    choice.select_by_visible_text(second)
+    wait_for_text(driver, "rate", "[0-9]+ frames/s")
+    assert choice.first_selected_option.text == second
+
+
+def test_dropped_picture_is_labeled_and_mirrored(open_page, clip_frames, tmp_path):
+    driver = open_page()
+    run_async(driver, DROP_FILE, png_address(clip_frames[20]))
+    wait_for_text(driver, "faces", "Happy")
+    boxes = [read_box(download_log(driver, tmp_path))]
+    element(driver, "mirror").click()
+    wait_for(driver, lambda driver: element(driver, "mirror").get_attribute("aria-pressed") == "true")
+    wait_for_text(driver, "faces", "Happy")
+    boxes.append(read_box(download_log(driver, tmp_path)))
+    assert tuple(boxes[0]) == utils.read_emotions(clip_frames[20])[0].box
+    assert tuple(boxes[1]) == utils.read_emotions(clip_frames[20][:, ::-1].copy())[0].box
+
+
+def read_box(path):
+    """Returns x, y, width and height of the only row of a log, and removes the log."""
+    with open(path, newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    path.unlink()
+    return [int(row[side]) for side in ("x", "y", "width", "height")]
 
 
 def test_drawing_shows_the_analyzed_frame_with_boxes(open_page, clip_frames, tmp_path):
