@@ -40,6 +40,7 @@ function openImage(image) {
 // Plays a video. `next` waits for a frame that was not taken yet, and takes the newest one.
 export async function openVideo(content, release = () => {}) {
   const element = Object.assign(document.createElement("video"), { muted: true, playsInline: true, ...content });
+  document.body.append(element); // Some telephones decode only what is in the page; style.css makes it invisible.
   const live = Boolean(element.srcObject), begun = performance.now();
   let newest = null, taken = null, ended = false, wake = () => {};
   const present = (now, { mediaTime }) => {
@@ -64,6 +65,7 @@ export async function openVideo(content, release = () => {}) {
   const close = () => {
     end();
     element.pause();
+    element.remove();
     release();
   };
   element.onended = element.onerror = end;
