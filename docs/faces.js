@@ -24,15 +24,34 @@ export const UNCERTAIN = "uncertain"; // The label of a face whose most probable
 
 // 2. Frame -> faces ---------------------------------------------------------------------------------------------------
 
-const CASCADES = { frontal: "haarcascade_frontalface_default.xml", confirming: "haarcascade_frontalface_alt.xml" };
-// The cascades see the gray levels raised to this power; 1 leaves them as they are. The network gets the plain crop.
-const TONE_EXPONENT = 1;
-const TONE = Uint8Array.from({ length: 256 }, (_, level) => Math.round((level / 255) ** TONE_EXPONENT * 255));
+const CASCADES = {
+  frontal: "haarcascade_frontalface_default.xml",
+  confirming: "haarcascade_frontalface_alt.xml",
+  profile: "haarcascade_profileface.xml",
+};
+// The cascades get the square root of the gray levels. The network gets the gray levels as they are.
+const TONE = Uint8Array.from({ length: 256 }, (_, level) => Math.round(Math.sqrt(level / 255) * 255));
 const SEARCH_WIDTH = 64; // Pixels of the face in a search around a box.
-export const SEARCH_MARGIN = 0.3; // On each side of the box, in widths of the box.
+const SEARCH_MARGIN = 0.3; // On each side of the box, in widths of the box.
 const SEARCH_SIZES = [0.75, 1.35]; // The smallest and the largest face, in widths of the box.
-export const CONFIRMING_NEIGHBORS = 4;
+const SEARCH_STEP = 1.1; // Ratio of successive sizes.
+// Detections that have to agree on a new face: of `frontal`, of `confirming`, and of `frontal` if that finds none.
+export const NEW_NEIGHBORS = 5;
+const CONFIRMING_NEIGHBORS = 4;
+const SURE_NEIGHBORS = 30;
 const MIN_OVERLAP = 0.5; // Two boxes sharing this much of the smaller one cannot both be faces.
+
+// Single images; see utils.py.
+const STILL_WIDTH = 96;
+const STILL_ANGLES = [0, -25, 25, -50, 50];
+const STILL_PADDING = 0.25;
+const STILL_EVIDENCE = 30;
+const LEAST_EVIDENCE = 20;
+const LEAST_SHARE = 0.2;
+const PROFILE_NEIGHBORS = 7;
+const PORTRAIT_SIZES = [IMAGE_SIZE, 112];
+const PORTRAIT_CONTRAST = 5;
+const PORTRAIT_SHARE = 0.7;
 
 export let cv;
 let temporaries = [];
@@ -84,44 +103,116 @@ export function toneForCascades(gray) {
   return toned;
 }
 
-// Finds the upright faces of an image (Viola & Jones, 2001). Returns boxes, largest first.
-export function detectFaces(toned, detector) {
-  const minSize = Math.max(IMAGE_SIZE, roundHalfToEven(Math.min(toned.rows, toned.cols) / 30));
-  const found = detectMultiScale(detector.frontal, toned, 1.1, 5, minSize);
-  const boxes = [];
-  for (const { box } of found.sort((a, b) => b.box[2] - a.box[2] || compareBoxes(a.box, b.box))) {
-    // The cascade also finds faces in eyes and mouths, and in backgrounds.
-    if (overlapsAny(box, boxes)) continue;
-    if (searchFace(toned, box, detector.confirming, CONFIRMING_NEIGHBORS)) boxes.push(box);
+// Finds the faces of a single image, tilted ones and profiles too. Returns a list of { box, angle }, largest first.
+//
+// A small square image that holds no smaller face is a face as a whole, because data sets have such portraits.
+export function findFaces(gray, detector) {
+  const toned = toneForCascades(gray), size = gray.rows;
+  const frontal = findFrontal(toned, detector);
+  const faces = frontal.length ? frontal : findProfiles(toned, detector);
+  if (isPortrait(gray) && faces.every(({ box }) => box[2] > PORTRAIT_SHARE * size)) {
+    return [{ box: [0, 0, size, size], angle: 0 }];
   }
-  return boxes;
+  return faces.map(({ box, angle }) => ({ box: box.map(roundHalfToEven), angle }));
+}
+
+// Returns whether an image has the shape of a cropped face, and is not plain.
+function isPortrait({ rows, cols, data }) {
+  const [smallest, largest] = PORTRAIT_SIZES;
+  return rows === cols && smallest <= rows && rows <= largest && standardDeviation(data) >= PORTRAIT_CONTRAST;
+}
+
+// Returns the faces that look ahead, largest first.
+function findFrontal(toned, detector) {
+  const found = STILL_ANGLES.flatMap((angle) => scan(toned, detector.frontal, NEW_NEIGHBORS, { angle }).map((box) => (
+    { box, angle, evidence: confirmFace(toned, box, detector, { angle, faceWidth: STILL_WIDTH }) }
+  )));
+  found.sort((a, b) => b.evidence - a.evidence || compareBoxes(a.box, b.box));
+  const faces = [];
+  // A face has most evidence at its own angle. Its eyes and mouth have less than the whole.
+  for (const face of found) {
+    if (face.evidence >= STILL_EVIDENCE && !overlapsAny(face.box, faces.map(({ box }) => box))) faces.push(face);
+  }
+  if (!faces.length) {
+    const least = LEAST_SHARE * Math.min(toned.rows, toned.cols);
+    const isAlone = ({ evidence, box, angle }) => evidence >= LEAST_EVIDENCE && box[2] >= least && angle === 0;
+    faces.push(...found.filter(isAlone).slice(0, 1));
+  }
+  return faces.sort(compareSizes);
+}
+
+// Returns the faces that look to a side, largest first.
+function findProfiles(toned, detector) {
+  const faces = [];
+  for (const flipped of [false, true]) {
+    for (const place of scan(toned, detector.profile, PROFILE_NEIGHBORS, { flipped })) {
+      const found = searchFace(toned, place, detector.profile, PROFILE_NEIGHBORS, { flipped });
+      if (found && !overlapsAny(found.box, faces.map(({ box }) => box))) faces.push({ box: found.box, angle: 0 });
+    }
+  }
+  return faces.sort(compareSizes);
+}
+
+// Returns the boxes that a cascade finds in a whole image, turned by an angle and flipped.
+function scan(toned, cascade, neighbors, { angle = 0, flipped = false }) {
+  const shorter = Math.min(toned.rows, toned.cols), minSize = Math.max(IMAGE_SIZE, roundHalfToEven(shorter / 30));
+  const padding = roundHalfToEven(STILL_PADDING * shorter), padded = temporary(new cv.Mat());
+  cv.copyMakeBorder(toned, padded, padding, padding, padding, padding, cv.BORDER_REPLICATE);
+  const { image, turnBack } = turnUpright(padded, angle, flipped);
+  const found = detectMultiScale(cascade, image, SEARCH_STEP, neighbors, minSize).map(({ box }) => box);
+  return found.sort(compareBoxes).map(([x, y, width]) => {
+    const middle = turnBack([x + width / 2, y + width / 2]);
+    return [...middle.map((side) => side - padding - width / 2), width, width];
+  });
+}
+
+// Returns an image turned so that tilted heads are upright, and a function that turns points [x, y] back.
+export function turnUpright(image, angle, flipped = false) {
+  if (!angle && !flipped) return { image, turnBack: (point) => point };
+  const toUpright = temporary(cv.getRotationMatrix2D(new cv.Point(image.cols / 2, image.rows / 2), angle, 1));
+  const matrix = toUpright.data64F, turned = temporary(new cv.Mat()), back = temporary(new cv.Mat());
+  if (flipped) matrix.set([-matrix[0], -matrix[1], image.cols - matrix[2]]);
+  cv.warpAffine(image, turned, toUpright, image.size());
+  cv.invertAffineTransform(toUpright, back);
+  const [a, b, c, d, e, f] = back.data64F;
+  return { image: turned, turnBack: ([x, y]) => [a * x + b * y + c, d * x + e * y + f] };
+}
+
+// Returns how many detections of both frontal cascades agree on a face at a box; 0 if it is not one. A face has about
+// 100, a dark or blurred one about 30. Nine in ten of the other places have 18 or fewer.
+export function confirmFace(toned, box, detector, options = {}) {
+  const found = searchFace(toned, box, detector.frontal, NEW_NEIGHBORS, options)?.agreeing ?? 0;
+  const confirmed = searchFace(toned, box, detector.confirming, CONFIRMING_NEIGHBORS, options)?.agreeing ?? 0;
+  return confirmed || found >= SURE_NEIGHBORS ? found + confirmed : 0;
 }
 
 // Searches the surroundings of a box for a face of about its size.
 //
 //     neighbors: number of detections that have to agree.
 //     angle: degrees by which the face is tilted clockwise.
-//     faceWidth: pixels to which the box is reduced or enlarged; fewer cost less and find less.
+//     flipped: search the horizontally flipped image.
+//     faceWidth: pixels to which the box is reduced or enlarged.
 //     sizes: the smallest and the largest face, in widths of the box.
+//     step: ratio of successive sizes.
 //
 // Returns { box, agreeing }: the face near the middle on which most detections agree, and their number; else null.
 export function searchFace(toned, box, cascade, neighbors, options = {}) {
-  const { angle = 0, faceWidth = SEARCH_WIDTH, sizes = SEARCH_SIZES } = options;
+  const { angle = 0, flipped = false, faceWidth = SEARCH_WIDTH, sizes = SEARCH_SIZES, step = SEARCH_STEP } = options;
   const size = Math.round(faceWidth * (1 + 2 * SEARCH_MARGIN));
   const patch = cutSquare(toned, box, size, { margin: SEARCH_MARGIN, angle });
+  if (flipped) cv.flip(patch, patch, 1);
   const [smallest, largest] = sizes.map((share) => Math.round(share * faceWidth));
   let best = null;
-  for (const { box: [x, y, width], agreeing } of detectMultiScale(cascade, patch, 1.1, neighbors, smallest, largest)) {
+  for (const { box: [x, y, width], agreeing } of detectMultiScale(cascade, patch, step, neighbors, smallest, largest)) {
     const offset = [x + (width - size) / 2, y + (width - size) / 2]; // From the middle of the patch, in its pixels.
     const score = agreeing * (1 - Math.hypot(...offset) / faceWidth);
     if (!best || score > best.score) best = { score, offset, width, agreeing };
   }
   if (!best) return null;
-  const scale = box[2] / faceWidth;
-  const [x, y] = rotate([best.offset[0] * scale, best.offset[1] * scale], angle);
-  const width = best.width * scale;
-  const middle = [box[0] + box[2] / 2 + x, box[1] + box[3] / 2 + y];
-  return { box: [middle[0] - width / 2, middle[1] - width / 2, width, width], agreeing: best.agreeing };
+  const [x, y, width] = [...best.offset, best.width].map((side) => side * box[2] / faceWidth);
+  const moved = rotate([flipped ? -x : x, y], angle);
+  const corner = [0, 1].map((axis) => box[axis] + box[axis + 2] / 2 + moved[axis] - width / 2);
+  return { box: [...corner, width, width], agreeing: best.agreeing };
 }
 
 // Runs a cascade. Returns a list of { box, agreeing }: what it finds, and the number of detections that agree on it.
@@ -197,8 +288,22 @@ export function cropFaces(gray, boxes, angles = boxes.map(() => 0)) {
 }
 
 // Orders boxes by x, y, width, as Python orders tuples.
-export function compareBoxes(box, other) {
+function compareBoxes(box, other) {
   return box[0] - other[0] || box[1] - other[1] || box[2] - other[2];
+}
+
+// Orders faces by the width of their boxes, the largest first.
+function compareSizes({ box }, { box: other }) {
+  return other[2] - box[2] || compareBoxes(box, other);
+}
+
+export function mean(numbers) {
+  return numbers.reduce((total, number) => total + number, 0) / numbers.length;
+}
+
+export function standardDeviation(numbers) {
+  const average = mean(numbers);
+  return Math.sqrt(numbers.reduce((total, number) => total + (number - average) ** 2, 0) / numbers.length);
 }
 
 // Rounds as Python does.

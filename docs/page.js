@@ -65,7 +65,7 @@ async function start(opener, mirror) {
     if (number !== starts) return opened.close();
     source = opened;
     setMirrored(mirror ?? opened.mirrored ?? false);
-    setMessage(opened.note ?? "");
+    setMessage(opened.still ? "Looking for faces …" : opened.note ?? "");
     setState("playing");
     if (opened.deviceId) await listCameras(opened.deviceId);
     await play(opened);
@@ -138,7 +138,8 @@ async function play(playing) {
     shown = { image: answer.image, faces, scale, mirrored: isMirrored };
     draw();
     showFaces(faces);
-    if (!playing.still) showRate();
+    if (playing.still) setMessage("");
+    else showRate();
     writeLog(number, time, faces, playing.live);
   }
 }

@@ -23,6 +23,7 @@ VENDOR, MODEL, CLIP = DOCS / "vendor", DOCS.parent / "models" / "emotions-5", DO
 CASCADES = {  # SHA-256 of the files in opencv-python.
     "haarcascade_frontalface_default.xml": "0f7d4527844eb514d4a4948e822da90fbb16a34a0bbbbc6adc6498747a5aafb0",
     "haarcascade_frontalface_alt.xml": "6281df13459cc218ff047d02b2ae3859b12ff14a93ffe8952f7b33fad7b9697b",
+    "haarcascade_profileface.xml": "b39a4a3be45539db146a7fc1d3e761a292c196eb88421185e6a615b3055e612d",
 }
 # The build of LiteRT for browsers with relaxed SIMD, and the one for others.
 LITERT_BUILDS = ("litert_wasm_internal", "litert_wasm_compat_internal")

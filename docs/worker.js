@@ -49,17 +49,15 @@ function readPixels(image) {
 
 async function label(frame) {
   const started = performance.now();
-  if (frame.source !== source) {
-    tracker = new tracking.FaceTracker(detector, frame.still);
-  } else if (frame.mirrored !== mirrored) {
-    tracker.mirror(frame.image.width);
+  if (frame.source !== source || frame.mirrored !== mirrored) {
+    tracker = new tracking.FaceTracker(detector, frame.still, frame.source === source ? tracker.count : 0);
   }
   ({ source, mirrored } = frame);
   const { cv } = faces;
   const rgba = faces.temporary(cv.matFromImageData(readPixels(frame.image)));
   const gray = faces.temporary(new cv.Mat());
   cv.cvtColor(rgba, gray, cv.COLOR_RGBA2GRAY);
-  const tracks = tracker.find(faces.toneForCascades(gray), frame.time);
+  const tracks = tracker.find(gray, frame.time);
   const boxes = tracks.map((track) => track.box.map(faces.roundHalfToEven));
   const angles = tracks.map((track) => track.angle);
   const crops = faces.cropFaces(gray, boxes, angles);

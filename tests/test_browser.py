@@ -20,6 +20,7 @@ import threading
 import time
 import wave
 
+import benchmark_tracking as drawn
 import cv2
 import numpy as np
 import pytest
@@ -71,8 +72,8 @@ SEARCH_FACES = """
     const gray = new faces.cv.Mat();
     faces.cv.cvtColor(rgba, gray, faces.cv.COLOR_RGBA2GRAY);
     const toned = faces.toneForCascades(gray);
-    done(searches.map(({ box, angle, cascade, neighbors }) => ({
-      found: faces.searchFace(toned, box, detector[cascade], neighbors, { angle }),
+    done(searches.map(({ box, angle, cascade, neighbors, flipped }) => ({
+      found: faces.searchFace(toned, box, detector[cascade], neighbors, { angle, flipped }),
       crop: Array.from(faces.cropFaces(gray, [box], [angle])[0]),
       square: Array.from(faces.cutSquare(gray, box, 40, { margin: 0.3, angle }).data),
     })));
@@ -225,7 +226,7 @@ def wait_for_text(driver, name, pattern):
 
 
 def varied_frames(clip_frames):
-    """Frames of the clip as they are, and large, dark, small, odd and turned ones."""
+    """Frames of the clip as they are, and large, dark, small, odd and turned ones; a cropped face; a profile."""
     both, near = clip_frames[70], clip_frames[20]
     yield from clip_frames[::15]
     yield cv2.resize(both, (1280, 720), interpolation=cv2.INTER_CUBIC)
@@ -233,50 +234,58 @@ def varied_frames(clip_frames):
     yield cv2.resize(near, (213, 121), interpolation=cv2.INTER_AREA)
     yield near[:, 100:401]
     yield cv2.rotate(near, cv2.ROTATE_90_CLOCKWISE)
+    yield cv2.resize(near[60:210, 195:345], (64, 64), interpolation=cv2.INTER_AREA)
+    turned = np.full((360, 640), 120, np.float32)
+    drawn.draw_head(turned, drawn.load_heads()["collins"], drawn.Pose(320, 180, 150, turn=60))
+    yield cv2.cvtColor(np.uint8(turned.clip(0, 255)), cv2.COLOR_GRAY2BGR)
 
 
 def test_boxes_and_crops_equal_pythons_and_probabilities_are_close(worker, clip_frames):
-    model, detector, found = utils.load_emotion_model(), utils.load_face_detector(), 0
+    model, detector, found = utils.load_emotion_model(), utils.load_face_detector(), []
     for number, frame in enumerate(varied_frames(clip_frames)):
         gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-        boxes = utils.detect_faces(gray, detector)
+        boxes, angles = utils.find_faces(gray, detector)
         faces, _ = label_frame(worker, frame, source=f"still {number}", still=True)
-        if len(boxes) == 0:
-            assert all(face["angle"] for face in faces)  # Only then tilted faces are searched for.
-            continue
         assert [face["box"] for face in faces] == boxes.tolist()
-        crops = utils.crop_faces(gray, boxes)
-        np.testing.assert_array_equal([face["crop"] for face in faces], crops.reshape(len(boxes), -1))
-        probabilities = [face["probabilities"] for face in faces]
-        np.testing.assert_allclose(probabilities, model.predict(crops), atol=0.02)
-        found += len(boxes)
-    assert found >= 20
+        assert [face["angle"] for face in faces] == angles
+        for face, crop in zip(faces, utils.crop_faces(gray, boxes, angles), strict=True):
+            assert face["crop"] == crop.ravel().tolist()
+            np.testing.assert_allclose(face["probabilities"], model.predict(crop[np.newaxis])[0], atol=0.02)
+        found.extend(angles)
+    assert len(found) >= 20
+    assert len(set(found)) >= 2  # Tilted ones too.
 
 
-def test_search_and_crop_of_tilted_faces_equal_pythons(worker, clip_frames):
-    frame, detector, random = clip_frames[70], utils.load_face_detector(), np.random.default_rng(1)
+def test_searches_and_crops_of_tilted_and_turned_faces_equal_pythons(worker, clip_frames):
+    detector, random, found = utils.load_face_detector(), np.random.default_rng(1), collections.Counter()
+    for frame in (clip_frames[70], clip_frames[135]):
+        compare_searches(worker, frame, detector, random, found)
+    assert len(found) == 3 and found.total() >= 20
+
+
+def compare_searches(worker, frame, detector, random, found):
+    """Compares searches and crops at places in a frame. Adds to `found`, a Counter, what each cascade found."""
     gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-    places = [*random.uniform((-60, -60, 30), (560, 300, 200), (30, 3))]
-    places += [np.add(face, random.uniform(-15, 15, 3)) for face in [(133, 105, 109), (410, 88, 115)] * 6]
+    toned = cv2.LUT(gray, utils.TONE)
+    places = [*random.uniform((-60, -60, 30), (560, 300, 200), (20, 3))]
+    places += [face[:3] + random.uniform(-15, 15, 3) for face in utils.find_faces(gray, detector)[0] for _ in range(6)]
     searches = [
-        {"box": [x, y, side, side], "angle": angle, "cascade": cascade, "neighbors": neighbors}
+        {"box": [x, y, side, side], "angle": angle, "cascade": cascade, "neighbors": neighbors, "flipped": flipped}
         for x, y, side in np.array(places).tolist()
         for angle in (0, 25, -50)
-        for cascade, neighbors in (("frontal", 5), ("confirming", 4))
+        for cascade, neighbors, flipped in (("frontal", 5, False), ("confirming", 4, False), ("profile", 1, True))
     ]
-    found = 0
     for search, answer in zip(searches, run_async(worker, SEARCH_FACES, png_address(frame), searches), strict=True):
         box, angle = search["box"], search["angle"]
         cascade = getattr(detector, search["cascade"])
-        expected, agreeing = utils.search_face(gray, box, cascade, search["neighbors"], angle)
+        expected, agreeing = utils.search_face(toned, box, cascade, search["neighbors"], angle, search["flipped"])
         assert (answer["found"] is None) == (expected is None)
         if expected is not None:
-            found += 1
+            found[search["cascade"]] += 1
             np.testing.assert_allclose(answer["found"]["box"], expected, atol=1e-6)
             assert answer["found"]["agreeing"] == agreeing
         assert answer["crop"] == utils.crop_faces(gray, [box], [angle]).ravel().tolist()
         assert answer["square"] == utils.cut_square(gray, box, 40, 0.3, angle).ravel().tolist()
-    assert found >= 10
 
 
 @pytest.fixture(scope="module")
@@ -296,22 +305,27 @@ def worker_run(worker, clip_frames):
     return [faces for faces, _ in frames], [milliseconds for _, milliseconds in frames]
 
 
-def test_faces_of_the_clip_are_those_of_the_python_demo(demo_run, worker_run):
-    frontal, found, same_label, extra = 0, 0, 0, 0
-    rows_of_frame = collections.defaultdict(list)
+def test_faces_of_the_clip_are_those_of_the_python_demo(demo_run, worker_run, clip_frames):
+    rows_of_frame, detector = collections.defaultdict(list), utils.load_face_detector()
     for row in demo_run[0]:
         if row["track"]:
             rows_of_frame[int(row["frame"])].append(row)
-    for number, faces in enumerate(worker_run[0]):
-        rows = rows_of_frame[number]
-        boxes = [[int(row[side]) for side in ("x", "y", "width", "height")] for row in rows]
-        extra += sum(not utils.overlaps_any(face["box"], boxes) for face in faces)
-        for row, box in zip(rows, boxes, strict=True):
-            here = [face["label"] for face in faces if utils.overlaps_any(box, [face["box"]])]
-            frontal, found, same_label = frontal + 1, found + bool(here), same_label + (row["label"] in here)
-    assert found >= 0.93 * frontal
+    rows_in_all, found, same_label, wrong = 0, 0, 0, 0
+    for number, (frame, faces) in enumerate(zip(clip_frames, worker_run[0], strict=True)):
+        boxes = [[int(row[side]) for side in ("x", "y", "width", "height")] for row in rows_of_frame[number]]
+        for row, box in zip(rows_of_frame[number], boxes, strict=True):
+            labels = [face["label"] for face in faces if utils.overlaps_any(box, [face["box"]])]
+            found, same_label = found + bool(labels), same_label + (row["label"] in labels)
+        rows_in_all += len(boxes)
+        if not all(utils.overlaps_any(face["box"], boxes) for face in faces):  # Perhaps the other one missed it.
+            boxes += utils.find_faces(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), detector)[0].tolist()
+            wrong += sum(not utils.overlaps_any(face["box"], boxes) for face in faces)
+    print(
+        f"{rows_in_all} faces of the Python demo, {found} found, {same_label} labeled alike, {wrong} boxes without one"
+    )
+    assert found >= 0.93 * rows_in_all
     assert same_label >= 0.97 * found
-    assert extra <= 0.05 * frontal
+    assert wrong <= 0.02 * rows_in_all
 
 
 def test_a_face_keeps_its_number_and_its_label_is_smoothed(worker_run):
@@ -322,13 +336,19 @@ def test_a_face_keeps_its_number_and_its_label_is_smoothed(worker_run):
     assert max(steps) < 0.15
 
 
-def test_mirrored_frames_have_mirrored_boxes_and_the_same_numbers(worker, clip_frames):
-    plain = label_frame(worker, clip_frames[70], "mirror")[0]
-    mirrored = label_frame(worker, clip_frames[70], "mirror", 0.04, mirrored=True)[0]
-    for face, other in zip(plain, mirrored, strict=True):
-        assert face["track"] == other["track"]
-        x, y, width, _ = face["box"]
-        np.testing.assert_allclose(other["box"][:3], (640 - x - width, y, width), atol=12)
+def test_mirrored_frames_have_mirrored_boxes_and_new_numbers(worker, clip_frames):
+    _, plain, _, mirrored = (
+        label_frame(worker, clip_frames[number], "mirror", number / 25, mirrored=number > 71)[0]
+        for number in range(70, 74)
+    )
+    assert sorted(face["track"] for face in plain + mirrored) == [1, 2, 3, 4]
+    for face, other in zip(by_side(plain), by_side(mirrored)[::-1], strict=True):
+        x, y, width, height = face["box"]
+        assert utils.overlap(other["box"], (640 - x - width, y, width, height)) > 0.8
+
+
+def by_side(faces):
+    return sorted(faces, key=lambda face: face["box"])
 
 
 def test_colors_and_minimum_confidence_are_pythons(worker):
@@ -353,12 +373,12 @@ def test_camera_is_labeled_mirrored_and_logged(open_page, camera, tmp_path):
     element(driver, "stop").click()
     assert not element(driver, "picture").is_displayed()
     path = download_log(driver, tmp_path)
-    rows, classes, _ = emotion_log.read_log(path)
+    rows = emotion_log.read_log(path)
     assert f"{len(rows):,} rows" == text(driver, "rows")
-    columns = emotion_log.EmotionLog(tmp_path / "log.csv", classes, utc_column=True).columns
+    columns = emotion_log.EmotionLog(tmp_path / "log.csv", emotion_log.list_classes(rows), utc_column=True).columns
     assert path.read_text(encoding="utf-8").splitlines()[0] == ",".join(columns)
     assert (np.diff(rows["time_s"]) >= 0).all()
-    assert {"Happy", "Neutral"} <= {emotion_log.LABELS[label] for label in rows["label"]}
+    assert {"Happy", "Neutral"} <= set(rows["label"])
 
 
 def test_another_camera_can_be_chosen(open_page):
@@ -437,8 +457,8 @@ def test_boxes_of_a_large_video_are_in_its_own_pixels(open_page, clip_frames, tm
     driver = open_page()
     element(driver, "file").send_keys(str(path))
     wait_for_text(driver, "message", "has ended")
-    rows, _, _ = emotion_log.read_log(download_log(driver, tmp_path))
-    assert (rows["label"] == emotion_log.LABELS.index("Happy")).all()
+    rows = emotion_log.read_log(download_log(driver, tmp_path))
+    assert (rows["label"] == "Happy").all()
     face = utils.read_emotions(clip_frames[36])[0]
     with open(tmp_path / "emotions.csv", newline="", encoding="utf-8") as file:
         row = list(csv.DictReader(file))[-1]
