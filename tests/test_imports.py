@@ -14,7 +14,7 @@ ALLOWED = {
     "tensorflow": {"train", "cnn", "checkpoint"},
     "matplotlib": {"plots", "make_demo"},  # make_demo.py takes a portrait from it.
     "seaborn": {"plots"},
-    "PIL": {"utils"},
+    "PIL": {"utils", "video"},
 }
 MODULES = {path.stem: path for path in ROOT.glob("*.py")}
 OTHERS = {path.stem: path for folder in ("data", "models", "figures") for path in (ROOT / folder).rglob("*.py")}
