@@ -246,9 +246,8 @@ def parse_pixels(text, where):
         raise ValueError(f"`pixels` must hold whole numbers with spaces between, but {where} does not.") from error
     if pixels.size != utils.IMAGE_SIZE**2:
         raise ValueError(f"`pixels` must hold {utils.IMAGE_SIZE**2} numbers, but {where} holds {pixels.size}.")
-    outside = pixels[(pixels < 0) | (pixels > 255)]
-    if len(outside):
-        raise ValueError(f"`pixels` must be within 0..255, but {where} holds {outside[0]}.")
+    if pixels.min() < 0 or pixels.max() > 255:
+        raise ValueError(f"`pixels` must be within 0..255, but {where} holds {pixels.min()} to {pixels.max()}.")
     return pixels.astype(np.uint8).reshape(utils.IMAGE_SIZE, utils.IMAGE_SIZE, 1)
 
 

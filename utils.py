@@ -336,6 +336,7 @@ class EmotionModel:
     """The exported network of a model folder, run by LiteRT.
 
     Attributes:
+        run: the network, from keyword `faces`, float32 (N, 48, 48, 1), to a dict of head to logits, float32 (N, C).
         classes: tuple of str, the emotion of each column of the probabilities.
         heads: tuple of str, outputs of the network: `("labels",)` or `("labels", "votes")`. The demo reads the last.
         description: dict, the content of `model.json`.
@@ -347,7 +348,7 @@ class EmotionModel:
         self.run, self.description = run, description
         self.classes, self.heads = tuple(description["classes"]), tuple(description["heads"])
 
-    def logits(self, faces):
+    def logits(self, faces) -> dict[str, np.ndarray]:
         """Returns the output of each head, dict of float32 (N, C), for faces, uint8 (N, 48, 48, 1)."""
         logits = {head: np.empty((len(faces), len(self.classes)), np.float32) for head in self.heads}
         for start in range(0, len(faces), self.BATCH_SIZE):
@@ -357,7 +358,7 @@ class EmotionModel:
                 logits[head][batch] = outputs[head]
         return logits
 
-    def predict(self, faces, head=None):
+    def predict(self, faces, head=None) -> np.ndarray:
         """Returns probabilities, float32 (N, C), of faces, uint8 (N, 48, 48, 1): the demo's, or those of a head.
 
         The demo's are those of the last head, with the bias that makes up for rare classes (Menon et al., 2021).
@@ -402,7 +403,7 @@ def mean_recall(scores, labels):
     return float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))
 
 
-def load_emotion_model(folder=DEFAULT_MODEL):
+def load_emotion_model(folder=DEFAULT_MODEL) -> EmotionModel:
     """Loads `model.tflite` and `model.json` of a model folder; takes a tenth of a second, without TensorFlow.
 
     Raises:

@@ -7,6 +7,7 @@ import contextlib
 import csv
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -253,6 +254,12 @@ def test_shipped_model_needs_two_files_and_no_votes(mislabelled, tmp_path, capsy
     assert {path.name for path in results.iterdir()} == {*evaluate.FILES, "notes.txt"} - missing
     assert "history.csv: no such file. accuracy.png and loss.png are left out." in capsys.readouterr().err
     assert "consensus" not in json.loads((results / "metrics.json").read_text())
+
+
+def test_tables_of_the_models_are_those_of_their_metrics():
+    fill = runpy.run_path(str(utils.ROOT / "figures" / "make_tables.py"))["fill"]
+    text = (utils.ROOT / "models" / "README.md").read_text(encoding="utf-8")
+    assert fill(text) == text and text.count("| `emotions-5` |") == 3
 
 
 # Warnings

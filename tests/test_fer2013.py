@@ -170,9 +170,9 @@ UNREADABLE = "x.csv: not readable as a CSV ("
     [
         (f"{HEADER}0,{GOOD},Training\n3,{GOOD[:-2]},Training\n", f"{PIXELS} 3 of x.csv holds 2303."),
         (f"{HEADER}0,{GOOD} 1,Training\n", f"{PIXELS} 2 of x.csv holds 2305."),
-        (f"{HEADER}0,{GOOD[:-1]}256,Training\n", f"{RANGE} 256."),
-        (f"{HEADER}0,-1{GOOD[1:]},Training\n", f"{RANGE} -1."),
-        (f"{HEADER}0,{'9' * 20}{GOOD[1:]},Training\n", f"{RANGE} {2**63 - 1}."),
+        (f"{HEADER}0,{GOOD[:-1]}256,Training\n", f"{RANGE} 7 to 256."),
+        (f"{HEADER}0,-1{GOOD[1:]},Training\n", f"{RANGE} -1 to 7."),
+        (f"{HEADER}0,{'9' * 20}{GOOD[1:]},Training\n", f"{RANGE} 7 to {2**63 - 1}."),
         (f"{HEADER}0,x{GOOD[1:]},Training\n", WHOLE),
         (f"{HEADER}0,7.5{GOOD[1:]},Training\n", WHOLE),
         (f"{HEADER}0,,Training\n", f"{PIXELS} 2 of x.csv holds 0."),

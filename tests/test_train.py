@@ -131,10 +131,12 @@ def test_killed_training_resumes_to_the_same_end(smoke, sample_csv, sample_votes
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals between processes")
-def test_kill_ends_training_in_one_line_and_keeps_the_state(sample_csv, sample_votes, tmp_path):
+def test_second_training_is_refused_and_a_kill_keeps_the_state_of_the_first(sample_csv, sample_votes, tmp_path, capsys):
     folder = tmp_path / "model"
     process = start_training(sample_csv, sample_votes, folder, "--epochs", "500")
     wait_for_an_epoch(process, folder)
+    assert train.main(["--data", str(sample_csv), *SMOKE, "--output-dir", str(folder)]) == 2
+    assert "model.partial: another training is using it." in capsys.readouterr().err
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=90)
     assert process.returncode == 130
