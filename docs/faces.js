@@ -19,6 +19,7 @@ const EMOTION_COLORS = { // RGB, the Okabe-Ito palette, which color-blind reader
   Surprise: [86, 180, 233],
   Neutral: [127, 127, 127],
 };
+const UNCERTAIN_COLOR = [90, 90, 90], DARK = [32, 32, 32];
 export const IMAGE_SIZE = 48; // Pixels, width and height of a face.
 export const UNCERTAIN = "uncertain"; // The label of a face whose most probable emotion is below the minimum.
 
@@ -411,33 +412,37 @@ export function annotateFrame(context, faces, scale, size) {
     context.strokeRect(-width / 2, -height / 2, width, height);
     context.restore();
     const [cosine, sine] = rotate([1, 0], angle).map(Math.abs);
-    const [wide, high] = [cosine * width + sine * height, sine * width + cosine * height]; // Of the tilted box.
-    const corner = [x + (width - wide) / 2, y + (height - high) / 2];
-    const parts = [faces.length > 1 && track, label, !held && percent(confidence)];
-    putText(context, parts.filter(Boolean).join(" "), corner, size, color);
+    const top = y + (height - sine * width - cosine * height) / 2; // Of the tilted box.
+    const texts = [[held ? label : `${label} ${percent(confidence)}`, color]];
+    if (faces.length > 1) texts.unshift([String(track), DARK]);
+    putTexts(context, texts, [x, top], size);
   }
 }
 
-// Writes text on a filled bar above a corner [x, y], or as near as the canvas allows.
-function putText(context, text, corner, size, color) {
-  const [width, height] = [context.measureText(text).width + size * 0.8, size * 1.5];
-  const x = Math.max(0, Math.min(corner[0] - context.lineWidth / 2, context.canvas.width - width));
+// Writes texts, a list of [text, color], on bars in a row above a corner [x, y], or as near as the canvas allows.
+function putTexts(context, texts, corner, size) {
+  const widths = texts.map(([text]) => context.measureText(text).width + size * 0.8), height = size * 1.5;
+  const width = widths.reduce((total, one) => total + one, 0);
+  let x = Math.max(0, Math.min(corner[0] - context.lineWidth / 2, context.canvas.width - width));
   const top = Math.max(0, corner[1] - height);
-  context.fillStyle = `rgb(${color})`;
-  context.fillRect(x, top, width, height);
-  context.fillStyle = inkOn(color);
   context.textBaseline = "middle";
-  context.fillText(text, x + size * 0.4, top + height / 2);
+  texts.forEach(([text, color], i) => {
+    context.fillStyle = `rgb(${color})`;
+    context.fillRect(x, top, widths[i] + 0.5, height); // Without a gap between two bars.
+    context.fillStyle = inkOn(color);
+    context.fillText(text, x + size * 0.4, top + height / 2);
+    x += widths[i];
+  });
 }
 
 // Returns the color of a label, RGB.
 export function colorOf(label) {
-  return EMOTION_COLORS[label] ?? [90, 90, 90]; // Uncertain.
+  return EMOTION_COLORS[label] ?? UNCERTAIN_COLOR;
 }
 
 // Returns black or white, whichever is easier to read on a color.
 export function inkOn([red, green, blue]) {
-  return 0.299 * red + 0.587 * green + 0.114 * blue > 110 ? "black" : "white";
+  return 0.299 * red + 0.587 * green + 0.114 * blue > 100 ? "black" : "white";
 }
 
 export function percent(share) {

@@ -249,7 +249,8 @@ function writeLog(number, time, faces, live) {
   ));
   for (const face of fields.length ? fields : [noFace]) log.rows.push([number, round(time, 3), ...face, ...utc].join());
   const isFull = log.rows.length >= MAX_LOG_ROWS;
-  $("rows").textContent = `${log.rows.length.toLocaleString("en")} rows${isFull ? ", full" : ""}`;
+  const count = `${log.rows.length.toLocaleString("en")} ${log.rows.length === 1 ? "row" : "rows"}`;
+  $("rows").textContent = isFull ? `${count}, full` : count;
   $("download").disabled = false;
 }
 
