@@ -18,7 +18,6 @@ import concurrent.futures
 import contextlib
 import fractions
 import functools
-import itertools
 import logging
 import os
 import re
@@ -167,14 +166,23 @@ def open_address(address):
             raise ValueError(f"{title}: cannot be opened. Check the address in a video player.")
         # For example an MP4 file with its index at the end, on a server that cannot seek.
         print(f"Downloading {title}, because it cannot be played from its server.")
-    folder = tempfile.TemporaryDirectory(prefix="webcam-demo-")
+    path, folder = download(address, title, size)
+    return FileSource([path], title, folder=folder)
+
+
+def download(address, title, size):
+    """Returns the Path of a copy of a file of this many bytes, or an unknown number, and its temporary folder."""
+    av, folder = import_av(), tempfile.TemporaryDirectory(prefix="webcam-demo-")
     path = Path(folder.name, re.sub(r"[^\w.-]", "_", title.rpartition("/")[2])[-100:] or "download")
     try:
         with av.open(address, format="data", timeout=STREAM_TIMEOUT) as content, open(path, "wb") as file:
-            file.writelines(itertools.islice(content.demux(), MAX_DOWNLOAD // len(start)))
+            for packet in content.demux():
+                file.write(packet)
+                if file.tell() > MAX_DOWNLOAD:
+                    raise OSError("it is too large")
         if path.stat().st_size < size:
             raise OSError("it ended early")
-        return FileSource([path], title, folder=folder)
+        return path, folder
     except (av.FFmpegError, OSError) as error:
         folder.cleanup()
         reason = utils.shorten(getattr(error, "strerror", None) or error)
@@ -590,13 +598,14 @@ class AnnotatedFiles:
     def write(self, annotated, source_frame):
         """Writes a frame, uint8 (H, W, 3), that was drawn on a `SourceFrame`."""
         path = self.outputs.get(source_frame.file, self.path)
+        if source_frame.file != self.file:
+            self._complete(whole=True)
+            self.file = source_frame.file
+            if not source_frame.still:
+                self.writer = VideoWriter(path, annotated.shape[1::-1], source_frame, self.inputs.get(self.file))
         if source_frame.still:
             write_image(path, annotated)
         else:
-            if source_frame.file != self.file:
-                self._complete(whole=True)
-                self.file = source_frame.file
-                self.writer = VideoWriter(path, annotated.shape[1::-1], source_frame, self.inputs.get(self.file))
             self._wait()
             self.pending = self.pool.submit(self.writer.write, annotated, source_frame.time_s)
         self.written += 1

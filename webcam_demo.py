@@ -189,6 +189,18 @@ def run(source, labeler, benchmark, window, output, log):
             window.show(annotated, source_frame, faces, benchmark.recent_fps())
 
 
+def run_to_failure(*args):
+    """Calls `run`. Returns the error that ended it before the source did, or None."""
+    try:
+        run(*args)
+    except (KeyboardInterrupt, MemoryError, OSError) as error:
+        return error
+    except cv2.error as error:
+        if error.code != cv2.Error.StsNoMem:
+            raise
+        return MemoryError()
+
+
 def image_text(faces):
     """Returns one line per face of an image."""
     lines = []
@@ -314,7 +326,7 @@ def demo(args):
         KeyboardInterrupt, MemoryError, OSError, ValueError: it was stopped, the source ended early, or a file cannot be
             written. The files are completed and reported first.
     """
-    failure, model, detector = None, utils.load_emotion_model(args.model), utils.load_face_detector()
+    model, detector = utils.load_emotion_model(args.model), utils.load_face_detector()
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(video.open_source(args.source, args.camera_size))
         window = open_window(args, source)
@@ -324,15 +336,8 @@ def demo(args):
         for part in filter(None, (window, log, output)):
             stack.enter_context(part)
         benchmark = Benchmark()
-        try:
-            labeler = FrameLabeler(model, detector, args.min_confidence, benchmark, numbered=log is not None)
-            run(source, labeler, benchmark, window, output, log)
-        except (KeyboardInterrupt, MemoryError, OSError) as error:
-            failure = error
-        except cv2.error as error:
-            if error.code != cv2.Error.StsNoMem:
-                raise
-            failure = MemoryError()
+        labeler = FrameLabeler(model, detector, args.min_confidence, benchmark, numbered=log is not None)
+        failure = run_to_failure(source, labeler, benchmark, window, output, log)
     report(args, source, output, log, benchmark)
     if failure or source.problem:
         raise failure or ValueError(source.problem)

@@ -956,6 +956,44 @@ def test_live_source_whose_frames_grow_too_large_ends(plug):
     assert "12000x12000 pixels" in source.problem
 
 
+@pytest.fixture
+def hanging_stream(monkeypatch, portrait):
+    """A server of motion JPEG that sends three frames and then nothing, to each client."""
+    monkeypatch.setattr(video, "RETRY_PAUSES", (0.1,))
+    monkeypatch.setattr(video, "STREAM_TIMEOUT", 1.0)
+    jpeg = cv2.imencode(".jpg", portrait)[1].tobytes()
+
+    class Stream(http.server.BaseHTTPRequestHandler):
+        clients = 0
+
+        def do_GET(self):
+            Stream.clients += 1
+            self.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n")
+            for _ in range(3):
+                self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg))
+                self.wfile.write(jpeg + b"\r\n")
+            time.sleep(10)
+
+        def handle(self):
+            with contextlib.suppress(OSError):  # The demo hangs up.
+                super().handle()
+
+        def log_message(self, *_):
+            pass
+
+    return Stream
+
+
+def test_stream_that_hangs_is_opened_again(hanging_stream, serve):
+    with video.open_source(f"http://{serve(hanging_stream)}/") as source:
+        before, stalls = hanging_stream.clients, 0
+        for frame in source.frames():
+            stalls += frame.image is None
+            if hanging_stream.clients >= before + 3:
+                break
+    assert stalls >= 2 and source.problem is None
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # PyAV next to OpenCV
 # ---------------------------------------------------------------------------------------------------------------------
