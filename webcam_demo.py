@@ -39,6 +39,7 @@ except ImportError:  # Windows has no such module.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS", "0")  # Windows: a camera opens in 1 s instead of 20.
 
+import utils  # isort: skip - First, because it says what to do where OpenCV cannot be loaded.
 import cv2
 import numpy as np
 import tqdm
@@ -46,7 +47,6 @@ import tqdm
 import cli
 import emotion_log
 import tracking
-import utils
 import video
 from window import Window, has_display
 
@@ -233,7 +233,7 @@ def parse_args(argv=None):
     add("--log", type=cli.path, help="labels and probabilities per face and frame (.csv or .jsonl)")
     add("--camera-size", type=camera_size, metavar="WxH", help="pixels to ask a camera for, such as 1280x720")
     add("--no-display", action="store_true", help="open no window")
-    add("--min-confidence", type=probability, default=0.3, help="below it a face is uncertain (default: 0.3)")
+    add("--min-confidence", type=probability, default=0.5, help="below it a face is uncertain (default: 0.5)")
     add("--benchmark", action="store_true", help="end with a table of times and one line of JSON")
     args = parser.parse_args(argv)
     if args.positional is not None and args.source is not None:

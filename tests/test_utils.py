@@ -434,6 +434,16 @@ print(cv2.getNumThreads(), utils.count_threads(), len(os.listdir("/proc/self/tas
     assert printed.split() == ["1", "1", "1"]
 
 
+def test_opencv_without_libgl_names_the_package(tmp_path):
+    """As in a container without a desktop's libraries."""
+    (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
+    for program in ("utils", "webcam_demo"):
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        command = [sys.executable, "-c", f"import sys; sys.path.append({str(utils.ROOT)!r}); import {program}"]
+        finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+        assert "libGL.so.1" in finished.stderr and "apt-get install libgl1" in finished.stderr.splitlines()[-1]
+
+
 def test_read_emotions_in_five_lines(portrait_path):
     """The lines of the README, without a package that is slow to import."""
     code = f"""
