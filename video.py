@@ -1,20 +1,24 @@
 """Frames in, from an image, a video, a folder of them, a camera or a stream; annotated images and videos out.
 
-A source (`Files` or `LiveCapture`, from `open_source`) has
+PyAV reads and writes videos, OpenCV reads cameras and most images, Pillow the other images. A source (`FileSource` or
+`LiveSource`, from `open_source`) is a context manager with
 
     frames()   yields `SourceFrame`
     kind       "image", "video", "folder", "camera" or "stream"
     started    of a camera or stream: when it was opened (`time.perf_counter`)
-    total      number of frames, None where it is unknown
+    total      number of frames, about; None where it is unknown
     title      for messages, without the secrets of an address
     paths      the files, or the address of one; empty for a camera or stream
+    ended      whether `frames` has come to the end of the files
     problem    after the last frame: a sentence that says what went wrong, or None
-    close()
 """
 
-import base64
+import collections
+import concurrent.futures
 import contextlib
-import http.client
+import fractions
+import functools
+import logging
 import os
 import re
 import shutil
@@ -23,6 +27,7 @@ import threading
 import time
 import urllib.parse
 import urllib.request
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,26 +38,47 @@ import utils
 
 DEMO_CLIP = utils.ROOT / "data" / "demo.mp4"
 OUTPUT_DIR = Path("output")  # Snapshots, and annotated files without --output.
-VIDEO_SUFFIXES = {".3gp", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
-IMAGE_SUFFIXES = {".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-WRITABLE_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4"}  # Videos for which OpenCV has an encoder.
-MAX_IMAGE_BYTES = 400_000_000  # 100 million pixels, the limit that webcam_demo.py sets, with four bytes each.
+WRITABLE_IMAGES = {".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+# Suffix of a video -> FFmpeg's name of its format.
+WRITABLE_VIDEOS = {".m4v": "mp4", ".mkv": "matroska", ".mov": "mov", ".mp4": "mp4", ".webm": "webm"}
+# In a folder, files with other suffixes are read only if they begin like an image.
+FOLDER_SUFFIXES = {".avif", ".gif", ".heic", ".heif", ".jp2", ".tga", *WRITABLE_IMAGES, *WRITABLE_VIDEOS}
+FOLDER_SUFFIXES |= {".3g2", ".3gp", ".asf", ".avi", ".dv", ".flv", ".m2ts", ".m2v", ".mpeg", ".mpg", ".mts", ".mxf"}
+FOLDER_SUFFIXES |= {".ogv", ".ts", ".vob", ".wmv"}
+IMAGE_START = re.compile(
+    rb"\xff\xd8\xff|\x89PNG|GIF8|BM|II\*\0|MM\0\*|P[1-7fF]\s|\0\0\0\x0cjP  |\xff\x4f\xff\x51|RIFF....WEBP"
+    rb"|....ftyp(avi[fos]|hei[cfmsx]|hev[cmsx]|mif1|msf1)",
+    re.DOTALL,
+)
+LIVE_START = re.compile(rb"--|#EXTM3U|\s*<")  # Parts, a playlist; or a web page.
+ANIMATIONS, ALBUMS = {"AVIF", "GIF", "PNG", "WEBP"}, {"HEIF", "TIFF"}  # Pillow's names of formats with several images.
+MAX_IMAGE_PIXELS = 100_000_000  # The demo needs 8 bytes for each.
+MAX_IMAGE_FILE = 4 * MAX_IMAGE_PIXELS  # Bytes.
+MAX_SCANNED_PIXELS = 1_000_000_000  # Of all scans of a progressive JPEG, which take 10 s. Most have ten scans.
 MAX_VIDEO_PIXELS = 40_000_000  # Per frame: 8K has 33 million.
 MAX_DOWNLOAD = 1_000_000_000  # Bytes.
 MAX_CAMERAS = 1000  # A larger number is not a camera's index.
-STREAM_TIMEOUT = 5.0  # Seconds without a frame before a stream is opened again. A camera's driver has its own.
-HEADER_TIMEOUT = 2.0  # Seconds that a web server may take to answer.
+STREAM_TIMEOUT = 5.0  # Seconds without data before a stream is opened again. A camera's driver has its own.
 PATIENCE = 0.5  # Seconds without a frame before a stream counts as stalled. Slower cameras are rare.
 RETRY_PAUSES = (0.5, 1, 2, 4)  # Seconds before each attempt to open it again.
-ASSUMED_FPS = 25.0  # For cameras and streams that announce no rate.
-MAX_FPS = 500.0  # Higher values are timestamp rates, not frame rates.
-MAX_FAILURES = 100  # Failed attempts in a row to read a frame of a file. Each may be a damaged frame.
-MISSING_FRAMES = 0.02  # Share of a video's announced frames that may be missing without a message.
-LONGEST_GAP = 60.0  # Seconds that a written video may stand still. A longer gap, or a jump of the clock, is cut.
+ASSUMED_FPS, MAX_FPS = 25.0, 1000.0  # Where no rate is announced. Higher ones are those of timestamps.
+MISSING_SECONDS = 1.0  # At the end of a Matroska file, from which on it counts as cut off.
+HD_HEIGHT = 720  # Lines from which on players assume the colors of BT.709, where a video states none.
+BT709, UNSPECIFIED, BT601, LIMITED_RANGE = 1, 2, 6, 1  # FFmpeg's numbers for colors.
+COVER = 1 << 10  # FFmpeg's number for the picture of a piece of music.
 DISK_RESERVE = 16_000_000  # Bytes that stay free for the index at the end of a video: 16 a frame, for 11 hours.
-UNREADABLE = (
+H264 = ("libx264", {"preset": "ultrafast", "crf": "25"})  # Slower presets take longer than the demo.
+VP9 = ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "row-mt": "1", "lag-in-frames": "0", "crf": "32"})
+# Format of a video -> codecs of sound that its players know. Those of Matroska know all.
+COPIED_SOUND = {"mp4": {"aac", "mp3"}, "mov": {"aac", "mp3"}, "webm": {"opus", "vorbis"}}
+NO_SOUND = (np.inf, [])  # What follows the sound of a film.
+CANNOT_READ = (
     "{}: cannot be read as a video or image. Check its permissions, copy it again, or convert it to .mp4 or .jpg."
 )
+
+
+class LimitError(ValueError):
+    """A file or stream exceeds a limit."""
 
 
 class SourceFrame(NamedTuple):
@@ -65,20 +91,23 @@ class SourceFrame(NamedTuple):
     still: bool  # Whether it is an image rather than a frame of a video.
 
 
-def open_source(source):
+def open_source(source, camera_size=None):
     """Opens a camera index, a video, an image, a folder of them, or an address.
 
-    Without a source (None) this is camera 0 or, if there is none, the bundled clip.
+    Without a source (None) this is camera 0 or, if there is none, the bundled clip. `camera_size` is the width and
+    height in pixels to ask a camera for.
 
     Raises:
         OSError, ValueError: it does not exist, cannot be opened, or exceeds a limit.
     """
     if source is None or source.isdecimal() and int(source) < MAX_CAMERAS:
         index = int(source or 0)
-        capture = open_capture(index)
-        if read_capture(capture) is not None:
-            return LiveCapture(capture, index)
-        capture.release()
+        frames = read_camera(index, camera_size)
+        if first := next(frames, None):
+            size = first.image.shape[1::-1]
+            if camera_size not in (None, size):
+                print(f"Camera {index}: gives {size[0]}x{size[1]} pixels instead.")
+            return LiveSource("camera", first.file, lambda: read_camera(index, camera_size), frames)
         if source:
             raise ValueError(
                 f"Camera {source}: cannot be opened. Check that it is plugged in, that no other program uses it and "
@@ -96,295 +125,451 @@ def open_path(source):
     path, name = Path(source), utils.printable(source)
     if not source or not path.exists():
         raise FileNotFoundError(f"{name or '--source'}: no such file. Give a camera index, a file, a folder or a URL.")
-    paths = [path]
     if path.is_dir():
-        suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-        # macOS leaves a ._photo.jpg, which is not an image, next to each photo.jpg on disks of other systems.
-        paths = [file for file in path.iterdir() if file.suffix.lower() in suffixes and file.name[0] != "."]
-        paths = sorted(file for file in paths if file.is_file())
-        if not paths:
-            raise ValueError(f"{name}: no images or videos. Put files there that end in {', '.join(sorted(suffixes))}.")
-    elif not path.is_file():  # Reading a named pipe or a device might never end.
+        return FileSource(list_folder(path, name), name, is_folder=True)
+    if not path.is_file():  # Reading a named pipe or a device might never end.
         raise ValueError(f"{name}: not a regular file. For a camera give its index, such as 0.")
-    for file in paths:
-        check_encoding(file)
-    return Files(paths, name, "folder" if path.is_dir() else "image" if is_image(path) else "video")
+    return FileSource([path], name)
 
 
-def check_encoding(path):
-    """Refuses a name that is not UTF-8, such as old archives leave, because OpenCV would crash."""
-    if re.search("[\ud800-\udfff]", os.path.realpath(path)):
-        raise ValueError(f"{utils.printable(path)}: its name is not UTF-8. Rename the file or its folder.")
+def list_folder(folder, name):
+    """Returns the images and videos of a folder. Prints what else is in it, but for hidden files."""
+    # macOS leaves a ._photo.jpg, which is not an image, next to each photo.jpg on disks of other systems.
+    paths = sorted(path for path in folder.iterdir() if path.name[0] != ".")
+    found = [path for path in paths if path.is_file() and (path.suffix.lower() in FOLDER_SUFFIXES or is_image(path))]
+    folders, known = [path.name for path in paths if path.is_dir()], set(found)
+    others = collections.Counter(path.suffix or path.name for path in paths if path not in known and not path.is_dir())
+    skipped = [f"{others.total()} files ({', '.join(others)})"] * bool(others)
+    skipped += [f"{len(folders)} subfolders ({', '.join(folders)})"] * bool(folders)
+    if not found:
+        raise ValueError(f"{name}: no images or videos. Put files there that end in .jpg, .png, .mp4 or the like.")
+    if skipped:
+        print(utils.shorten(f"{name}: skipped {' and '.join(skipped)}."))
+    return found
 
 
 def open_address(address):
     """Opens the address of a stream or of a file."""
-    title, length, capture = utils.printable(address), content_length(address), open_capture(address)
-    check_frame_size(capture, title)
-    ends = length is not None or capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
-    if capture.isOpened() and not ends:
-        return LiveCapture(capture, address)
-    playable = ends and capture.read()[0]
-    capture.release()
-    if playable:
-        return Files([address], title, "video")
-    if length is None or length > MAX_DOWNLOAD:
-        raise ValueError(f"{title}: cannot be opened. Check the address in a video player.")
-    # For example an MP4 file with its index at the end, on a server that cannot seek.
-    print(f"Downloading {title}, because it cannot be played from its server.")
-    folder = tempfile.TemporaryDirectory(prefix="webcam-demo-")
-    path = Path(folder.name, f"download{Path(title).suffix}")
+    av, title, start, size, is_playable = import_av(), utils.printable(address), b"", 0, False
+    if address.startswith("http"):
+        with contextlib.suppress(av.FFmpegError), av.open(address, format="data", timeout=STREAM_TIMEOUT) as content:
+            start, size = bytes(next(content.demux())), content.size
+    is_live = size <= 0 or LIVE_START.match(start)
+    if not IMAGE_START.match(start):
+        with contextlib.suppress(av.FFmpegError), Film(address, title) as film:
+            is_live, is_playable = is_live and not film.seconds, next(film.frames(), None) is not None
+        if is_playable and is_live:
+            return LiveSource("stream", title, lambda: read_video(address, title))
+        if is_playable:
+            return FileSource([address], title)
+        if is_live or size > MAX_DOWNLOAD:
+            raise ValueError(f"{title}: cannot be opened. Check the address in a video player.")
+        # For example an MP4 file with its index at the end, on a server that cannot seek.
+        print(f"Downloading {title}, because it cannot be played from its server.")
+    path, folder = download(address, title, size)
+    return FileSource([path], title, folder=folder)
+
+
+def download(address, title, size):
+    """Returns the Path of a copy of a file of this many bytes, or an unknown number, and its temporary folder."""
+    av, folder = import_av(), tempfile.TemporaryDirectory(prefix="webcam-demo-")
+    path = Path(folder.name, re.sub(r"[^\w.-]", "_", title.rpartition("/")[2])[-100:] or "download")
     try:
-        with request(address, STREAM_TIMEOUT) as response, open(path, "wb") as file:
-            shutil.copyfileobj(response, file)
-        if path.stat().st_size < length:
+        with av.open(address, format="data", timeout=STREAM_TIMEOUT) as content, open(path, "wb") as file:
+            for packet in content.demux():
+                file.write(packet)
+                if file.tell() > MAX_DOWNLOAD:
+                    raise OSError("it is too large")
+        if path.stat().st_size < size:
             raise OSError("it ended early")
-    except (OSError, http.client.HTTPException) as error:
+        return path, folder
+    except (av.FFmpegError, OSError) as error:
         folder.cleanup()
-        raise ValueError(f"{title}: the download failed ({utils.shorten(error)}). Try again.") from error
-    return Files([path], title, "image" if is_image(path) else "video", folder)
+        reason = utils.shorten(getattr(error, "strerror", None) or error)
+        raise ValueError(f"{title}: the download failed ({reason}). Try again.") from error
 
 
-def content_length(address):
-    """Returns the size in bytes of a file on a web server, None for a stream, a playlist or a server that is silent."""
-    try:
-        with request(address, HEADER_TIMEOUT) as response:
-            kind, length = response.headers.get_content_type(), response.headers.get("Content-Length", "")
-    except (OSError, ValueError, http.client.HTTPException):
-        return None
-    return int(length) if length.isdecimal() and not re.search("^multipart/|mpegurl|dash", kind) else None
-
-
-def request(address, timeout):
-    """Sends a request to a web server, with the user and password of the address; returns the response."""
-    parts = urllib.parse.urlsplit(address)
-    if parts.scheme not in ("http", "https"):
-        raise ValueError("not a web address")
-    sent = urllib.request.Request(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl())
-    if parts.username:
-        credentials = urllib.parse.unquote(f"{parts.username}:{parts.password or ''}").encode()
-        sent.add_unredirected_header("Authorization", f"Basic {base64.b64encode(credentials).decode()}")
-    return urllib.request.urlopen(sent, timeout=timeout)
-
-
-def open_capture(target):
-    """Opens a camera index, a path or an address. If that fails, the capture reads no frames."""
-    if isinstance(target, int):
-        return cv2.VideoCapture(target)
-    milliseconds = int(STREAM_TIMEOUT * 1000)
-    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds, cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds]
-    if isinstance(target, Path):
-        target = target.resolve()  # FFmpeg takes a relative name such as 12:30.mp4 for an address.
-    return cv2.VideoCapture(str(target), cv2.CAP_FFMPEG, limits)
-
-
-def read_capture(capture):
-    """Returns the next frame of a capture, None if there is none."""
-    with contextlib.suppress(cv2.error):  # Some camera drivers raise.
-        return capture.read()[1]
-    return None
-
-
-def frame_rate(capture):
-    """Returns the frames per second that a capture announces, or a usual rate if it announces none."""
-    fps = capture.get(cv2.CAP_PROP_FPS)
-    return fps if 0 < fps <= MAX_FPS else ASSUMED_FPS
-
-
-def check_frame_size(capture, name):
+def check_frame_size(width, height, name):
     """Refuses frames that are too large. Their size may change within a video or stream."""
-    width, height = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
     if width * height > MAX_VIDEO_PIXELS:
         limit = f"at most {MAX_VIDEO_PIXELS // 10**6} million pixels are possible"
-        raise ValueError(f"{name}: frames of {width}x{height} pixels, but {limit}. Make the video smaller.")
+        raise LimitError(f"{name}: frames of {width}x{height} pixels, but {limit}. Make the video smaller.")
 
 
-def is_image(target):
-    """Returns whether a path or an address has the suffix of an image."""
-    path = re.split("[?#]", target)[0] if isinstance(target, str) else target
-    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+def file_name(target):
+    """Returns the name of a file, or the title of an address. Bytes that are not UTF-8 are escaped."""
+    is_path = isinstance(target, Path)
+    return os.fsencode(target.name).decode(errors="backslashreplace") if is_path else utils.printable(target)
 
 
-class Files:
+class FileSource:
     """Images and videos, one after the other, every frame of each.
 
-    `paths` is a list of Path, or of one address. `close` removes `folder`, the temporary one of a downloaded file.
+    `paths` is a list of Path, or of one address. `folder` is the temporary one of a downloaded file, or None.
 
     Raises:
         ValueError: the only file is a video that cannot be read.
     """
 
-    def __init__(self, paths, title, kind, folder=None):
-        self.paths, self.title, self.kind, self.folder, self.problems = paths, title, kind, folder, []
-        self.total = 1 if kind == "image" else None
-        if kind == "video":
-            capture = open_capture(paths[0])
-            check_frame_size(capture, title)
-            opened, count = capture.isOpened(), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-            capture.release()
-            if not opened:
-                raise ValueError(UNREADABLE.format(title))
-            self.total = count if count > 0 else None
+    def __init__(self, paths, title, is_folder=False, folder=None):
+        self.paths, self.title, self.folder, self.problems, self.ended = paths, title, folder, [], False
+        self.readers = {path: find_reader(path) for path in paths}
+        is_image = self.readers[paths[0]] is read_image
+        self.kind, self.total = "folder" if is_folder else "image" if is_image else "video", 1 if is_image else None
+        if not is_folder and self.readers[paths[0]] is read_video:
+            try:
+                with Film(paths[0], title) as film:
+                    self.total = round(film.seconds * film.fps) or None
+            except import_av().FFmpegError as error:
+                raise ValueError(CANNOT_READ.format(title)) from error
 
     def frames(self):
-        for path in self.paths:
-            name = utils.printable(path) if self.kind == "folder" else self.title
+        for path, read in self.readers.items():
             try:
-                if isinstance(path, Path) and is_image(path):
-                    yield SourceFrame(read_image(path, name), 0.0, path.name, ASSUMED_FPS, still=True)
-                else:
-                    yield from read_video(path, name)
+                frames = read(path, utils.printable(path) if self.kind == "folder" else self.title)
+                yield from frames if read is read_image else read_ahead(frames)
             except ValueError as error:
                 self.problems.append(str(error))
+                if self.kind == "folder":
+                    print(error, flush=True)
+        self.ended = True
 
     @property
     def problem(self):
-        more = len(self.problems) - 1
-        return " ".join(self.problems[:1] + [f"Other files with a problem: {more}."] * (more > 0)) or None
+        if self.kind == "folder" and self.problems:
+            return f"{self.title}: {len(self.problems)} of {len(self.paths)} files could not be read to their ends."
+        return "".join(self.problems) or None
 
-    def close(self):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
         if self.folder:
             self.folder.cleanup()
 
 
+def find_reader(target):
+    """Returns the function that reads a Path or an address."""
+    if isinstance(target, Path) and is_image(target):
+        with contextlib.suppress(ValueError), open_image(target, target) as image:
+            return read_animation if image.format in ANIMATIONS and image.n_frames > 1 else read_image
+        return read_image
+    return read_video
+
+
+def read_ahead(frames):
+    """Yields the items of a generator, each of which is made in a thread while the one before is used."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, frames, None)
+        while frame := coming.result():
+            coming = pool.submit(next, frames, None)
+            yield frame
+
+
+def is_image(path):
+    """Returns whether a file begins like an image. TGA has no such beginning."""
+    try:
+        with open(path, "rb") as file:
+            return path.suffix.lower() == ".tga" or bool(IMAGE_START.match(file.read(16)))
+    except OSError:
+        return False
+
+
+@functools.cache
+def import_pillow():
+    """Imports Pillow, which cameras and videos do without, with support for HEIC."""
+    import PIL.Image
+    import PIL.ImageOps
+    import PIL.ImageSequence
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    PIL.Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS // 2  # It refuses twice as many.
+    warnings.filterwarnings("ignore", module="PIL")  # This and the next are about damaged files.
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    return PIL
+
+
+@contextlib.contextmanager
+def open_image(path, name):
+    """Opens an image with Pillow, which decodes it when it is used.
+
+    Raises:
+        ValueError: it cannot be read, or is too large. Raised within the context too.
+    """
+    pillow = import_pillow()
+    try:
+        if path.stat().st_size > MAX_IMAGE_FILE:
+            raise LimitError(f"{name}: larger than {MAX_IMAGE_FILE // 10**6} MB. Make the image smaller.")
+        with pillow.Image.open(path, formats=["TGA"] if path.suffix.lower() == ".tga" else None) as image:
+            yield image
+    except (LimitError, MemoryError):
+        raise
+    except pillow.Image.DecompressionBombError as error:
+        limit = f"more than {MAX_IMAGE_PIXELS // 10**6} million pixels"
+        raise LimitError(f"{name}: {limit}. Make the image smaller.") from error
+    except Exception as error:  # Pillow raises nearly anything about a damaged file.
+        raise ValueError(CANNOT_READ.format(name)) from error
+
+
 def read_image(path, name):
-    """Reads an image file as uint8 (H, W, 3) BGR.
+    """Yields the one frame of an image, turned as its EXIF data say.
 
     Raises:
         ValueError: it cannot be read, or is too large.
     """
-    try:
-        if path.stat().st_size > MAX_IMAGE_BYTES:
-            raise ValueError(f"{name}: larger than 400 MB. Make the image smaller.")
-        content = np.fromfile(path, np.uint8)  # OpenCV cannot open a path with letters beyond ASCII on Windows.
-        with utils.quiet_stderr():  # libpng and libjpeg print what is wrong with a damaged file.
-            image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
-    except OSError as error:
-        raise ValueError(f"{name}: cannot be read ({error.strerror}). Check its permissions.") from error
-    except cv2.error as error:
-        if "MAX_IMAGE" in str(error):
-            raise ValueError(f"{name}: more than 100 million pixels. Make the image smaller.") from error
-        image = None
-    if image is None:
-        raise ValueError(UNREADABLE.format(name))
-    return image
+    with utils.quiet_stderr(), open_image(path, name) as image:  # libpng and libtiff print what is wrong with a file.
+        decoded, pages = None, image.n_frames if image.format in ALBUMS else 1
+        if image.format not in ("AVIF", "HEIF"):  # OpenCV does not turn them.
+            content = path.read_bytes()  # OpenCV cannot open a path with letters beyond ASCII on Windows.
+            scans = content.count(b"\xff\xda") if image.info.get("progressive") else 1
+            if scans * image.width * image.height > MAX_SCANNED_PIXELS:  # Ctrl-C does nothing meanwhile.
+                raise LimitError(f"{name}: a JPEG in {scans} scans would take minutes. Save it again.")
+            with contextlib.suppress(cv2.error):
+                decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        decoded = decode_with_pillow(image) if decoded is None else to_8_bits(decoded)
+    if pages > 1:
+        print(f"{name}: the first of {pages} images is read.")
+    yield SourceFrame(decoded, 0.0, file_name(path), ASSUMED_FPS, still=True)
 
 
-def read_video(path, name):
-    """Yields the frames of a video with their times.
+def read_animation(path, name):
+    """Yields the frames of an animated image with their times.
 
     Raises:
-        ValueError: at the end, if frames are missing; before it, if they are too large.
+        ValueError: it cannot be read, or is too large.
     """
-    capture, count, time_s = open_capture(path), 0, -np.inf
-    fps, announced = frame_rate(capture), capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    file = path.name if isinstance(path, Path) else name
+    time_s = 0.0
+    with open_image(path, name) as image:
+        for picture in import_pillow().ImageSequence.Iterator(image):
+            decoded, seconds = decode_with_pillow(picture), (image.info.get("duration") or 100) / 1000
+            yield SourceFrame(decoded, time_s, file_name(path), 1 / seconds, still=False)
+            time_s += seconds
+
+
+def decode_with_pillow(image):
+    """Returns an image of Pillow's, or its current frame, as uint8 (H, W, 3) BGR."""
+    image = import_pillow().ImageOps.exif_transpose(image)
+    if image.mode[0] in "IF":  # One channel of 16 or 32 bits.
+        return cv2.cvtColor(to_8_bits(np.asarray(image)), cv2.COLOR_GRAY2BGR)
+    return cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGR)
+
+
+def to_8_bits(image):
+    """Returns an image as uint8. Data of at most 12 bits, as cameras store them in 16, are stretched."""
+    if image.dtype == np.uint8:
+        return image
+    highest = image.max()
+    if image.dtype == np.uint16 and highest >= 4096:
+        return (image >> 8).astype(np.uint8)
+    return cv2.convertScaleAbs(np.maximum(image, 0), alpha=255 / highest if highest > 0 else 1)
+
+
+@functools.cache
+def import_av():
+    """Imports PyAV, which a camera does without.
+
+    On Linux it must come after OpenCV: in the other order the first `cv2.imshow` waits for ever.
+    """
+    with utils.quiet_stderr():  # On macOS, two lines about a class that OpenCV's FFmpeg has too.
+        import av
+        import av.video.reformatter
+    return av
+
+
+def open_container(target):
+    """Opens a film (Path) or an address (str) with PyAV, or raises av.FFmpegError."""
+    place, timeout = target, STREAM_TIMEOUT
+    if isinstance(target, Path):
+        place, timeout = str(target.resolve()), None  # FFmpeg takes a relative name such as 12:30.mp4 for an address.
+    return import_av().open(place, options={"rtsp_transport": "tcp"}, timeout=timeout, metadata_errors="replace")
+
+
+def start_time(container):
+    """Returns the time in seconds with which a file begins. Sound may begin a little before 0."""
+    return max(0, container.start_time or 0) / 1e6
+
+
+def decode(packet):
+    """Returns the frames of a packet, none if it is damaged."""
     try:
-        for image in read_frames(capture, attempts=MAX_FAILURES if isinstance(path, Path) else 1):
-            check_frame_size(capture, name)
-            # The file's own times, because phones record at no fixed rate. Some files have none, or jump back.
-            stated = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-            time_s = stated if stated > time_s else time_s + 1 / fps
-            yield SourceFrame(image, time_s, file, fps, still=is_image(path))
-            count += 1
+        return packet.decode()
+    except MemoryError:
+        raise
+    except import_av().FFmpegError:
+        return []
+
+
+class Film:
+    """The video of a file (Path) or address (str). A context manager.
+
+    Raises:
+        av.FFmpegError: it cannot be opened.
+        ValueError: it has no video, or too large a one.
+    """
+
+    def __init__(self, target, name):
+        self.container, self.name = open_container(target), name
+        self.stream = self.container.streams.best("video")
+        if self.stream is None or self.stream.codec_context is None or self.stream.disposition & COVER:
+            raise ValueError(f"{name}: has no video of a known kind. Convert it to .mp4, or name another file.")
+        self.stream.thread_type = "AUTO" if isinstance(target, Path) else "SLICE"  # Threads of frames delay a stream.
+        rate, self.seconds = float(self.stream.average_rate or 0), (self.container.duration or 0) / 1e6
+        self.fps = rate if 0 < rate <= MAX_FPS else ASSUMED_FPS
+        self.reformatter, self.matrix = import_av().video.reformatter.VideoReformatter(), None
+        self.reached, self.is_torn = 0.0, False
+        self.shown_size(self.stream.codec_context)
+
+    def shown_size(self, frame):
+        """Returns the width and height of a frame in square pixels, none of which is left out. Refuses large ones."""
+        ratio = self.stream.sample_aspect_ratio or 1  # Width of a pixel over its height.
+        size = round(frame.width * max(ratio, 1)), round(frame.height / min(ratio, 1))
+        check_frame_size(*size, self.name)
+        return size
+
+    def frames(self):
+        """Yields PyAV's frames, without the damaged ones."""
+        for packet in self.container.demux():
+            self.reached = max(self.reached, float((packet.pts or 0) * packet.time_base))
+            if packet.stream.index == self.stream.index:
+                self.is_torn = packet.is_corrupt if packet.size else self.is_torn
+                yield from decode(packet)
+
+    def is_cut_off(self):
+        """Returns whether the end of the file is missing, after its last frame."""
+        # Matroska's header states a duration; FFmpeg marks the last packet of other formats.
+        expected = self.seconds if "matroska" in self.container.format.name else 0.0
+        return self.is_torn or self.reached < expected - MISSING_SECONDS
+
+    def show(self, frame):
+        """Returns a frame as uint8 (H, W, 3) BGR with square pixels, turned and mirrored as its display matrix says."""
+        colors = BT709 if frame.colorspace == UNSPECIFIED and frame.height >= HD_HEIGHT else None
+        shown = self.reformatter.reformat(frame, *self.shown_size(frame), "bgr24", src_colorspace=colors)
+        image = shown.to_ndarray()
+        if self.matrix is None:  # Of the first frame only, because a frame whose side data were read stays in memory.
+            self.matrix = np.frombuffer(frame.side_data.get("DISPLAYMATRIX", b""), np.int32).tolist()
+        if not self.matrix:
+            return image
+        x_to_x, x_to_y, _, y_to_x, y_to_y, *_ = self.matrix
+        if abs(x_to_x) < abs(x_to_y):
+            image, x_to_x, y_to_y = cv2.transpose(image), y_to_x, x_to_y
+        return np.ascontiguousarray(image[:: -1 if y_to_y < 0 else 1, :: -1 if x_to_x < 0 else 1])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.container.close()
+
+
+def read_video(target, name):
+    """Yields the frames of a video with their times, as a player shows them. Damaged frames are left out.
+
+    Raises:
+        ValueError: at the end, if the rest is missing; before it, if the frames are too large.
+    """
+    count, is_cut_off = 0, True
+    try:
+        with Film(target, name) as film:
+            start, time_s = start_time(film.container), -1 / film.fps
+            for frame in film.frames():
+                # Raw streams have no times, and those of damaged files jump back.
+                stated = -np.inf if frame.time is None else frame.time - start
+                time_s = stated if stated > time_s else time_s + 1 / film.fps
+                count += 1
+                yield SourceFrame(film.show(frame), time_s, file_name(target), film.fps, still=False)
+            is_cut_off = film.is_cut_off()
+    except MemoryError:
+        raise
+    except import_av().FFmpegError:  # It breaks off.
+        pass
+    if count == 0:
+        raise ValueError(CANNOT_READ.format(name))
+    if is_cut_off:
+        raise ValueError(f"{name}: ends after frame {count}. The rest of the file is missing.")
+
+
+def read_camera(index, size=None):
+    """Yields the frames of a camera, asked for this width and height, until a read fails."""
+    capture, title = cv2.VideoCapture(index), f"Camera {index}"
+    try:
+        if size:  # Uncompressed, most cameras send large frames slowly.
+            capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
+            capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
+            capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
+        rate = capture.get(cv2.CAP_PROP_FPS)
+        with contextlib.suppress(cv2.error):  # Some drivers raise.
+            while (image := capture.read()[1]) is not None:
+                check_frame_size(*image.shape[1::-1], title)
+                yield SourceFrame(image, 0.0, title, rate if 0 < rate <= MAX_FPS else ASSUMED_FPS, still=False)
     finally:
         capture.release()
-    if count == 0:
-        raise ValueError(UNREADABLE.format(name))
-    if count < announced * (1 - MISSING_FRAMES) - 1:
-        if is_cut_off(path):
-            raise ValueError(f"{name}: ends after frame {count} of {announced:.0f}. The rest is missing.")
-        print(f"{name}: {count} frames, where {announced:.0f} were announced.")
 
 
-def read_frames(capture, attempts):
-    """Yields the frames of a video, uint8 (H, W, 3), without the damaged ones, until so many attempts fail in a row."""
-    failures = 0
-    while failures < attempts:
-        good, image = capture.read()
-        failures = 0 if good else failures + 1
-        if good:
-            yield image
-
-
-def is_cut_off(path):
-    """Returns whether a file is an AVI or MP4 that is shorter than its headers say. Other formats announce a guess."""
-    if not isinstance(path, Path):
-        return False
-    length, end = path.stat().st_size, 0
-    with open(path, "rb") as file:
-        head = file.read(8)
-        if head[:4] == b"RIFF":
-            return length < int.from_bytes(head[4:], "little") + 8
-        if head[4:] != b"ftyp":
-            return False
-        for _ in range(100):  # Boxes of the MP4. Each begins with its size; 1 stands for a longer number behind.
-            file.seek(end)
-            head = file.read(16)
-            size = int.from_bytes(head[8:] if head[:4] == b"\0\0\0\1" else head[:4], "big")
-            end += size
-            if size < 8 or end >= length:
-                break
-    return end > length
-
-
-class LiveCapture:
+class LiveSource:
     """A camera or stream, read in a background thread.
 
     Only the newest frame is kept, so a slow consumer skips frames instead of lagging. While the stream stalls, frames
-    without an image keep the window alive, and its `target`, an index or address, is opened again.
+    without an image keep the window alive. When `frames` end, `open_frames` returns new ones.
     """
 
-    total, paths = None, ()
+    total, paths, ended = None, (), False
 
-    def __init__(self, capture, target):
-        self.capture, self.target, self.problem = capture, target, None
-        self.kind = "camera" if isinstance(target, int) else "stream"
-        self.title = f"Camera {target}" if self.kind == "camera" else utils.printable(target)
-        self.fps, self.started = frame_rate(capture), time.perf_counter()
-        self.newest, self.news, self.stopped = None, threading.Condition(), threading.Event()
-        self.thread = threading.Thread(target=self._read, daemon=True)
+    def __init__(self, kind, title, open_frames, frames=None):
+        self.kind, self.title, self.open_frames, self.started = kind, title, open_frames, time.perf_counter()
+        self.problem = f"{title}: no more frames, and it cannot be opened again. Check that it is still connected."
+        self.newest, self.condition, self.stopped = None, threading.Condition(), threading.Event()
+        self.thread = threading.Thread(target=self._run, args=[frames or open_frames()], daemon=True)
         self.thread.start()
 
-    def _read(self):
-        problem = f"{self.title}: no more frames, and it cannot be opened again. Check that it is still connected."
+    def _run(self, frames):
+        pauses = iter(RETRY_PAUSES)
         try:
-            while not self.stopped.is_set() and (image := self._next_image()) is not None:
-                check_frame_size(self.capture, self.title)
-                with self.news:
-                    self.newest = self._frame(image)
-                    self.news.notify()
-        except ValueError as error:
-            problem = str(error)
+            while frames:
+                if self._read(frames):
+                    pauses = iter(RETRY_PAUSES)
+                pause = next(pauses, None)
+                frames = None if pause is None or self.stopped.wait(pause) else self.open_frames()
+        except LimitError as error:
+            self.problem = str(error)
         finally:  # Also after an error in OpenCV: the consumer has to learn that no more frames come.
-            self.problem = None if self.stopped.is_set() else problem
             self.stopped.set()
-            self.capture.release()
 
-    def _next_image(self):
-        """Returns the next image, None if the source fails and cannot be opened again."""
-        for pause in RETRY_PAUSES:
-            image = read_capture(self.capture)
-            if image is not None:
-                return image
-            self.capture.release()
-            if self.stopped.wait(pause):
-                return None
-            self.capture = open_capture(self.target)
-        return read_capture(self.capture)
+    def _read(self, frames):
+        """Takes frames until they end or the source is closed. Returns whether there was one."""
+        frame = None
+        try:
+            for frame in frames:
+                with self.condition:
+                    self.newest = self._date(frame)
+                    self.condition.notify()
+                if self.stopped.is_set():
+                    break
+        except LimitError:
+            raise
+        except ValueError:  # A stream broke off.
+            pass
+        frames.close()
+        return frame is not None
 
-    def _frame(self, image):
-        return SourceFrame(image, time.perf_counter() - self.started, self.title, self.fps, still=False)
+    def _date(self, frame):
+        return frame._replace(time_s=time.perf_counter() - self.started)
 
     def frames(self):
+        stalled = SourceFrame(None, 0.0, self.title, ASSUMED_FPS, still=False)
         while not self.stopped.is_set() or self.newest:
-            with self.news:
+            with self.condition:
                 if self.newest is None:
-                    self.news.wait(timeout=PATIENCE)
+                    self.condition.wait(timeout=PATIENCE)
                 newest, self.newest = self.newest, None
-            yield newest or self._frame(None)
+            yield newest or self._date(stalled)
 
-    def close(self):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if not self.stopped.is_set():
+            self.problem = None
         self.stopped.set()
         self.thread.join(timeout=STREAM_TIMEOUT)
 
@@ -392,13 +577,18 @@ class LiveCapture:
 class AnnotatedFiles:
     """Writes annotated frames to an image or a video or, for the files of a folder, to a folder of them.
 
+    A context manager, which completes the last video, after an exception too. A video's frame is encoded in a thread
+    while the next one is made.
+
     Raises:
-        OSError: they cannot be written. A video that is nevertheless closed plays as far as it was written.
+        OSError: they cannot be written.
     """
 
-    def __init__(self, path, many):
-        self.path, self.many, self.file, self.writer, self.written = path, many, None, None, 0
-        folder = path if many else path.parent
+    def __init__(self, path, source):
+        self.path, self.source, self.outputs, self.written = path, source, annotated_paths(path, source), 0
+        self.inputs = {file_name(path): path for path in source.paths}
+        self.pool, self.file, self.writer, self.pending = concurrent.futures.ThreadPoolExecutor(1), None, None, None
+        folder = path if source.kind == "folder" else path.parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -407,27 +597,53 @@ class AnnotatedFiles:
 
     def write(self, annotated, source_frame):
         """Writes a frame, uint8 (H, W, 3), that was drawn on a `SourceFrame`."""
-        path = annotated_path(self.path / source_frame.file) if self.many else self.path
+        path = self.outputs.get(source_frame.file, self.path)
+        if source_frame.file != self.file:
+            self._complete(whole=True)
+            self.file = source_frame.file
+            if not source_frame.still:
+                self.writer = VideoWriter(path, annotated.shape[1::-1], source_frame, self.inputs.get(self.file))
         if source_frame.still:
             write_image(path, annotated)
         else:
-            if source_frame.file != self.file:
-                self.close()
-                self.file = source_frame.file
-                self.writer = VideoWriter(path, source_frame.fps, annotated.shape[1::-1], source_frame.time_s)
-            self.writer.write(annotated, source_frame.time_s)
+            self._wait()
+            self.pending = self.pool.submit(self.writer.write, annotated, source_frame.time_s)
         self.written += 1
 
-    def close(self):
+    def _wait(self):
+        """Waits for the frame under way, or raises what went wrong with it."""
+        if self.pending:
+            self.pending.result()
+
+    def _complete(self, whole):
+        """Completes the video under way, with the rest of its sound if it is the `whole` one."""
         writer, self.writer = self.writer, None
         if writer:
-            writer.close()
+            try:
+                self._wait()
+            finally:
+                writer.close(whole)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with self.pool:
+            self._complete(self.source.ended)
 
 
-def annotated_path(path):
-    """Returns the path of an annotated file, which ends in .mp4 if OpenCV cannot write videos of its own suffix."""
-    writable = path.suffix.lower() in IMAGE_SUFFIXES | WRITABLE_SUFFIXES
-    return path if writable else path.with_name(f"{path.name}.mp4")
+def annotated_paths(output, source):
+    """Returns where the annotated files of a folder go, dict of file name to Path. It is empty for other sources."""
+    readers = source.readers if source.kind == "folder" else {}
+    return {file_name(path): annotated_path(output / path.name, read is read_image) for path, read in readers.items()}
+
+
+def annotated_path(path, is_image):
+    """Returns the path of an annotated file, with a suffix added if there is no encoder for its own."""
+    suffixes, suffix = (WRITABLE_IMAGES, ".jpg") if is_image else (WRITABLE_VIDEOS, ".mp4")
+    if path.suffix.lower() in suffixes:
+        return path
+    return path.with_name((path.name if len(os.fsencode(path.name)) <= 250 else path.stem) + suffix)
 
 
 def write_image(path, image):
@@ -446,51 +662,110 @@ def write_image(path, image):
 
 
 class VideoWriter:
-    """Writes a constant-rate video from frames that arrive at irregular times.
+    """Writes a video of frames with their own times, and the sound of a film.
 
-    A frame that stayed on screen for long is written several times. Of two frames at nearly the same time, one is
-    written. Frames of another `size`, width and height in pixels, are resized. `start` is the first frame's time in
-    seconds. The file has a temporary name until `close`, because a video without its end does not play.
+    The file has a temporary name until `close`, because a video without its end does not play.
+
+    Args:
+        size: width and height of the first frame. Others are resized.
+        first: the `SourceFrame` of the first frame.
+        film: Path or address with the sound; None for a live source.
+
+    Raises:
+        OSError: it cannot be written.
     """
 
-    def __init__(self, path, fps, size, start):
-        self.fps = fps if fps < 65 else round(fps, 2)  # MPEG-4 divides a second into at most 65,535 parts.
-        self.name, self.size, self.written = utils.printable(path), (max(2, size[0]), max(2, size[1])), 0
-        self.start, self.time, self.frame = start, start, None  # Seconds, seconds, and the last frame.
-        codec = cv2.VideoWriter.fourcc(*("MJPG" if path.suffix.lower() == ".avi" else "mp4v"))
+    def __init__(self, path, size, first, film=None):
+        av, format_name = import_av(), WRITABLE_VIDEOS[path.suffix.lower()]
+        self.name, self.size, self.fps, self.ticks, self.written = utils.printable(path), size, first.fps, -1, 0
+        self.tick = fractions.Fraction(1, 1000 if format_name in ("matroska", "webm") else 90_000)  # Seconds.
+        self.start = 0.0 if film else first.time_s  # A live source has been open for a while.
         self.stack = contextlib.ExitStack()
         self.path = self.stack.enter_context(utils.replaced(path))
-        self.writer = cv2.VideoWriter(str(self.path.resolve()), cv2.CAP_FFMPEG, codec, self.fps, self.size)
-        if not self.writer.isOpened():
-            with self.stack:
-                raise OSError(f"{self.name}: cannot be written as a video. Choose another --output.")
+        with self._explain():
+            options = {"movflags": "faststart"}
+            self.container = av.open(str(self.path.resolve()), "w", format_name, container_options=options)
+            self.stream = add_video(self.container, size, first.fps, self.tick)
+            self.sound = read_sound(film, self.container, self.name)
+            self.heard, self.packets = next(self.sound, NO_SOUND)
+
+    @contextlib.contextmanager
+    def _explain(self):
+        """Turns an error of PyAV into a sentence."""
+        try:
+            yield
+        except import_av().FFmpegError as error:
+            problem = f"{self.name}: could not be completed ({error.strerror})."
+            raise OSError(f"{problem} Check that disk and memory have room, or choose another --output.") from error
 
     def write(self, frame, time_s):
         """Writes a frame, uint8 (H, W, 3), that is shown from `time_s`, in seconds, until the next one."""
+        if shutil.disk_usage(self.path.parent).free < DISK_RESERVE:
+            raise OSError(f"{self.name}: the disk is full, so it ends after frame {self.written}. Free some space.")
         if frame.shape[1::-1] != self.size:
             frame = cv2.resize(frame, self.size)
-        self.start += max(0.0, time_s - self.time - LONGEST_GAP)
-        self.time, slot = time_s, round((time_s - self.start) * self.fps)
-        while self.written < slot:
-            self._put(self.frame)
-        if self.written == slot:
-            self._put(frame)
-        self.frame = frame
-
-    def _put(self, frame):
-        if shutil.disk_usage(self.path.parent).free < DISK_RESERVE:  # OpenCV does not report a failed write.
-            raise OSError(f"{self.name}: the disk is full, so it ends after frame {self.written}. Free some space.")
-        self.writer.write(frame)
+        frame = cv2.copyMakeBorder(frame, 0, self.size[1] % 2, 0, self.size[0] % 2, cv2.BORDER_REPLICATE)
+        # FFmpeg's conversion takes five times as long, and darkens a little.
+        picture = import_av().VideoFrame.from_ndarray(cv2.cvtColor(frame, cv2.COLOR_BGR2YUV_I420), "yuv420p")
+        self.ticks = max(self.ticks + 1, round((time_s - self.start) / self.tick))
+        picture.pts, picture.time_base, picture.duration = self.ticks, self.tick, round(1 / self.fps / self.tick)
+        with self._explain():
+            self.container.mux(self.stream.encode(picture))
+            self._write_sound(time_s)
         self.written += 1
 
-    def close(self):
-        """Completes the video and gives it its name, or raises OSError and leaves the former one."""
-        with self.stack:
-            self.writer.release()
-            capture = open_capture(self.path)
-            capture.set(cv2.CAP_PROP_POS_FRAMES, self.written - 1)
-            capture.read()
-            reached = capture.get(cv2.CAP_PROP_POS_FRAMES)
-            capture.release()
-            if reached < max(1, self.written):
-                raise OSError(f"{self.name}: could not be completed. Check that its disk has room.")
+    def _write_sound(self, until):
+        """Writes the sound before a time in seconds."""
+        while self.heard < until:
+            self.container.mux(self.packets)
+            self.heard, self.packets = next(self.sound, NO_SOUND)
+
+    def close(self, whole=True):
+        """Completes the video and gives it its name, or raises OSError and leaves the former file.
+
+        `whole`: write the rest of the sound.
+        """
+        with self.stack, self._explain(), self.container, contextlib.closing(self.sound):
+            self.container.mux(self.stream.encode())
+            self._write_sound(np.inf if whole else -np.inf)
+
+
+def add_video(container, size, fps, tick):
+    """Adds a video of this width and height to a container. Returns its stream."""
+    codec, options = VP9 if container.format.name == "webm" else H264
+    stream = container.add_stream(codec, fractions.Fraction(max(fps, 1)).limit_denominator(1001), options)
+    stream.width, stream.height = size[0] + size[0] % 2, size[1] + size[1] % 2  # Most players need even numbers.
+    stream.pix_fmt, stream.time_base, stream.codec_context.time_base = "yuv420p", tick, tick
+    stream.color_primaries, stream.color_trc, stream.colorspace, stream.color_range = BT709, BT709, BT601, LIMITED_RANGE
+    return stream
+
+
+def read_sound(film, output, name):
+    """Yields the sound of a film (Path, address or None) for a container: pairs of a time in seconds and packets.
+
+    It is copied, or encoded where the container's players would not know it. Prints what is left out.
+    """
+    if film is None:
+        return
+    av = import_av()
+    with contextlib.suppress(av.FFmpegError), open_container(film) as container:  # It may be an animated image.
+        streams, source, start = container.streams, container.streams.best("audio"), start_time(container)
+        left_out = ["further sound tracks"] * (len(streams.audio) > 1) + ["subtitles"] * bool(streams.subtitles)
+        if left_out:
+            print(f"{name}: {' and '.join(left_out)} are left out.", flush=True)
+        if source is None or source.codec_context is None:
+            return
+        for other in streams:
+            other.discard = av.stream.Discard.default if other is source else av.stream.Discard.all
+        codec, known = source.codec_context.codec, COPIED_SOUND.get(output.format.name, output.supported_codecs)
+        is_copied, time_s = bool({codec.canonical_name, codec.name} & known), 0.0
+        encoder = "libopus" if output.format.name == "webm" else "aac"
+        stream = output.add_stream_from_template(source) if is_copied else output.add_stream(encoder, 48_000)
+        for packet in container.demux(source):
+            for part in [packet] * (packet.dts is not None) if is_copied else decode(packet):
+                part.pts = part.dts = part.pts - round(start / part.time_base)
+                packets, time_s = [part] if is_copied else stream.encode(part), float(part.pts * part.time_base)
+                for moved in packets:
+                    moved.stream = stream
+                yield time_s, packets
+        yield time_s, [] if is_copied else stream.encode()

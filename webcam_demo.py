@@ -6,6 +6,7 @@
     python webcam_demo.py photos/ --output labelled/          prints one line per file
     python webcam_demo.py http://192.168.0.7:8080/video
     python webcam_demo.py film.mp4 --no-display --benchmark
+    python webcam_demo.py 1 --camera-size 1280x720            another camera; for two at once, run it twice
 
 Keys: q or Esc quits, space pauses, s saves a snapshot, m mirrors, b shows the probabilities of the nearest face, f the
 frame rate and latency, h help. Closing the window quits too.
@@ -34,10 +35,8 @@ try:
 except ImportError:  # Windows has no such module.
     resource = None
 
-# OpenCV and FFmpeg print lines of their own about every missing camera and damaged file. Ours say what to do.
+# OpenCV prints lines of its own about every missing camera and damaged file. Ours say what to do.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "100000000")  # The demo needs 8 bytes for each.
 os.environ.setdefault("OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS", "0")  # Windows: a camera opens in 1 s instead of 20.
 
 import cv2
@@ -122,8 +121,9 @@ def peak_memory_mb():
 class FrameLabeler:
     """Finds and labels the faces of successive frames. Faces are not followed from one file to the next."""
 
-    def __init__(self, model, detector, min_confidence, benchmark):
+    def __init__(self, model, detector, min_confidence, benchmark, numbered=False):
         self.model, self.detector, self.min_confidence, self.benchmark = model, detector, min_confidence, benchmark
+        self.numbered = numbered  # Draws the number of a face that is alone, too.
         self.file = self.tracker = self.mirrored = None
 
     def label(self, source_frame, mirrored=False):
@@ -145,7 +145,7 @@ class FrameLabeler:
         with self.benchmark.stage("classify"):
             faces = self.classify(gray, tracks, time_s)
         with self.benchmark.stage("draw"):
-            annotated = utils.annotate_frame(frame, faces)
+            annotated = utils.annotate_frame(frame, faces, self.numbered)
         return annotated, faces
 
     def classify(self, gray, tracks, time_s):
@@ -164,17 +164,19 @@ class FrameLabeler:
 def run(source, labeler, benchmark, window, output, log):
     """Labels the frames of a source until it ends or the window is closed. `window`, `output` and `log` may be None."""
     hidden = True if source.total in (None, 1) or sys.stderr is None else None  # None: a bar on a terminal only.
-    frames = iter(tqdm.tqdm(source.frames(), total=source.total, unit=" frames", disable=hidden))
+    # The bar is delayed, so that it comes after what is said about the output.
+    frames = iter(tqdm.tqdm(source.frames(), total=source.total, unit=" frames", disable=hidden, delay=1))
+    call = window.call if window else lambda function, *args: function(*args)
     while not (window and window.closed):
         with benchmark.stage("read"):
-            source_frame = next(frames, None)
+            source_frame = call(next, frames, None)
         if source_frame is None:
             break
         if source_frame.image is None:
             if window:
                 window.stall()
             continue
-        annotated, faces = labeler.label(source_frame, mirrored=bool(window and window.mirrored))
+        annotated, faces = call(labeler.label, source_frame, bool(window and window.mirrored))
         benchmark.count(source_frame, len(faces))
         if source_frame.still:
             print(file_text(source_frame.file, faces) if source.kind == "folder" else image_text(faces), flush=True)
@@ -185,6 +187,18 @@ def run(source, labeler, benchmark, window, output, log):
             output.write(annotated, source_frame)
         if window:
             window.show(annotated, source_frame, faces, benchmark.recent_fps())
+
+
+def run_to_failure(*args):
+    """Calls `run`. Returns the error that ended it before the source did, or None."""
+    try:
+        run(*args)
+    except (KeyboardInterrupt, MemoryError, OSError) as error:
+        return error
+    except cv2.error as error:
+        if error.code != cv2.Error.StsNoMem:
+            raise
+        return MemoryError()
 
 
 def image_text(faces):
@@ -217,6 +231,7 @@ def parse_args(argv=None):
     add("--model", type=cli.path, default=utils.DEFAULT_MODEL, help="model folder (default: models/emotions-5)")
     add("--output", type=cli.path, help="annotated video (.mp4) or image; a folder if the source is one")
     add("--log", type=cli.path, help="labels and probabilities per face and frame (.csv or .jsonl)")
+    add("--camera-size", type=camera_size, metavar="WxH", help="pixels to ask a camera for, such as 1280x720")
     add("--no-display", action="store_true", help="open no window")
     add("--min-confidence", type=probability, default=0.3, help="below it a face is uncertain (default: 0.3)")
     add("--benchmark", action="store_true", help="end with a table of times and one line of JSON")
@@ -225,6 +240,12 @@ def parse_args(argv=None):
         parser.error("SOURCE must be given once, but it is given with and without --source.")
     args.source = args.source if args.positional is None else args.positional
     return args
+
+
+def camera_size(text):
+    if not re.fullmatch(r"[1-9]\d{1,4}x[1-9]\d{1,4}", text):
+        raise argparse.ArgumentTypeError(f"must be a width and a height such as 1280x720, but it is {text[:40]}.")
+    return tuple(map(int, text.split("x")))
 
 
 def probability(text):
@@ -261,14 +282,13 @@ def open_output(args, source, window):
     check_paths(args, source, path)
     if path is None:
         return None
-    video.check_encoding(path)
     name, suffix = utils.printable(path), path.suffix.lower()
-    if source.kind == "folder" and suffix in video.IMAGE_SUFFIXES | video.WRITABLE_SUFFIXES:
+    if source.kind == "folder" and suffix in {*video.WRITABLE_IMAGES, *video.WRITABLE_VIDEOS}:
         raise ValueError(f"--output must be a folder, because the source is one, but it is {name}.")
-    suffixes = video.IMAGE_SUFFIXES if source.kind == "image" else video.WRITABLE_SUFFIXES
+    suffixes = video.WRITABLE_IMAGES if source.kind == "image" else video.WRITABLE_VIDEOS
     if source.kind != "folder" and suffix not in suffixes:
         raise ValueError(f"--output must end in {', '.join(sorted(suffixes))}, but it is {name}.")
-    return video.AnnotatedFiles(path, source.kind == "folder")
+    return video.AnnotatedFiles(path, source)
 
 
 def check_paths(args, source, output):
@@ -277,8 +297,7 @@ def check_paths(args, source, output):
     uses |= {file_identity(path): "a file of the model" for path in args.model.iterdir()}
     written = [(output, "--output")] if output else []
     if output and source.kind == "folder":
-        names = [path.name for path in source.paths]
-        written = [(video.annotated_path(output / name), f"the annotated {utils.printable(name)}") for name in names]
+        written = [(path, f"the annotated {name}") for name, path in video.annotated_paths(output, source).items()]
     if args.log:
         written += [(args.log, "--log"), (emotion_log.timeline_path(args.log), "the timeline of the log")]
     for path, use in written:
@@ -288,8 +307,11 @@ def check_paths(args, source, output):
         other = uses.setdefault(file_identity(path), use)
         if other != use:
             raise ValueError(f"{other} and {use} must be different files, but both are {name}.")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if not os.access(folder, os.W_OK):  # Now, instead of after the last frame.
+            raise ValueError(f"{name}: its folder is read-only. Choose another path.")
         if path.exists():
-            open(path, "r+b").close()  # Raises OSError now, instead of after the last frame.
+            open(path, "r+b").close()  # Raises OSError.
 
 
 def file_identity(path):
@@ -301,24 +323,21 @@ def demo(args):
     """Opens what the arguments name, runs the loop, closes and reports.
 
     Raises:
-        KeyboardInterrupt, OSError, ValueError: it was stopped, the source ended early, or a file cannot be written.
-            The files are completed and reported first.
+        KeyboardInterrupt, MemoryError, OSError, ValueError: it was stopped, the source ended early, or a file cannot be
+            written. The files are completed and reported first.
     """
-    failure, model, detector = None, utils.load_emotion_model(args.model), utils.load_face_detector()
+    model, detector = utils.load_emotion_model(args.model), utils.load_face_detector()
     with contextlib.ExitStack() as stack:
-        source = stack.enter_context(contextlib.closing(video.open_source(args.source)))
+        source = stack.enter_context(video.open_source(args.source, args.camera_size))
         window = open_window(args, source)
         is_folder, is_live = source.kind == "folder", source.kind in LIVE_KINDS
         log = emotion_log.EmotionLog(args.log, model.classes, is_folder, is_live) if args.log else None
         output = open_output(args, source, window)
-        for part in filter(None, (window, output, log)):
-            stack.enter_context(contextlib.closing(part))
+        for part in filter(None, (window, log, output)):
+            stack.enter_context(part)
         benchmark = Benchmark()
-        try:
-            labeler = FrameLabeler(model, detector, args.min_confidence, benchmark)
-            run(source, labeler, benchmark, window, output, log)
-        except (OSError, KeyboardInterrupt) as error:
-            failure = error
+        labeler = FrameLabeler(model, detector, args.min_confidence, benchmark, numbered=log is not None)
+        failure = run_to_failure(source, labeler, benchmark, window, output, log)
     report(args, source, output, log, benchmark)
     if failure or source.problem:
         raise failure or ValueError(source.problem)
@@ -334,11 +353,11 @@ def report(args, source, output, log, benchmark):
         print(f"{benchmark.frames} frames, {benchmark.faces} faces, {benchmark.fps():.1f} frames/s.")
     if output and output.written:
         print(f"Wrote {utils.printable(output.path)}.")
-    if log and log.file:
+    if log and log.rows:
         print(f"Wrote {utils.printable(args.log)}.")
         try:
-            print(emotion_log.report(args.log))
-        except (OSError, ValueError) as error:  # The log is complete all the same.
+            print(emotion_log.report([args.log]))
+        except (OSError, ValueError, MemoryError) as error:  # The log is complete all the same.
             print(f"The log cannot be summed up: {error}")
     if args.benchmark:
         print(table)

@@ -5,6 +5,7 @@ python -m pytest tests/test_webcam_demo.py
 
 import contextlib
 import csv
+import fractions
 import http.server
 import json
 import os
@@ -17,10 +18,13 @@ import sys
 import time
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
+import pillow_heif
 import pytest
 from conftest import ROOT
+from PIL import Image
 
 import emotion_log
 import utils
@@ -69,7 +73,7 @@ def demo(tmp_path, monkeypatch, capsys):
 
 
 def read_csv(path):
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8-sig") as file:
         return list(csv.DictReader(file))
 
 
@@ -117,6 +121,35 @@ def test_image_prints_one_line_per_face_where_the_face_is(demo, portrait_path, t
     changed = (before.astype(int) - after).any(axis=-1)
     assert changed[y : y + height, x].mean() > 0.9  # The box's left side.
     assert not changed[y + height + 20 :].any()
+
+
+@pytest.mark.parametrize("name", ["photo.avif", "photo.heic", "photo.tga", "photo"])
+def test_every_kind_of_image_prints_its_faces_and_is_written(demo, portrait, tmp_path, name):
+    pillow_heif.register_heif_opener()
+    Image.fromarray(portrait[..., ::-1]).save(tmp_path / name, None if "." in name else "ppm")
+    finished = demo(name, "--no-display", "--output", "out.png")
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.startswith("face 1: ") and cv2.imread(str(tmp_path / "out.png")).shape == portrait.shape
+
+
+def test_frames_of_the_log_are_those_of_the_output(demo, portrait, tmp_path):
+    """Of a screen recording, most of whose frames come at once."""
+    times = [0, 0.02, 0.04, 0.06, 0.5, 0.52, 3.0, 60.0]
+    with av.open(str(tmp_path / "a.mkv"), "w") as output:
+        stream = output.add_stream("libx264", 25)
+        stream.height, stream.width, stream.pix_fmt = *portrait.shape[:2], "yuv420p"
+        stream.codec_context.time_base = fractions.Fraction(1, 1000)
+        for time_s in times:
+            picture = av.VideoFrame.from_ndarray(portrait, "bgr24")
+            picture.pts, picture.time_base = round(1000 * time_s), fractions.Fraction(1, 1000)
+            output.mux(stream.encode(picture))
+        output.mux(stream.encode())
+    finished = demo("a.mkv", "--no-display", "--output", "out.mp4", "--log", "log.csv")
+    assert finished.returncode == 0, finished.stderr
+    logged = [(int(row["frame"]), float(row["time_s"])) for row in read_csv(tmp_path / "log.csv")]
+    with av.open(str(tmp_path / "out.mp4")) as written:
+        assert logged == [(number, round(frame.time, 3)) for number, frame in enumerate(written.decode(video=0))]
+    assert [time_s for _, time_s in logged] == times
 
 
 def test_image_without_a_face_says_so(demo, tmp_path):
@@ -295,6 +328,7 @@ def check_mistake(finished, words):
         (["--log", "two\nlines.txt"], ["two\\x0alines.txt"]),
         (["--model", "emotions5"], ["emotions5", "models/emotions-5", "models/emotions-7"]),
         (["--min-confidence", "1.5"], ["0 to 1", "1.5"]),
+        (["--camera-size", "720p"], ["--camera-size", "1280x720", "720p"]),
         (["--source", "other.mp4"], ["once"]),
         (["--speed", "2"], ["--speed"]),
     ],
@@ -316,6 +350,39 @@ def test_output_that_is_not_writable_is_refused_before_the_first_frame(demo, cli
         program.kill()
     check_mistake(finished, ["busy.mp4: Text file busy."])
     assert not (tmp_path / "a.csv").exists()
+
+
+@LINUX
+@pytest.mark.skipif(
+    not shutil.which("unshare") or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0,
+    reason="needs unshare, which mounts a read-only disk",
+)
+@pytest.mark.parametrize("option", ["--log", "--output"])
+def test_read_only_folder_is_refused_before_the_first_frame(clip, tmp_path, option):
+    (tmp_path / "disk").mkdir()
+    file = {"--log": "log.csv", "--output": "out.mp4"}[option]
+    command = f"mount -t tmpfs -o ro none disk && cd disk && {' '.join(DEMO)} {clip} --no-display {option} {file}"
+    finished = subprocess.run(["unshare", "-rm", "bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    check_mistake(finished, [f"{file}: its folder is read-only"])
+    assert finished.stdout == ""
+
+
+@pytest.mark.parametrize("error", [MemoryError(), cv2.error("Insufficient memory")])
+def test_too_little_memory_leaves_a_video_that_plays(long_video, tmp_path, monkeypatch, capsys, error):
+    """It runs out at the eleventh frame."""
+    error.code = cv2.Error.StsNoMem
+    label, frames = webcam_demo.FrameLabeler.label, iter(range(10))
+
+    def label_ten(*args, **options):
+        if next(frames, None) is None:
+            raise error
+        return label(*args, **options)
+
+    monkeypatch.setattr(webcam_demo.FrameLabeler, "label", label_ten)
+    output = tmp_path / "out.mp4"
+    with pytest.raises(MemoryError):
+        webcam_demo.demo(webcam_demo.parse_args([str(long_video), "--no-display", "--output", str(output)]))
+    assert "10 frames" in capsys.readouterr().out and count_frames(output)[0] == 10
 
 
 def test_source_is_never_overwritten(demo, clip, portrait_path, tmp_path):
@@ -409,7 +476,7 @@ def run_program(program, folder):
 
 
 def test_demo_and_library_import_no_training_package(clip, tmp_path):
-    """The only attempt is that of the timeline, after the loop."""
+    """The only attempt is that of the summary, after the loop."""
     hidden = ["tensorflow", "keras", "pandas", "matplotlib", "seaborn", "sklearn"]
     program = (
         f"import sys; sys.modules.update(dict.fromkeys({hidden}));"
@@ -417,7 +484,7 @@ def test_demo_and_library_import_no_training_package(clip, tmp_path):
     )
     finished = run_program(program, tmp_path)
     assert finished.returncode == 0, finished.stderr
-    assert "pip install matplotlib" in finished.stdout and emotion_log.read_log(tmp_path / "log.csv")
+    assert "pip install pandas matplotlib" in finished.stdout and len(emotion_log.read_log(tmp_path / "log.csv"))
 
 
 def test_missing_litert_is_one_line_that_names_the_command(headless, clip, tmp_path):
@@ -560,10 +627,10 @@ def test_live_stream_is_labelled_and_shows_no_secrets(mjpeg, serve, tmp_path, mo
     assert not re.search("user|pass|token|secret|part", "\n".join(texts).replace(str(tmp_path), ""))
 
 
-def test_picture_of_a_stalled_stream_shows_no_secrets():
-    source = video.LiveCapture(cv2.VideoCapture(), "rtsp://user:pass@127.0.0.1:1/hall?token=secret")
-    source.close()
-    assert source.title == "rtsp://127.0.0.1:1/hall"  # What `Window.stall` draws.
+def test_picture_of_a_stalled_stream_shows_no_secrets(mjpeg, serve):
+    address = serve(mjpeg)
+    with video.open_source(f"http://user:pass@{address}/hall?token=secret") as source:
+        assert source.kind == "stream" and source.title == f"http://{address}/hall"  # What `Window.stall` draws.
 
 
 @pytest.mark.parametrize("scheme", ["http", "rtsp"])
