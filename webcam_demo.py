@@ -179,7 +179,12 @@ def run(source, labeler, benchmark, window, output, log):
         annotated, faces = call(labeler.label, source_frame, bool(window and window.mirrored))
         benchmark.count(source_frame, len(faces))
         if source_frame.still:
-            print(file_text(source_frame.file, faces) if source.kind == "folder" else image_text(faces), flush=True)
+            print(
+                file_text(source_frame.file, faces)
+                if source.kind == "folder"
+                else image_text(faces, source_frame.image.shape),
+                flush=True,
+            )
         if log:
             utc = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
             log.write(benchmark.frames - 1, source_frame.time_s, source_frame.file, faces, utc)
@@ -201,12 +206,14 @@ def run_to_failure(*args):
         return MemoryError()
 
 
-def image_text(faces):
-    """Returns one line per face of an image."""
+def image_text(faces, shape):
+    """Returns one line per face of an image of a shape (height, width, ...)."""
     lines = []
     for number, face in enumerate(faces, start=1):
         x, y, width, height = face.box
-        lines.append(f"face {number}: {face.label} {face.confidence:.0%}, x {x}, y {y}, width {width}, height {height}")
+        place = f"x {x}, y {y}, width {width}, height {height}"
+        place += ", the image as a whole" if face.box == (0, 0, shape[1], shape[0]) else ""
+        lines.append(f"face {number}: {face.label} {face.confidence:.0%}, {place}")
     return "\n".join(lines) or "No face found."
 
 
