@@ -1,7 +1,8 @@
 """Saves the state of a training after every epoch. Used by train.py.
 
 A killed run loses at most the current epoch. The state is one file, `<model folder>.partial/state.npz`. The new model
-is built in `<model folder>.partial/model`. The model that it replaces is kept as `<model folder>.previous`.
+is built in `<model folder>.partial/model`. `<model folder>.partial/lock` keeps a second run out. The model that is
+replaced is kept as `<model folder>.previous`.
 """
 
 import contextlib
@@ -11,7 +12,13 @@ import json
 import os
 import shutil
 import signal
+import sys
 import time
+
+try:
+    import fcntl
+except ImportError:  # Windows.
+    import msvcrt
 
 import keras
 import numpy as np
@@ -20,8 +27,7 @@ import cli
 import utils
 
 MODEL_FILES = {"model.tflite", "model.json", "model.keras", "history.csv"}
-STATE_FILES = {"state.npz", "model"}
-DESKTOP_FILES = {".DS_Store", "desktop.ini", "Thumbs.db"}  # Left in any folder by file managers.
+STATE_FILES = {"state.npz", "lock", "model"}
 # Settings that may differ when a run is resumed. Its `precision` and `versions` stay those of its beginning.
 NOT_COMPARED = {"data", "votes", "precision", "versions", "constants"}  # Constants are compared one by one.
 
@@ -53,11 +59,10 @@ class Checkpoint(keras.callbacks.Callback):
         Raises:
             ValueError: the state is damaged or belongs to a run with another config.
         """
-        check_folder(self.folder, STATE_FILES)
         if resume and (self.folder / "state.npz").is_file():
             began, self.rows, weights, self.best_weights = load_state(self.folder / "state.npz")
             check_same_run(began, self.config)
-            self.config |= {name: began[name] for name in ("precision", "versions")}
+            self.config = self.config | {name: began[name] for name in ("precision", "versions")}
             print(f"Resuming after epoch {len(self.rows)} of {len(self.sizes)}.", flush=True)
             return weights
         if resume:
@@ -66,7 +71,6 @@ class Checkpoint(keras.callbacks.Callback):
             name = utils.printable(self.folder)
             print(f"{name} holds an unfinished training. The first epoch replaces it. To continue it, add --resume.")
         shutil.rmtree(self.folder / "model", ignore_errors=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
         return []
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -75,6 +79,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         if self.interrupted:
+            if sys.stdout.isatty():
+                print(flush=True)  # Ends the line of the progress bar.
             raise KeyboardInterrupt("To continue, repeat the command with --resume.")
 
     def on_epoch_end(self, epoch, logs=None):
@@ -107,6 +113,11 @@ class Checkpoint(keras.callbacks.Callback):
         def interrupt(number, frame):
             self.interrupted = True
             signal.signal(number, signal.default_int_handler)
+            text = (
+                "Stopping after this batch.\n" if len(self.rows) < len(self.sizes) else "Finishing the export first.\n"
+            )
+            with contextlib.suppress(OSError):  # Not print(), which the signal may have interrupted.
+                os.write(2, (os.linesep * sys.stdout.isatty() + text).encode())
 
         deferred = [number for number in cli.SIGNALS if signal.getsignal(number) is signal.default_int_handler]
         for number in deferred:
@@ -203,22 +214,28 @@ def previous_folder(output_dir):
     return output_dir.with_name(f"{output_dir.name}.previous")
 
 
-def check_folder(folder, expected):
-    """Refuses to replace or delete a folder with files that train.py did not write.
+def check_folder(folder, files, markers=None):
+    """Refuses to replace or delete a folder that train.py did not write.
+
+    Args:
+        files: set of str, what train.py may have written there. Hidden files do not count.
+        markers: set of str, of which the folder holds at least one if it is not empty; None for any of `files`.
 
     Raises:
-        ValueError: names one of them.
+        ValueError: says what is there or missing.
     """
     if not folder.exists():
         return
+    name = utils.printable(folder)
     if not folder.is_dir():
-        raise ValueError(f"{utils.printable(folder)}: not a folder. Choose another --output-dir.")
-    others = sorted(set(os.listdir(folder)) - expected - DESKTOP_FILES)
-    others = [name for name in others if not name.startswith(utils.NEW_PREFIX)]
-    if others:
+        raise ValueError(f"{name}: not a folder. Choose another --output-dir.")
+    found = {entry for entry in os.listdir(folder) if not entry.startswith(".")}
+    if found - files:
+        foreign = utils.printable(min(found - files))
+        raise ValueError(f"{name} contains {foreign}, which train.py did not write. Choose another --output-dir.")
+    if found and not found & (markers or files):
         raise ValueError(
-            f"{utils.printable(folder)} contains {utils.printable(others[0])}, which train.py did not write. "
-            "Choose another --output-dir."
+            f"{name} contains no {min(markers)}, so train.py did not write it. Choose another --output-dir."
         )
 
 
@@ -226,9 +243,36 @@ def check_folders(output_dir):
     """Checks that the folders of a training may be replaced."""
     if not output_dir.name:
         raise ValueError(f"--output-dir must be a folder with a name, but it is {output_dir}.")
-    check_folder(state_folder(output_dir), STATE_FILES)
+    check_folder(state_folder(output_dir), STATE_FILES, {"state.npz", "lock"})
+    check_folder(state_folder(output_dir) / "model", MODEL_FILES)
     for folder in (output_dir, previous_folder(output_dir)):
-        check_folder(folder, MODEL_FILES)
+        check_folder(folder, MODEL_FILES, {"model.json"})
+
+
+@contextlib.contextmanager
+def locked(output_dir):
+    """Keeps other runs out of the state folder, which is deleted at the end unless there is an error.
+
+    The lock is the operating system's, so a kill releases it.
+
+    Raises:
+        ValueError: another run is using the folder.
+    """
+    folder = state_folder(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "ab") as file:
+        try:
+            if os.name == "nt":
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            problem = "another training is using it. Wait for its end, or choose another --output-dir"
+            raise ValueError(f"{utils.printable(folder)}: {problem}.") from error
+        except OSError:  # Some network drives have no locks.
+            pass
+        yield
+    shutil.rmtree(folder, ignore_errors=True)  # Windows keeps files that another program has open.
 
 
 def complete_replacement(output_dir):
@@ -239,10 +283,9 @@ def complete_replacement(output_dir):
 
 
 def replace_model(output_dir):
-    """Moves the finished model into place. The former one becomes `<name>.previous`; the state is deleted."""
+    """Moves the finished model into place. The former one becomes `<name>.previous`."""
     check_folders(output_dir)
     if output_dir.exists():
         shutil.rmtree(previous_folder(output_dir), ignore_errors=True)
         output_dir.rename(previous_folder(output_dir))
     (state_folder(output_dir) / "model").rename(output_dir)
-    shutil.rmtree(state_folder(output_dir), ignore_errors=True)  # Windows keeps files that another program has open.

@@ -49,6 +49,9 @@ def run_script(script, run):
             discard_output()
         print(f"{script}: {' '.join(explain(error).split())}", file=sys.stderr)  # On one line.
         return 2
+    except MemoryError:
+        print(f"{script}: not enough memory. Close other programs, or use smaller files.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as interrupt:
         print(f"{script}: stopped. {interrupt}".strip(), file=sys.stderr)
         return 130

@@ -1,6 +1,4 @@
-"""The CNN and its augmentation with their numbers, the hardware it trains on, and its export; used by train.py."""
-
-from pathlib import Path
+"""The CNN and its augmentation with their numbers. Used by train.py."""
 
 import keras
 import numpy as np
@@ -23,7 +21,7 @@ MAX_SCALE = 0.15  # Share of the face's size.
 MAX_SHIFT = 0.1  # Share of the crop's size.
 ERASING_PROBABILITY = 0.3
 ERASING_SIDE = (0.15, 0.4)  # Share of the crop's size.
-# Appearance, for cameras that FER2013 does not show. Brightness and contrast are normalised instead.
+# Appearance, for cameras that FER2013 does not show. Brightness and contrast are normalized instead.
 APPEARANCE_PROBABILITY = 0.3
 SHARPNESS = (-0.5, 1.0)  # Share of a Gaussian blur of 1 pixel that is mixed in; below 0 the face is sharpened.
 GAMMA = (0.67, 1.5)
@@ -32,7 +30,7 @@ MAX_NOISE = 6  # Gray levels, standard deviation.
 # Network --------------------------------------------------------------------------------------------------------------
 
 
-def normalise(faces):
+def normalize(faces):
     """Brings the gray levels of each face to mean 0 and variance 1, so that dim and bright faces look alike."""
     # In float32 under mixed precision too, because a dim face has few gray levels.
     return layers.LayerNormalization(
@@ -41,7 +39,7 @@ def normalise(faces):
 
 
 def conv_block(x, filters):
-    """Convolution, batch normalisation, ReLU."""
+    """Convolution, batch normalization, ReLU."""
     x = layers.Conv2D(filters, 3, padding="same", use_bias=False, kernel_initializer="he_normal")(x)
     x = layers.BatchNormalization(momentum=BATCH_NORM_MOMENTUM)(x)
     return layers.ReLU()(x)
@@ -59,7 +57,7 @@ def build_model(num_classes, heads=utils.HEADS, image_size=utils.IMAGE_SIZE):
         model: `keras.Model` from faces (N, size, size, 1), 0..255, to a dict of logits (N, num_classes) per head.
     """
     faces = keras.Input((image_size, image_size, 1), name="faces")
-    x = normalise(faces)
+    x = normalize(faces)
     for stage, (filters, convolutions, pairs) in enumerate(STAGES):
         if stage > 0:
             x = layers.MaxPooling2D()(x)  # 48 -> 24 -> 12 -> 6
@@ -114,7 +112,7 @@ class Augmentation(layers.Layer):
     """Changes position, appearance and a part of each face while the network trains; does nothing in inference.
 
     Attributes:
-        size: width and height in pixels of the crop that is left of each face. The crop is centred on the face, then
+        size: width and height in pixels of the crop that is left of each face. The crop is centered on the face, then
             shifted.
     """
 
@@ -136,7 +134,7 @@ class Augmentation(layers.Layer):
         angle = np.deg2rad(MAX_ROTATION) * self.uniform(-1, 1, count)
         scale = 1 / (1 + self.uniform(-MAX_SCALE, MAX_SCALE, count))
         cos, sin = scale * ops.cos(angle), scale * ops.sin(angle)
-        # The centre of the face lands in the centre of the crop, moved by the shift.
+        # The center of the face lands in the center of the crop, moved by the shift.
         x, y = ((self.size - 1) / 2 + self.size * self.uniform(-MAX_SHIFT, MAX_SHIFT, count) for _ in "xy")
         center, zero = (utils.IMAGE_SIZE - 1) / 2, ops.zeros_like(x)
         to_x = (flip * cos, -flip * sin, center - flip * (cos * x - sin * y))
@@ -196,34 +194,3 @@ class AugmentedModel(keras.Model):
         for number, layer in enumerate([self.augmentation, *self.network.layers]):
             if hasattr(layer, "seed_generator"):
                 layer.seed_generator.state.assign([(1000 * seed + number) % 2**32, 1_000_000 * epoch])
-
-
-# Hardware and export --------------------------------------------------------------------------------------------------
-
-
-def has_gpu():
-    """Returns whether Keras can use a GPU."""
-    if keras.backend.backend() not in ("jax", "tensorflow"):
-        return False  # Keras knows the devices of these two only.
-    with utils.quiet_stderr():  # TensorFlow prints an error where there is none.
-        return any("gpu" in name.lower() for name in keras.distribution.list_devices())
-
-
-def choose_precision():
-    """Returns "mixed_bfloat16" where the hardware multiplies bfloat16, else "float32".
-
-    Such hardware trains 1.5 times as fast with bfloat16; other hardware, far slower.
-    """
-    if has_gpu():
-        return "mixed_bfloat16"
-    cpuinfo = Path("/proc/cpuinfo")  # Linux only; elsewhere float32 is always right.
-    fast = keras.backend.backend() == "tensorflow" and cpuinfo.exists() and "avx512_bf16" in cpuinfo.read_text()
-    return "mixed_bfloat16" if fast else "float32"
-
-
-def export(network, path):
-    """Writes a network as LiteRT file with int8 weights, and float input and output."""
-    import tensorflow as tf
-
-    with utils.quiet_stderr():
-        network.export(path, format="litert", optimizations=[tf.lite.Optimize.DEFAULT], verbose=False)

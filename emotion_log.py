@@ -1,16 +1,29 @@
 """The demo's log: its columns, writing it, reading it and summing it up.
 
-    python emotion_log.py emotions.csv        prints a summary and draws emotions-timeline.png
+    python emotion_log.py emotions.csv                           prints a summary, draws emotions-timeline.png
+    python emotion_log.py logs/                                  the same for all logs of a folder
+    python emotion_log.py monday.csv tuesday.jsonl               prints one summary of several logs
+    python emotion_log.py emotions.csv --intervals out.csv       writes when each face had which label
 
-The demo does the same for its --log, after its last frame.
+The demo does the same for its --log, after its last frame. A demo that is killed leaves the log complete up to its last
+frame.
 """
 
-import collections
+import codecs
 import contextlib
 import csv
+import io
 import itertools
 import json
+import os
 import sys
+import warnings
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such module, but another one.
+    fcntl = None
+    import msvcrt
 
 import numpy as np
 
@@ -18,25 +31,32 @@ import cli
 import utils
 
 SUFFIXES = (".csv", ".jsonl")
-MAX_ROWS = 2_000_000  # 18 hours of one face at 30 frames a second; summing them up takes 20 s and 500 MB.
-MAX_LINE = 65_536  # Characters.
-LONGEST_FRAME = 1.0  # Seconds that one row counts at most, so that a stream's stall is not counted.
-TRACKS_LISTED = 12  # In the summary, those seen longest.
-TRACKS_DRAWN = 6  # In the timeline.
-POINTS_DRAWN = 2000  # Per track of the timeline, more than its pixels.
-MIN_GAP = 0.002  # Seconds. Times are rounded to thousandths.
 LABELS = (*utils.EMOTIONS, utils.UNCERTAIN, "")  # "" for a frame without a face.
+TRACK_KEY = ["log", "file", "track"]  # The columns that identify a track.
+MAX_LOG_ROWS = 2_000_000  # 18 hours of one face at 30 frames a second.
+MAX_LOG_BYTES = 1_000_000_000  # That many rows are 200 million bytes of CSV, or 600 million of JSON lines.
+CHUNK = 50_000  # Rows that are parsed at once. A row takes 2,000 bytes as a dict, later 80.
+MAX_TIME = 1e9  # Seconds, 30 years. A frame has no later time.
+LONGEST_FRAME = 1.0  # Seconds that one row counts at most, so that a stream's stall is not counted.
+MIN_GAP = 0.002  # Seconds. Times are rounded to thousandths.
+TRACKS_LISTED = 12  # In the summary, those seen longest.
+TRACKS_DRAWN = 6  # In the timeline, those seen longest.
+POINTS_DRAWN = 2000  # Per track of the timeline, more than its pixels.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # A spreadsheet runs a cell that begins like this.
+ESCAPED = r"^'(?=[=+\-@\t\r])"  # The apostrophe that is written before it.
 NOT_A_LOG = (ValueError, TypeError, LookupError, OverflowError, RecursionError, csv.Error)
+
+# Writing --------------------------------------------------------------------------------------------------------------
 
 
 class EmotionLog:
     """Writes one row per face and frame to a file, as CSV or as JSON lines (`.jsonl`).
 
     A row may begin with the frame's file (`file_column`) and end with the time of day (`utc_column`). The first frame
-    replaces the file, so that a run without one keeps the former log.
+    empties the file, so that a run without one keeps the former log.
 
     Raises:
-        OSError, ValueError: the file cannot be written, or its name has another suffix.
+        OSError, ValueError: the file cannot be written, is being written, or its name has another suffix.
     """
 
     def __init__(self, path, classes, file_column=False, utc_column=False):
@@ -44,48 +64,86 @@ class EmotionLog:
         self.path, self.classes, self.file_column, self.utc_column = path, classes, file_column, utc_column
         self.columns = ["frame", "time_s", "track", "x", "y", "width", "height", "label", "confidence", *classes]
         self.columns = ["file"] * file_column + self.columns + ["angle", "held"] + ["utc"] * utc_column
-        self.file, self.json_lines = None, path.suffix.lower() == ".jsonl"
+        self.file, self.rows, self.json_lines = None, 0, path.suffix.lower() == ".jsonl"
+
+    def __enter__(self):
+        self.open()
+        return self
+
+    def __exit__(self, *error):
+        self.close()
 
     def open(self):
-        """Opens the file, and writes the names of the columns to a CSV."""
+        """Opens the file and keeps other demos from writing it, until `close`."""
+        name = utils.printable(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.is_new = not self.path.exists()
             # Line buffering: a row is on disk at once, even if the process is killed.
-            self.file = open(self.path, "w", newline="", encoding="utf-8", buffering=1)  # noqa: SIM115
+            self.file = open(self.path, "a", newline="", encoding="utf-8", buffering=1)  # noqa: SIM115
         except OSError as error:
-            raise OSError(f"{utils.printable(self.path)}: {error.strerror}. Choose another --log.") from error
+            raise OSError(f"{name}: {error.strerror}. Choose another --log.") from error
+        if not lock(self.file):
+            self.file.close()
+            raise OSError(f"{name}: another demo is writing this log. Choose another --log.")
         self.writer = csv.writer(self.file)
-        if not self.json_lines:
-            self.writer.writerow(self.columns)
 
     def write(self, number, time_s, file, faces, utc=None):
-        """Adds the rows of a frame: one per `utils.Face`, or one with empty fields. `utc`: time of day in ISO 8601."""
+        """Adds the rows of a frame: one per `utils.Face`, or one with empty fields.
+
+        Args:
+            number: of the frame, from 0.
+            time_s: seconds into the video, or since the camera or stream was opened.
+            file: name of the frame's file.
+            utc: time of day in ISO 8601.
+        """
         if self.file is None:
             self.open()
-        no_face = [None] * (9 + len(self.classes))
-        for fields in map(face_fields, faces) if faces else [no_face]:
-            row = [number, round(time_s, 3), *fields]
-            row = [round(value, 4) if isinstance(value, float) else value for value in row]
-            row = [file] * self.file_column + row + [utc] * self.utc_column
-            try:
-                if self.json_lines:
-                    self.file.write(json.dumps(dict(zip(self.columns, row, strict=True))) + "\n")
-                else:
-                    self.writer.writerow(row)
-            except OSError as error:
-                name = utils.printable(self.path)
-                raise OSError(f"{name}: the log ends early ({error.strerror}). Free some space.") from error
+        try:
+            if self.rows == 0:
+                self._begin()
+            for fields in map(face_fields, faces) if faces else [[None] * (9 + len(self.classes))]:
+                row = [number, round(time_s, 3), *fields]
+                row = [round(value, 4) if isinstance(value, float) else value for value in row]
+                self._write_row([file] * self.file_column + row + [utc] * self.utc_column)
+        except OSError as error:
+            name = utils.printable(self.path)
+            raise OSError(f"{name}: the log ends early ({error.strerror}). Free some space.") from error
+
+    def _begin(self):
+        """Empties the file, and writes the names of the columns to a CSV."""
+        self.file.truncate(0)
+        if not self.json_lines:
+            # Tells a spreadsheet that names of files are UTF-8. Other logs are ASCII, and every program reads them.
+            self.file.write("\ufeff" * self.file_column)
+            self.writer.writerow(self.columns)
+
+    def _write_row(self, row):
+        if self.json_lines:
+            self.file.write(json.dumps(dict(zip(self.columns, row, strict=True))) + "\n")
+        else:
+            self.writer.writerow(map(escape_formula, row))
+        self.rows += 1
 
     def close(self):
+        """Closes the file, and deletes it if it is new and no frame came."""
+        if self.file is None:
+            return
         with contextlib.suppress(OSError):  # After a failed write, which raised, closing fails too.
-            if self.file:
-                self.file.close()
+            self.file.close()
+        if self.is_new and self.rows == 0:
+            self.path.unlink(missing_ok=True)
 
 
 def face_fields(face):
     """Returns the fields of a `utils.Face` in the order of the log's columns, from `track` to `held`."""
     probabilities = face.probabilities.values()
     return face.track, *face.box, face.label, face.confidence, *probabilities, face.angle, int(face.held)
+
+
+def escape_formula(value):
+    """Returns a cell's value, with an apostrophe before a text that a spreadsheet would take for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
 
 
 def check_path(path):
@@ -97,193 +155,376 @@ def check_path(path):
         raise OSError(f"{name}: not a regular file. Choose another name for the log.")
 
 
+def lock(file):
+    """Locks an open file until it is closed or its process ends. Returns False if another process has locked it."""
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            os.lseek(file.fileno(), 2**30, os.SEEK_SET)  # A byte far behind the log: a locked one cannot be read.
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:  # Some network drives have no locks.
+        return True
+    return True
+
+
+# Reading --------------------------------------------------------------------------------------------------------------
+# From here on the functions need pandas. The demo calls them after its last frame.
+
+
 def read_log(path):
-    """Reads a log that the demo wrote, CSV or JSON lines.
+    """Reads a log that the demo wrote. A CSV may have been saved again by pandas or a spreadsheet.
 
     Returns:
-        rows: structured array (N,) of about 60 bytes a row. `frame` and `track` are int (track 0: no face), `time_s` is
-            in seconds, `label` an index into `LABELS`, `file` one into `files`, `probabilities` is float32 (C,),
-            `seconds` is how long the frame was shown.
-        classes: tuple of C str.
-        files: list of str.
+        DataFrame with a row per face and frame, and one per frame without a face. Its columns:
+            log, file: str, the log's path, and the name of the frame's file or "".
+            frame, track: int; track 0 for no face.
+            time_s, seconds: float, when the frame was shown, and for how long.
+            label: one of `LABELS`.
+            held: bool.
+            one per class: float32, its probability 0..1, or 0 without a face.
 
     Raises:
-        OSError, ValueError: the file cannot be read, is not such a log, or has more than `MAX_ROWS` rows.
+        OSError, ValueError: the file cannot be read, is not such a log, or is too large.
     """
     check_path(path)
     name = utils.printable(path)
     if not path.exists():
         raise FileNotFoundError(f"{name}: no such file. Write a log with: python webcam_demo.py --log emotions.csv")
-    json_lines = path.suffix.lower() == ".jsonl"
+    if path.stat().st_size > MAX_LOG_BYTES:
+        raise ValueError(f"{name}: larger than {MAX_LOG_BYTES / 1e6:,.0f} MB. Split the log.")
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:  # Spreadsheets write a byte order mark.
-            collections.deque(bounded_lines(file), maxlen=0)  # Fails early: parsing is the slow part.
-            file.seek(0)
-            try:
-                return parse_log(bounded_lines(file), json_lines)
-            except NOT_A_LOG:
-                file.seek(0)
-                with contextlib.suppress(*NOT_A_LOG):  # A full disk cuts the last line off.
-                    return parse_log((line for line in bounded_lines(file) if line.endswith("\n")), json_lines)
-                raise
+        rows = parse_log(path.read_bytes(), path.suffix.lower() == ".jsonl")
     except NOT_A_LOG as error:
         reason = utils.shorten(error)
         raise ValueError(f"{name}: not a log of webcam_demo.py ({reason}). Name the file that --log wrote.") from error
+    return rows.assign(log=name, seconds=frame_seconds(rows))
 
 
-def bounded_lines(file):
-    """Yields the lines of a text file. Raises ValueError if one is too long or there are too many."""
-    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE), ""), start=1):
-        if len(line) == MAX_LINE:
-            raise ValueError(f"line {number} has {MAX_LINE:,} characters or more")
-        if number > MAX_ROWS + 1:
-            raise ValueError(f"more than {MAX_ROWS:,} rows")
-        yield line
+def parse_log(content, json_lines):
+    """Returns the rows of a log from its bytes, with the columns of `read_log` except `log` and `seconds`."""
+    import pandas as pd
 
-
-def parse_log(lines, json_lines):
-    """Parses the lines of a log; see `read_log`."""
-    records = (json.loads(line) for line in lines if not line.isspace()) if json_lines else csv.DictReader(lines)
-    first = next(records, None)
-    if first is None:
+    chunks, count = [], 0
+    for chunk in (parse_json_lines if json_lines else parse_csv)(content.removeprefix(codecs.BOM_UTF8)):
+        chunks.append(check_rows(chunk.set_index(np.arange(count, count + len(chunk)) + 1)))
+        count += len(chunk)
+        if count > MAX_LOG_ROWS:
+            raise ValueError(f"more than {MAX_LOG_ROWS:,} rows")
+    if not count:
         raise ValueError("no rows")
-    classes = tuple(emotion for emotion in utils.EMOTIONS if emotion in first)
-    missing = [column for column in ("frame", "time_s", "track", "label") if column not in first]
+    return pd.concat(chunks, ignore_index=True)
+
+
+def parse_json_lines(content):
+    """Yields DataFrames of at most `CHUNK` rows from the bytes of a log of JSON lines."""
+    import pandas as pd
+
+    start = content.rfind(b"\n") + 1
+    if start and content[start:].strip()[-1:] not in (b"}", b""):
+        content = content[:start]  # A full disk cut the last row off.
+    lines = filter(bytes.strip, io.BytesIO(content))
+    while batch := list(itertools.islice(lines, CHUNK)):
+        yield pd.DataFrame([json.loads(line) for line in batch])
+
+
+def parse_csv(content):
+    """Yields DataFrames of at most `CHUNK` rows from the bytes of a CSV with commas, semicolons or tabs."""
+    import pandas as pd
+
+    header, separator = first_line(content), None
+    if header.startswith(b"sep="):  # A line for spreadsheets.
+        separator, content = chr(header[4]), content[len(header) :]
+        header = first_line(content)
+    separator = separator or max(",;\t", key=header.decode(errors="replace").count)
+    start = content.rfind(b"\n") + 1
+    if 0 < count_fields(content[start:], separator) < count_fields(header, separator):
+        content = content[:start]  # A full disk cut the last row off.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pd.errors.ParserWarning)  # Rows may end with a needless separator.
+        yield from pd.read_csv(
+            io.BytesIO(content), sep=separator, chunksize=CHUNK, dtype={"file": str, "label": str}, low_memory=False,
+            keep_default_na=False, na_values=[""], index_col=False, encoding_errors="replace",
+        )  # fmt: skip
+
+
+def first_line(content):
+    """Returns the first line of bytes, with its end."""
+    return io.BytesIO(content).readline()
+
+
+def count_fields(line, separator):
+    """Returns the number of fields in a line of a CSV, bytes."""
+    return len(next(csv.reader([line.decode(errors="replace")], delimiter=separator), []))
+
+
+def check_rows(chunk):
+    """Returns a part of a log with the columns of `parse_log`. The index is the number of the row, from 1.
+
+    Raises:
+        ValueError: a column is missing, or a value is not one that the demo writes.
+    """
+    import pandas as pd
+
+    classes = list_classes(chunk)
+    missing = [column for column in ("frame", "time_s", "track", "label") if column not in chunk]
     if missing or not classes:
         raise ValueError(f"no column {missing[0] if missing else utils.EMOTIONS[0]}")
-    files = {}  # Name -> number.
-    records = enumerate(itertools.chain([first], records), start=1)
-    dtype = [("frame", np.int32), ("time_s", float), ("track", np.int32), ("label", np.int8), ("file", np.int32)]
-    dtype += [("probabilities", np.float32, (len(classes),)), ("seconds", float)]
-    with np.errstate(over="ignore"):  # An overflow becomes infinity, which is refused below.
-        rows = np.fromiter((parse_record(record, row, classes, files) for row, record in records), np.dtype(dtype))
-    valid = np.isfinite(rows["time_s"]) & ((rows["probabilities"] >= 0) & (rows["probabilities"] <= 1)).all(axis=1)
-    if not valid.all():
-        raise ValueError(f"a time or probability out of range in row {valid.argmin() + 1}")
-    rows["seconds"] = frame_seconds(rows)
-    return rows, classes, list(files)
+    chunk = chunk.dropna(how="all")  # Spreadsheets may write such rows at the end.
+    numbers = pd.DataFrame({column: to_numbers(chunk[column]) for column in ("frame", "time_s", "track", *classes)})
+    no_face, whole = chunk["track"].isna() | (chunk["track"] == ""), numbers[["frame", "track"]] % 1 == 0
+    valid = {
+        "frame": whole["frame"] & (numbers["frame"].abs() < 2**31),
+        "time_s": numbers["time_s"].abs() < MAX_TIME,
+        "track": no_face | whole["track"] & numbers["track"].between(1, 2**31),
+        "label": no_face | chunk["label"].isin(LABELS[:-1]),
+    } | {emotion: no_face | numbers[emotion].between(0, 1) for emotion in classes}
+    for column, rows in valid.items():
+        if not rows.all():
+            raise ValueError(f"row {rows.idxmin()}: {column} {chunk[column][rows.idxmin()]}")
+    label = pd.Categorical(chunk["label"].mask(no_face, ""), categories=LABELS)
+    file = chunk["file"].fillna("").astype(str).str.replace(ESCAPED, "", regex=True) if "file" in chunk else ""
+    held = to_numbers(chunk["held"]).fillna(0) != 0 if "held" in chunk else False  # Older logs have no such column.
+    numbers[["track", *classes]] = numbers[["track", *classes]].mask(no_face, 0)
+    numbers = numbers.astype({"frame": int, "track": int} | dict.fromkeys(classes, np.float32))
+    return numbers.assign(label=label, file=file, held=held)
 
 
-def parse_record(record, row, classes, files):
-    """Returns the values of a row's dict in the order of the array's columns; see `read_log`."""
-    try:
-        file = files.setdefault(record.get("file"), len(files))
-        track, label, probabilities = 0, LABELS.index(""), [0.0] * len(classes)
-        if record["track"] not in ("", None):
-            track, label = int(record["track"]), LABELS.index(record["label"])
-            probabilities = [float(record[emotion]) for emotion in classes]
-        return int(record["frame"]), float(record["time_s"]), track, label, file, probabilities, 0.0
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise ValueError(f"row {row}: {error}") from error
+def list_classes(rows):
+    """Returns the emotions that are columns of a log, list of str."""
+    return [emotion for emotion in utils.EMOTIONS if emotion in rows]
+
+
+def to_numbers(column):
+    """Returns the numbers of a column as floats, with decimal points or commas; NaN for anything else."""
+    import pandas as pd
+
+    if not pd.api.types.is_numeric_dtype(column):
+        column = column.astype(str).str.replace(",", ".", regex=False)
+    return pd.to_numeric(column, errors="coerce").astype(float)
 
 
 def frame_seconds(rows):
-    """Returns how long the frame of each row was shown, seconds (N,): a file's last one as long as the one before."""
-    _, first, frame = np.unique(rows["frame"], return_index=True, return_inverse=True)
-    time_s, file = rows["time_s"][first], rows["file"][first]
-    seconds = np.clip(np.diff(time_s, append=time_s[-1]), 0, LONGEST_FRAME)
-    ends = np.append(np.diff(file) != 0, True)  # The last frame of each file.
-    seconds[ends] = 0
-    seconds[ends] = np.append(0, seconds[:-1])[ends]
-    return seconds[frame]
+    """Returns how long the frame of each row was shown, seconds (N,).
+
+    A file's last frame counts as long as the frame before it.
+    """
+    frames = rows.drop_duplicates("frame").sort_values("frame").set_index("frame")
+    seconds = -frames.groupby("file")["time_s"].diff(-1).clip(-LONGEST_FRAME, 0)
+    return rows["frame"].map(seconds.groupby(frames["file"]).ffill().fillna(0))
 
 
-def find_tracks(rows):
-    """Returns the rows of each track of a video or stream, a list of arrays, the track seen longest first."""
-    faces = rows[rows["track"] > 0]
-    faces = faces[np.lexsort((faces["frame"], faces["track"], faces["file"]))]
-    new = (np.diff(faces["track"]) != 0) | (np.diff(faces["file"]) != 0)
-    tracks = [track for track in np.split(faces, np.flatnonzero(new) + 1) if track["seconds"].any()]
-    return sorted(tracks, key=lambda track: -track["seconds"].sum())
+# Summing up -----------------------------------------------------------------------------------------------------------
+
+
+def find_seen(rows):
+    """Returns the rows of faces that were found. The emotion of a held face is that of an earlier frame."""
+    return rows[(rows["track"] > 0) & ~rows["held"]]
+
+
+def find_tracks(rows, count):
+    """Returns the tracks of videos and streams that were seen longest, list of DataFrames, and the number of all."""
+    groups = find_seen(rows).groupby(TRACK_KEY)
+    seconds = groups["seconds"].sum()
+    longest = seconds[seconds > 0].sort_values(ascending=False, kind="stable").index
+    return [groups.get_group(key).sort_values("frame") for key in longest[:count]], len(longest)
 
 
 def sum_by_label(rows, weights):
-    """Returns (label, sum of the weights (N,)) of each label that occurs, the largest sum first."""
-    sums = np.bincount(rows["label"], weights)
-    return [(LABELS[i], sums[i]) for i in sorted(np.unique(rows["label"]), key=lambda i: -sums[i])]
+    """Returns the sum of the weights (N,) of each label that occurs, a Series, the largest sum first."""
+    sums = weights.groupby(rows["label"], observed=True).sum()
+    return sums.sort_values(ascending=False, kind="stable")
 
 
-def track_name(track, files):
+def describe(rows):
+    """Returns how long the faces of these rows were seen, and each label's share of that time."""
+    seconds, total = sum_by_label(rows, rows["seconds"]), rows["seconds"].sum()
+    return ", ".join([f"{total:.1f} s", *(f"{label} {share:.0%}" for label, share in (seconds / total).items())])
+
+
+def plural(number, noun):
+    """Returns for example "1 face" or "1,200 faces"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def track_name(track, several_logs):
     """Returns the name of a track for people, from its rows."""
-    file, number = files[track["file"][0]], track["track"][0]
-    return f"{utils.printable(file)}, face {number}" if file else f"Face {number}"
+    log, file, number = track[TRACK_KEY].iloc[0]
+    places = [log] * several_logs + [utils.printable(file)] * bool(file)
+    return ", ".join([*places, f"face {number}"]) if places else f"Face {number}"
 
 
-def summarize(rows, files):
-    """Returns a text: how long each face was seen, and each emotion's share of that time. `rows`: see `read_log`."""
-    faces, tracks = rows[rows["track"] > 0], find_tracks(rows)
-    counts = f"{len(faces):,} faces in {len(np.unique(rows['frame'])):,} frames"
+def summarize(rows):
+    """Returns a text: how long each face was seen, and each label's share of that time. `rows`: see `read_log`."""
+    logs, faces, seen = rows["log"].nunique(), rows[rows["track"] > 0], find_seen(rows)
+    frames, held = len(rows[["log", "frame"]].drop_duplicates()), len(faces) - len(seen)
+    text = f"{plural(len(faces), 'face')} in {plural(frames, 'frame')}"
+    text += f" of {logs:,} logs" * (logs > 1) + f", {held:,} of them held" * (held > 0)
     if not rows["seconds"].any():  # Images.
-        labels = [f"{label} {count:.0f}" for label, count in sum_by_label(faces, np.ones(len(faces)))]
-        return f"{counts}: {', '.join(labels) or 'no face'}."
-    lines = [f"{counts}, {len(tracks):,} tracks.{' Shares of the time that each was seen:' if len(tracks) else ''}"]
-    for track in tracks[:TRACKS_LISTED]:
-        total = track["seconds"].sum()
-        shares = [f"{label} {seconds / (total or 1):.0%}" for label, seconds in sum_by_label(track, track["seconds"])]
-        lines.append(f"  {track_name(track, files)}: {total:.1f} s, {', '.join(shares)}")
-    if len(tracks) > TRACKS_LISTED:
-        lines.append(f"  and {len(tracks) - TRACKS_LISTED:,} more, seen for less time")
+        labels = [f"{label} {count}" for label, count in sum_by_label(seen, seen["track"] > 0).items()]
+        return f"{text}: {', '.join(labels) or 'no face'}."
+    tracks, number = find_tracks(rows, TRACKS_LISTED)
+    lines = [f"{text}, {plural(number, 'track')}.{' Shares of the time that each was seen:' if number else ''}"]
+    lines += [f"  All: {describe(seen)}"] * (logs > 1 and number > 0)
+    lines += [f"  {track_name(track, logs > 1)}: {describe(track)}" for track in tracks]
+    lines += [f"  and {number - len(tracks):,} more, seen for less time"] * (number > len(tracks))
     return "\n".join(lines)
 
 
+def find_intervals(rows):
+    """Returns when each face had which label without a break, a DataFrame with a row per interval.
+
+    Its columns are `track`, `label`, `start_s` and `end_s`, before them `log` if there are several, and `file` if the
+    log has such a column. Faces that are held and images are left out.
+    """
+    seen = find_seen(rows).sort_values([*TRACK_KEY, "frame"])
+    seen = seen.assign(label=seen["label"].astype(str), end_s=seen["time_s"] + seen["seconds"])
+    same = [*TRACK_KEY, "label"]
+    starts = (seen[same] != seen[same].shift()).any(axis=1) | (seen["time_s"] - seen["end_s"].shift() > MIN_GAP)
+    rows_of = seen.groupby(starts.cumsum())
+    intervals = rows_of[same].first().assign(start_s=rows_of["time_s"].first(), end_s=rows_of["end_s"].last())
+    intervals = intervals[intervals["end_s"] > intervals["start_s"]].round(3)
+    needless = [column for column, few in (("log", 2), ("file", 1)) if (rows[column].unique() != "").sum() < few]
+    return intervals.drop(columns=needless)
+
+
+def write_intervals(rows, path):
+    """Writes `find_intervals` as a CSV, for annotation tools such as ELAN."""
+    intervals = find_intervals(rows)
+    has_names = "log" in intervals or "file" in intervals
+    for column in {"log", "file"} & set(intervals):
+        intervals[column] = intervals[column].map(escape_formula)
+    try:
+        with utils.replaced(path) as new:
+            intervals.to_csv(new, index=False, encoding="utf-8-sig" if has_names else "utf-8")
+    except OSError as error:
+        raise OSError(f"{utils.printable(path)}: cannot be written ({error.strerror}). Choose another path.") from error
+
+
 def timeline_path(log):
-    """Returns the path of a log's figure."""
+    """Returns the path of the figure of a log or of a folder of logs."""
+    log = log if log.name else log.resolve()  # The folder "." has no name.
     return log.with_name(f"{log.stem}-timeline.png")
 
 
-def timeline_curves(rows, files):
-    """Returns (name, seconds (K,), probabilities (K, C)) of the tracks seen longest, by their first frame.
+def timeline_curves(rows):
+    """Returns the curves of the tracks seen longest, by their first frame, and the number of the other tracks.
 
-    Where a face comes and where it goes, all probabilities are 0.
+    A curve is (name, seconds (K,), probabilities (K, C)). Where a face comes and where it goes, all are 0.
     """
-    curves = []
-    for track in sorted(find_tracks(rows)[:TRACKS_DRAWN], key=lambda track: track["time_s"][0]):
-        ends, nothing = track["time_s"] + track["seconds"], np.zeros_like(track["probabilities"][:1])
-        shortest = max(MIN_GAP, (ends[-1] - track["time_s"][0]) / POINTS_DRAWN)
-        gaps = np.flatnonzero(track["time_s"][1:] - ends[:-1] > shortest) + 1
-        seconds, probabilities = [], []
-        for stay, end in zip(np.split(track, gaps), [*ends[gaps - 1], ends[-1]], strict=True):
-            drawn = stay[:: len(track) // POINTS_DRAWN + 1]
-            seconds += [drawn["time_s"][:1], drawn["time_s"], [end, end]]  # The last frame is shown until the next one.
-            probabilities += [nothing, drawn["probabilities"], stay["probabilities"][-1:], nothing]
-        curves.append((track_name(track, files), np.concatenate(seconds), np.concatenate(probabilities)))
-    return curves
+    (tracks, number), curves, classes = find_tracks(rows, TRACKS_DRAWN), [], list_classes(rows)
+    for track in sorted(tracks, key=lambda track: track["time_s"].iloc[0]):
+        time_s, probabilities = track["time_s"].to_numpy(), track[classes].to_numpy()
+        ends = time_s + track["seconds"].to_numpy()
+        shortest = max(MIN_GAP, (ends[-1] - time_s[0]) / POINTS_DRAWN)
+        gaps = np.flatnonzero(time_s[1:] - ends[:-1] > shortest) + 1
+        curve = [], []
+        for first, last in zip([0, *gaps], [*gaps, len(track)], strict=True):
+            drawn, nothing = slice(first, last, len(track) // POINTS_DRAWN + 1), np.zeros((1, len(classes)))
+            curve[0].extend([time_s[first], *time_s[drawn], *[ends[last - 1]] * 2])  # Shown until the next frame.
+            curve[1].extend([nothing, probabilities[drawn], probabilities[last - 1 : last], nothing])
+        name = track_name(track, rows["log"].nunique() > 1)
+        curves.append((name, np.array(curve[0]), np.concatenate(curve[1])))
+    return curves, number - len(curves)
 
 
-def report(path):
-    """Returns the summary of a log. Draws its timeline, unless it is a log of images or has no face.
-
-    Raises:
-        OSError, ValueError: the log cannot be read.
-    """
-    rows, classes, files = read_log(path)
-    summary, curves = summarize(rows, files), timeline_curves(rows, files)
-    figure = timeline_path(path)
+def draw_timeline(rows, path, command):
+    """Draws the curves into a file, unless there are none. Returns a line that says so, or why it cannot be drawn."""
+    name = utils.printable(path)
     try:
-        figure.unlink(missing_ok=True)  # Of a former log with this name.
+        path.unlink(missing_ok=True)  # A former log with this name may have left it.
+        curves, others = timeline_curves(rows)
         if not curves:
-            return summary
+            return None
         import plots  # Matplotlib, which the demo does without.
 
-        with utils.replaced(figure) as new:
-            plots.timeline(curves, classes, new)
-    except ImportError:
-        command = f"python emotion_log.py {utils.printable(path)}"
-        return f"{summary}\nFor a figure of the log: pip install matplotlib seaborn, then {command}"
-    except OSError as error:
-        return f"{summary}\n{utils.printable(figure)}: cannot be written ({error.strerror})."
-    return f"{summary}\nDrew {utils.printable(figure)}."
+        with utils.replaced(path) as new:
+            plots.timeline(curves, list_classes(rows), others, new)
+    except ModuleNotFoundError:
+        return f"For a timeline: pip install matplotlib seaborn, then {command}"
+    except (ImportError, MemoryError, OSError) as error:  # The first one too if there is too little memory.
+        reason = getattr(error, "strerror", None) or utils.shorten(error) or "too little memory"
+        return f"{name}: cannot be drawn ({reason}). Try again: {command}"
+    return f"Drew {name}."
+
+
+# Script ---------------------------------------------------------------------------------------------------------------
+
+
+def read_logs(paths):
+    """Reads logs and all logs of folders as one DataFrame; see `read_log`. Other files of a folder are skipped.
+
+    Raises:
+        OSError, ValueError: a log cannot be read, a folder has none, or pandas is missing.
+    """
+    try:
+        import pandas as pd
+    except ImportError as error:
+        command = f"pip install pandas matplotlib seaborn, then {command_for(paths)}"
+        raise ValueError(f"pandas is missing ({utils.shorten(error)}). For a summary: {command}") from error
+    logs = []
+    for path in paths:
+        in_folder = path.is_dir()
+        for file in sorted(find_logs(path)) if in_folder else [path]:
+            try:
+                logs.append(read_log(file))
+            except ValueError as error:
+                if not in_folder:
+                    raise
+                print(f"Skipped {error}", flush=True)
+    if not logs:
+        raise ValueError(f"{utils.printable(paths[0])}: no logs. Name a log of webcam_demo.py, or a folder of logs.")
+    rows = pd.concat(logs, ignore_index=True)
+    return rows.fillna(dict.fromkeys(utils.EMOTIONS, 0))  # The models of two logs may have different classes.
+
+
+def command_for(paths):
+    """Returns the command that sums these logs up."""
+    return f"python emotion_log.py {' '.join(map(utils.printable, paths))}"
+
+
+def find_logs(folder):
+    """Yields the files of a folder and its subfolders that may be logs by their names."""
+    for file in folder.rglob("[!.]*"):
+        if file.suffix.lower() in SUFFIXES and file.is_file():
+            yield file
+
+
+def report(paths, intervals=None):
+    """Returns the summary of logs and folders of logs. Draws the timeline if there is one path.
+
+    Args:
+        paths: list of Path.
+        intervals: Path of a CSV to write with `write_intervals`, or None.
+
+    Raises:
+        OSError, ValueError: a log cannot be read, or the intervals cannot be written.
+    """
+    rows = read_logs(paths)
+    lines = [summarize(rows)]
+    if intervals:
+        write_intervals(rows, intervals)
+        lines.append(f"Wrote {utils.printable(intervals)}.")
+    if len(paths) == 1:
+        lines.append(draw_timeline(rows, timeline_path(paths[0]), command_for(paths)))
+    return "\n".join(filter(None, lines))
 
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("log", type=cli.path, help="log of webcam_demo.py, .csv or .jsonl")
-    return parser.parse_args(argv)
+    parser.add_argument("logs", nargs="+", metavar="LOG", type=cli.path, help="log (.csv, .jsonl), or folder of logs")
+    parser.add_argument("--intervals", metavar="CSV", type=cli.path, help="write track, label, start_s, end_s")
+    args = parser.parse_args(argv)
+    if args.intervals and (args.intervals.suffix.lower() != ".csv" or args.intervals in args.logs):
+        parser.error(f"--intervals must be another file and end in .csv, but it is {utils.printable(args.intervals)}.")
+    return args
 
 
 def main(argv=None):
     args = parse_args(argv)
-    return cli.run_script("emotion_log.py", lambda: print(report(args.log)))
+    return cli.run_script("emotion_log.py", lambda: print(report(args.logs, args.intervals)))
 
 
 if __name__ == "__main__":

@@ -11,22 +11,29 @@ Scores model.tflite, the file that the demo runs. Prints a report and writes it,
 import contextlib
 import json
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
 
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports at once. `cli.run_script` handles it later.
+
 import numpy as np
 import pandas as pd
+import scipy.stats
 import tqdm
 from sklearn import metrics
 
 import cli
+import fer2013
 import plots
 import utils
 
 SPLIT_PARTS = {"test": ("test",), "val": ("val",), "both": ("val", "test")}
-SPLIT_NAMES = {split: " and ".join(utils.SPLITS[part] for part in parts) for split, parts in SPLIT_PARTS.items()}
+SPLIT_NAMES = {split: " and ".join(fer2013.SPLITS[part] for part in parts) for split, parts in SPLIT_PARTS.items()}
 FACES_PER_STEP = 256  # Step of the progress bar.
+MIN_CONFIDENCES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # Values of the demo's --min-confidence that are compared.
 MAX_EPOCHS = 10_000  # Rows of a history.csv that are read.
 FILES = (
     "metrics.json", "classification_report.txt", "confusion_matrix.png", "consensus_matrix.png", "roc.png",
@@ -34,8 +41,8 @@ FILES = (
 )  # fmt: skip
 
 
-def load_faces(data, votes, split, num_classes):
-    """Loads the faces to score.
+def select_faces(data, votes, split, num_classes):
+    """Selects the faces to score from a `fer2013.Dataset` and its `Votes`, or None.
 
     Returns:
         faces: uint8 (N, 48, 48, 1).
@@ -43,14 +50,14 @@ def load_faces(data, votes, split, num_classes):
         truths: dict of "labels" and, with votes, "consensus" to int (N,), -1 for a face without one.
     """
     parts = SPLIT_PARTS[split]
-    loaded = list(zip(*(utils.load_fer2013(data, part, num_classes) for part in parts), strict=True))
+    loaded = list(zip(*(data.select(part, num_classes) for part in parts), strict=True))
     faces, labels = (np.concatenate(arrays) for arrays in loaded)
     names = np.repeat(parts, list(map(len, loaded[1])))
     if not votes:
         return faces, names, {"labels": labels}
-    consensus = np.concatenate([utils.load_votes(votes, data, part, num_classes)[2] for part in parts])
+    consensus = np.concatenate([votes.select(part, num_classes)[2] for part in parts])
     if (consensus < 0).all():
-        raise ValueError(f"{utils.printable(votes)}: no face of {SPLIT_NAMES[split]} has a consensus. Omit --votes.")
+        raise ValueError(f"The votes have a consensus on no face of {SPLIT_NAMES[split]}. Omit --votes.")
     return faces, names, {"labels": labels, "consensus": consensus}
 
 
@@ -79,9 +86,10 @@ def run_network(model, faces):
         predictions: dict of head, and "demo", to probabilities, float32 (N, C).
     """
     steps = [faces[start : start + FACES_PER_STEP] for start in range(0, len(faces), FACES_PER_STEP)]
-    steps = [model.logits(step) for step in tqdm.tqdm(steps, unit_scale=FACES_PER_STEP, unit=" faces", disable=None)]
+    with tqdm.tqdm(steps, unit_scale=FACES_PER_STEP, unit=" faces", disable=None) as bar:  # Ends its line on Ctrl-C.
+        steps = [model.logits(step) for step in bar]
     logits = {head: np.concatenate([step[head] for step in steps]) for head in model.heads}
-    predictions = {head: model.probabilities({head: logits[head]}) for head in model.heads}
+    predictions = {head: model.probabilities(logits, head) for head in model.heads}
     return logits, predictions | {"demo": model.probabilities(logits)}
 
 
@@ -92,8 +100,9 @@ def measure(labels, probabilities, classes):
         labels: int (N,), N at least 1.
         probabilities: float (N, C), rows sum to 1.
     """
-    summary = summarise(labels, probabilities)
-    probabilities = probabilities / probabilities.sum(axis=1, keepdims=True, dtype=float)  # To double precision's 1.
+    summary = summarize(labels, probabilities)
+    # Renormalize: float32 rows miss 1 by more than scikit-learn tolerates.
+    probabilities = probabilities / probabilities.sum(axis=1, keepdims=True, dtype=float)
     predicted, indices = probabilities.argmax(axis=1), range(len(classes))
     columns = metrics.precision_recall_fscore_support(labels, predicted, labels=indices, zero_division=0)
     table = pd.DataFrame(np.transpose(columns), classes, ["precision", "recall", "f1", "support"])
@@ -101,7 +110,6 @@ def measure(labels, probabilities, classes):
     aucs = table["auc"].dropna()
     return summary | {
         "macro_f1": table["f1"].mean(),
-        "balanced_accuracy": table["recall"][table["support"] > 0].mean(),
         "majority_baseline": table["support"].max() / len(labels),
         "log_loss": metrics.log_loss(labels, probabilities, labels=indices),
         "auc_macro": aucs.mean() if len(aucs) else None,
@@ -110,13 +118,15 @@ def measure(labels, probabilities, classes):
     }
 
 
-def summarise(labels, probabilities):
-    """Computes the accuracy with its 95 % interval, and the calibration error."""
-    accuracy = float(np.mean(probabilities.argmax(axis=1) == labels))
+def summarize(labels, probabilities):
+    """Computes the accuracy with its 95 % interval (Wilson, 1927), the mean recall, and the calibration error."""
+    right = probabilities.argmax(axis=1) == labels
+    interval = scipy.stats.binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
     return {
         "rows": len(labels),
-        "accuracy": accuracy,
-        "accuracy_ci95": wilson_interval(accuracy, len(labels)),
+        "accuracy": float(right.mean()),
+        "accuracy_ci95": [float(limit) for limit in interval],
+        "balanced_accuracy": utils.mean_recall(probabilities, labels),
         "ece": utils.expected_calibration_error(probabilities, labels),
     }
 
@@ -126,45 +136,50 @@ def area_under_curve(is_class, scores):
     return metrics.roc_auc_score(is_class, scores) if 0 < is_class.sum() < len(is_class) else None
 
 
-def wilson_interval(accuracy, count):
-    """Returns the 95 % confidence interval [low, high] of a proportion (Wilson, 1927)."""
-    z = 1.96
-    center = (accuracy + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z / (1 + z**2 / count) * np.sqrt(accuracy * (1 - accuracy) / count + z**2 / (4 * count**2))
-    return [float(center - half), float(center + half)]
-
-
 def measure_unseen(data, faces, labels, probabilities):
-    """Computes the accuracy without exact copies of Training's faces; None where it is not known."""
+    """Computes the accuracy on faces, uint8 (N, 48, 48, 1), that Training lacks; None where it is not known."""
     try:
-        trained_on, _ = utils.load_fer2013(data, "train", probabilities.shape[1])
+        trained_on, _ = data.select("train", probabilities.shape[1])
     except ValueError:  # A data set may hold only the faces to score.
         return {"rows_also_in_training": None, "accuracy_unseen": None}
-    copies = utils.find_copies(faces, trained_on)
+    copies = fer2013.find_copies(faces, trained_on)
     correct = (probabilities.argmax(axis=1) == labels)[~copies]
     unseen = float(correct.mean()) if len(correct) else None
     return {"rows_also_in_training": int(copies.sum()), "accuracy_unseen": unseen}
 
 
 def measure_split(chosen, truths, predictions):
-    """Computes accuracy and calibration error of each head and of the demo, against each truth of `load_faces`.
-
-    Args:
-        chosen: bool (N,), the faces of the split.
-    """
+    """Computes `summarize` for each head and the demo against each truth on the chosen faces, bool (N,)."""
     result = {head: {} for head in predictions}
     for truth, values in truths.items():
         rows = chosen & (values >= 0)
         if not rows.any():  # No face of the split has a consensus.
             continue
         for head, probabilities in predictions.items():
-            result[head][truth] = summarise(values[rows], probabilities[rows])
+            result[head][truth] = summarize(values[rows], probabilities[rows])
+        if truth == "consensus":
+            result["min_confidence"] = measure_shown(values[chosen], predictions["demo"][chosen])
+    return result
+
+
+def measure_shown(consensus, probabilities):
+    """Computes, for each of `MIN_CONFIDENCES`, the share of uncertain faces and the accuracy of the others.
+
+    Args:
+        consensus: int (N,), -1 for a face without one, which does not count in the accuracy.
+    """
+    right, confidence = probabilities.argmax(axis=1) == consensus, probabilities.max(axis=1)
+    result = {}
+    for lowest in MIN_CONFIDENCES:
+        shown = right[(confidence >= lowest) & (consensus >= 0)]
+        accuracy = float(shown.mean()) if len(shown) else None
+        result[str(lowest)] = {"uncertain": float(np.mean(confidence < lowest)), "accuracy": accuracy}
     return result
 
 
 def warn(data, result):
-    """Prints a line for each sign that the data is not FER2013, or that data and model do not fit."""
-    lines = utils.data_warnings(data)
+    """Prints the warnings of a `fer2013.Dataset`, and one if the accuracy says that data and model do not fit."""
+    lines = data.warnings()
     if result["accuracy"] < result["majority_baseline"]:
         lines.append(
             f"accuracy {result['accuracy']:.4f} is under that of always predicting the most frequent class "
@@ -174,7 +189,7 @@ def warn(data, result):
         print(f"Warning: {line}", file=sys.stderr)
 
 
-def format_report(labels, predicted, result, classes):
+def format_report(labels, predicted, result, classes, tau):
     """Returns the classification report, with lines on accuracy, copies and consensus."""
     lines = [f"{SPLIT_NAMES[result['split']]}, {format_accuracy(result)}"]
     if result["rows_also_in_training"]:
@@ -188,20 +203,22 @@ def format_report(labels, predicted, result, classes):
         named = zip(classes, np.sum(section["confusion_matrix"], axis=0), strict=True)
         agreement = [f"{name} {section['per_class'][name]['precision']:.0%}" for name, count in named if count]
         lines += [f"Consensus of ten people, {format_accuracy(section)}"]
+        lines += [f"The demo's bias (tau {tau:.2f}) is in these numbers, not in those above."]
         lines += [f"How often people agree with the emotion that the demo names: {', '.join(agreement)}.", ""]
     return "\n".join(lines)
 
 
 def format_accuracy(result):
-    """Returns the accuracy of a section of `metrics.json` in words."""
+    """Returns the accuracy and the mean recall of a section of `metrics.json` in words."""
     low, high = result["accuracy_ci95"]
     interval = f"95 % interval {low:.4f} to {high:.4f}"
     baseline = f"the most frequent class: {result['majority_baseline']:.4f}"
-    return f"{result['rows']:,} faces: accuracy {result['accuracy']:.4f} ({interval}; {baseline})"
+    recall = f"mean recall {result['balanced_accuracy']:.4f}"
+    return f"{result['rows']:,} faces: accuracy {result['accuracy']:.4f} ({interval}; {baseline}), {recall}"
 
 
 def draw_predictions(folder, truths, predictions, result, classes):
-    """Draws the confusion matrices and the ROC curves."""
+    """Draws the confusion matrices and the ROC curves of `predictions`, dict of head to probabilities, float (N, C)."""
     name, axes = SPLIT_NAMES[result["split"]], ("Label", "Prediction of the labels head")
     title = f"{name}: {result['rows']:,} faces"
     plots.confusion_matrix(result["confusion_matrix"], classes, *axes, title, folder / "confusion_matrix.png")
@@ -219,7 +236,7 @@ def draw_predictions(folder, truths, predictions, result, classes):
 
 
 def draw_calibration(folder, truths, logits, predictions):
-    """Draws confidence against accuracy, for the labels and for the consensus."""
+    """Draws confidence against accuracy for the labels and the consensus, from what `run_network` returns."""
     heads = {head: {"Before": utils.softmax(logits[head]), "After": predictions[head]} for head in logits}
     panels = [("Labels head against the labels", truths["labels"], heads["labels"])]
     if "consensus" in truths:
@@ -229,7 +246,7 @@ def draw_calibration(folder, truths, logits, predictions):
 
 
 def draw_mistakes(folder, faces, truths, probabilities, classes):
-    """Draws the demo's most confident mistakes, judged by the consensus if there is one, else by the labels."""
+    """Draws the faces, uint8 (N, 48, 48, 1), of the demo's most confident mistakes, by the consensus or the labels."""
     source, truth = ("People", truths["consensus"]) if "consensus" in truths else ("Label", truths["labels"])
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero((predicted != truth) & (truth >= 0))
@@ -239,7 +256,7 @@ def draw_mistakes(folder, faces, truths, probabilities, classes):
 
 
 def draw_model(folder, history, description, model_dir):
-    """Draws the history of the training, if there is one, and the layers."""
+    """Draws the history of the training, if there is one, and the layers of a description from `model.json`."""
     for quantity in ("accuracy", "loss") if history else ():
         best_epoch = description["training"].get("best_epoch")
         plots.history(history, quantity, description["heads"], best_epoch, folder / f"{quantity}.png")
@@ -275,7 +292,10 @@ def evaluate(data, votes, model_dir, split, output_dir):
         raise ValueError(f"{utils.printable(output_dir)}: not a folder. Choose another --output-dir.")
     model = utils.load_emotion_model(model_dir)
     history, classes = read_history(model_dir / "history.csv", model.heads), model.classes
-    faces, parts, truths = load_faces(data, votes, split, len(classes))
+    print(f"Reading {utils.printable(data)}.", flush=True)
+    data = fer2013.read(data)
+    votes = data.read_votes(votes) if votes else None
+    faces, parts, truths = select_faces(data, votes, split, len(classes))
     logits, predictions = run_network(model, faces)
     labels = truths["labels"]
     result = {"split": split} | measure(labels, predictions["labels"], classes)
@@ -285,7 +305,8 @@ def evaluate(data, votes, model_dir, split, output_dir):
         result["consensus"] = measure(truths["consensus"][rows], predictions["demo"][rows], classes)
     result["splits"] = {part: measure_split(part == parts, truths, predictions) for part in SPLIT_PARTS[split]}
     warn(data, result)
-    report = format_report(labels, predictions["labels"].argmax(axis=1), result, classes)
+    tau = model.description["training"].get("tau", 0)
+    report = format_report(labels, predictions["labels"].argmax(axis=1), result, classes, tau)
     with replaced_files(output_dir) as folder:
         draw_predictions(folder, truths, predictions, result, classes)
         draw_calibration(folder, truths, logits, predictions)
@@ -299,13 +320,13 @@ def evaluate(data, votes, model_dir, split, output_dir):
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     path = cli.path
-    parser.add_argument("--data", type=path, default=utils.DEFAULT_DATA, help="data set (default: data/fer2013.csv)")
+    parser.add_argument("--data", type=path, default=fer2013.DEFAULT_DATA, help="data set (default: data/fer2013.csv)")
     parser.add_argument("--votes", type=path, help="fer2013new.csv of FER+ (default: none)")
     parser.add_argument("--model", type=path, default=utils.DEFAULT_MODEL, help="folder (default: models/emotions-5)")
     parser.add_argument("--split", choices=SPLIT_NAMES, default="test", help="faces to score (default: test)")
-    parser.add_argument("--output-dir", type=path, help="results (default: figures/<model folder's name>)")
+    parser.add_argument("--output-dir", type=path, help="results (default: output/<model folder's name>)")
     args = parser.parse_args(argv)
-    args.output_dir = args.output_dir or utils.ROOT / "figures" / os.path.basename(os.path.abspath(args.model))
+    args.output_dir = args.output_dir or utils.ROOT / "output" / os.path.basename(os.path.abspath(args.model))
     return args
 
 

@@ -1,6 +1,6 @@
 """Every figure that a script draws, from ready numbers; the only importer of Matplotlib and seaborn.
 
-Each function draws one figure into a file and closes it. Classes keep their order and the colours of `utils`. Sizes
+Each function draws one figure into a file and closes it. Classes keep their order and the colors of `utils`. Sizes
 are chosen for the README, which shows a figure about 830 pixels wide, or two next to each other.
 """
 
@@ -24,8 +24,9 @@ SERIES_COLORS = ("#d55e00", "#0072b2", "#009e73")
 HEAD_COLORS = dict(zip(utils.HEADS, SERIES_COLORS, strict=False))
 CALIBRATION_COLORS = {"Before": "#e69f00", "After": "#0072b2", "Demo": "#333333"}  # Before and after the temperature.
 LAYER_COLORS = {"Conv2D": "#9ad0f0", "MaxPooling2D": "#f0c266", "Add": "#e0b3cc", "Dense": "#80ccb5"}
+LONGEST_SECONDS = 300  # A longer timeline is in minutes.
 OTHER_LAYER_COLOR = "#e8e8e8"
-MERGED_LAYERS = {"BatchNormalization": "batch norm", "ReLU": "ReLU"}  # Share a box with the layer before.
+MERGED_LAYERS = {"BatchNormalization": "batch norm", "ReLU": "ReLU"}  # Are drawn in the layer before.
 
 
 def save(figure, path):
@@ -146,61 +147,77 @@ def history(epochs, quantity, heads, best_epoch, path):
 
 def architecture(layers, title, path):
     """Draws the layers, dicts as in `model.json`, in a column for each image size, with residual connections."""
-    boxes = merge_layers(layers)
-    columns = [list(group) for _, group in itertools.groupby(boxes, key=lambda box: box["shape"][:-1])]
+    groups = merge_layers(layers)
+    columns = [list(column) for _, column in itertools.groupby(groups, key=lambda group: group["shape"][:-1])]
     rows, places = max(map(len, columns)), {}
-    for column, group in enumerate(columns):
-        for row, box in enumerate(group):
-            places |= dict.fromkeys(box["names"], (column, row))
+    for x, column in enumerate(columns):
+        for y, group in enumerate(column):
+            places |= dict.fromkeys(group["names"], (x, y))
     outputs = set(places) - {source for layer in layers for source in layer["sources"]}
     figure, ax = plt.subplots(figsize=(2 * len(columns), 0.55 * rows + 0.6), layout="constrained")
-    for box in boxes:
-        draw_box(ax, box, places, is_output=box["names"][-1] in outputs)
+    for group in groups:
+        draw_layer(ax, group, places, is_output=group["names"][-1] in outputs)
     ax.set(xlim=(-0.55, len(columns) - 0.45), ylim=(rows - 0.4, -0.6), title=f"{title}; columns follow each other")
     ax.axis("off")
     save(figure, path)
 
 
 def merge_layers(layers):
-    """Returns the boxes of the architecture: layers, with `MERGED_LAYERS` in the box of the layer before."""
-    boxes = []
+    """Returns the layers that are drawn, each with the `MERGED_LAYERS` after it: dicts with `names` and `merged`."""
+    groups = []
     for layer in layers:
-        if layer["kind"] in MERGED_LAYERS and boxes and layer["sources"] == boxes[-1]["names"][-1:]:
-            boxes[-1]["names"].append(layer["name"])
-            boxes[-1]["merged"] += f"{MERGED_LAYERS[layer['kind']]}, "
+        if layer["kind"] in MERGED_LAYERS and groups and layer["sources"] == groups[-1]["names"][-1:]:
+            groups[-1]["names"].append(layer["name"])
+            groups[-1]["merged"] += f"{MERGED_LAYERS[layer['kind']]}, "
         else:
-            boxes.append({**layer, "names": [layer["name"]], "merged": ""})
-    return boxes
+            groups.append({**layer, "names": [layer["name"]], "merged": ""})
+    return groups
 
 
-def draw_box(ax, box, places, is_output):
-    """Draws a box and, along the left edge of the column, the residual connection that ends in it."""
-    (column, row), color = places[box["names"][0]], LAYER_COLORS.get(box["kind"], OTHER_LAYER_COLOR)
-    ax.add_patch(plt.Rectangle((column - 0.44, row - 0.41), 0.88, 0.82, facecolor=color, edgecolor="white"))
-    text = f"{box['text']}: {box['names'][0]}" if is_output else box["text"]
-    ax.text(column, row - 0.14, text, ha="center", va="center", fontsize=9)
-    shape = box["merged"] + "×".join(map(str, box["shape"]))
-    ax.text(column, row + 0.2, shape, ha="center", va="center", fontsize=7.5)
-    if box["kind"] == "Add":
-        left, top, bottom = column - 0.44, places[box["sources"][0]][1] + 0.15, row - 0.15
+def draw_layer(ax, group, places, is_output):
+    """Draws a layer and, along the left edge of the column, the residual connection that ends in it.
+
+    Args:
+        group: from `merge_layers`.
+        places: dict of a layer's name to its column and row.
+    """
+    (x, y), color = places[group["names"][0]], LAYER_COLORS.get(group["kind"], OTHER_LAYER_COLOR)
+    ax.add_patch(plt.Rectangle((x - 0.44, y - 0.41), 0.88, 0.82, facecolor=color, edgecolor="white"))
+    text = f"{group['text']}: {group['names'][0]}" if is_output else group["text"]
+    ax.text(x, y - 0.14, text, ha="center", va="center", fontsize=9)
+    shape = group["merged"] + "×".join(map(str, group["shape"]))
+    ax.text(x, y + 0.2, shape, ha="center", va="center", fontsize=7.5)
+    if group["kind"] == "Add":
+        left, top, bottom = x - 0.44, places[group["sources"][0]][1] + 0.15, y - 0.15
         ax.plot([left, left - 0.05, left - 0.05, left], [top, top, bottom, bottom], color="#a0456f", linewidth=1.5)
 
 
-def timeline(curves, classes, path):
-    """Draws the probabilities of each track over time, stacked.
+def timeline(curves, classes, others, path):
+    """Draws the probabilities of each track over time, stacked. The background shows where a face is not seen.
 
     Args:
         curves: list of (name, seconds (K,), probabilities (K, C)), at most six.
+        classes: the C emotions.
+        others: number of tracks that are left out.
     """
     figure, axes = plt.subplots(
-        len(curves), figsize=(8, 1.2 + 1.3 * len(curves)), sharex=True, squeeze=False, layout="constrained"
+        len(curves), figsize=(8, 1.3 + 1.1 * len(curves)), sharex=True, squeeze=False, layout="constrained"
     )
-    for ax, (name, seconds, probabilities) in zip(axes[:, 0], curves, strict=True):
-        ax.stackplot(seconds, probabilities.T, labels=classes, colors=[COLORS[emotion] for emotion in classes])
-        title = name.replace("$", r"\$")  # Matplotlib reads text between dollar signs as math.
-        ax.set(ylim=(0, 1), yticks=(0, 0.5, 1), ylabel="Probability", xmargin=0.01)
-        ax.set_title(title, loc="left", fontsize="medium")
+    start = min(0, *(seconds[0] for _, seconds, _ in curves))
+    end = max(seconds[-1] for _, seconds, _ in curves)
+    unit, name = (60, "minutes") if end > LONGEST_SECONDS else (1, "seconds")
+    for ax, (title, seconds, probabilities) in zip(axes[:, 0], curves, strict=True):
+        colors = [COLORS[emotion] for emotion in classes]
+        ax.stackplot(seconds / unit, probabilities.T, labels=classes, colors=colors, linewidth=0)
+        ax.set(ylim=(0, 1), yticks=(0, 0.5, 1), xlim=(start / unit, end / unit), facecolor="#f2f2f2")
+        ax.set_title(title.replace("$", r"\$"), loc="left", fontsize="medium")  # Between dollar signs it would be math.
+        ax.spines[:].set_visible(False)
+        ax.tick_params(length=0)
     legend = axes[0, 0].get_legend_handles_labels()
     figure.legend(*legend, loc="outside upper center", ncols=len(classes), frameon=False, handlelength=1)
-    axes[-1, 0].set_xlabel("Time (s)")
+    axes[-1, 0].set_xlabel(f"Time ({name})")
+    figure.supylabel("Probability", fontsize="medium")
+    if others:
+        text = f"{others} more face{'s were' if others > 1 else ' was'} seen for less time."
+        figure.supxlabel(text, x=0.99, ha="right", fontsize="small", color="gray")
     save(figure, path)

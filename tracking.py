@@ -1,8 +1,9 @@
 """Faces over time: found fast, kept through misses, their probabilities averaged; used by webcam_demo.py.
 
 The cascade needs 33 ms to scan a frame of 640x360 pixels, so each frame is scanned only in part. A known face is
-searched for near its expected place, at about its size, which takes 1 ms. A scan proposes many places. A second cascade
-confirms the frontal faces among them. A profile has to be found in several frames.
+searched for near its expected place, at about its size, which takes 1 ms. Now and then it is searched for carefully:
+more detections have to agree, and an upright face wins over a tilted one. A candidate from the scan counts as a face
+once a second cascade confirms it. A profile has to be found in several frames.
 """
 
 import itertools
@@ -16,40 +17,52 @@ import utils
 
 # The scan. At scale 1 the frame has 360 lines; each further scale is smaller by SCALE_STEP.
 SCAN_LINES = 360  # of the shorter side; a smaller frame is scanned as it is
-LONGEST_SIDE = 32_000  # pixels; OpenCV cannot rotate a longer image
-WINDOW, SIZE_STEP = 24, 1.2  # pixels of the smallest face that the cascades find; one scale covers two sizes
-LARGEST = 29  # pixels of the largest face looked for at one scale: WINDOW * SIZE_STEP
+SIZE_STEP = 1.2  # one scale covers two sizes
+MIN_SIZE = 24  # pixels of the smallest face that the cascades find
+MAX_SIZE = 29  # pixels of the largest face looked for at one scale: MIN_SIZE * SIZE_STEP
 SCALE_STEP = SIZE_STEP**2
 STRIDE = 4  # The cascades look at every second column of every second row.
 SIDE_SCALE = 2  # Tilted heads and profiles are scanned for from this scale on: small faces cost too much.
-# A scale is scanned in strips of this many windows, about 2 ms each. Preparing a strip costs as much as STRIP_COST
-# windows. A frame's budget is one strip if a face is shown, because following it takes time too; otherwise four.
-STRIP_WINDOWS, STRIP_COST = 8_000, 1_500
-BUDGET, BUDGET_NOBODY = 8_000, 36_000
+PADDED_SCALE = 4  # From this scale on, the edge is repeated around the frame to find large faces that it cuts off.
+PADDING = 0.2  # of the shorter side
+OTHER_STRIPS = 8  # between two scans for upright faces of at least a seventh of the frame, which are cheap
+# A strip holds about STRIP_WINDOWS detection windows (2 ms) and has a fixed overhead of STRIP_COST. While a face is
+# shown a frame scans one strip, because following it takes time too. Otherwise it scans four.
+STRIP_WINDOWS = 8_000
+STRIP_COST = 1_500
+BUDGET = 8_000  # windows
+IDLE_BUDGET = 36_000
 
 # Known faces.
-KNOWN_WIDTH, KNOWN_SIZES, KNOWN_NEIGHBORS = 48, (0.8, 1.25), 2  # see utils.search_face; a profile needs its defaults
+KNOWN_SIZES = (0.75, 1.25)  # the smallest and the largest face, in widths of the box; see utils.search_face
+KNOWN_STEP = 1.2  # ratio of successive sizes
+KNOWN_NEIGHBORS = 2  # detections that have to agree
 KNOWN_PROFILE_NEIGHBORS = 3
-TILT, MAX_TILT = 25, 50  # degrees: step and limit of a lost face's search; the cascade tolerates 15 by itself
-HOLD = 0.8  # seconds that a face is shown while missed, if the image there looks like it
+CHECK_INTERVAL = 0.2  # seconds between careful searches for an upright face; a tilted one is checked in every frame
+CHECK_SIZES = (0.6, 1.35)  # A box at a wrong angle may have become too large.
+WIDER = 1.8  # factor by which the surroundings of a face that is missed are enlarged
+MAX_UNCHECKED = 1.0  # seconds that a frontal face is followed although the careful searches miss it
+TILT = 25  # degrees: step of a lost face's search; the cascade tolerates 15 by itself
+MAX_TILT = 50  # degrees
+MAX_GROWTH = 3  # factor per second by which a face grows or shrinks, as when a head comes near
+HOLD = 0.3  # seconds that a face is shown while missed, if the image there looks like it
 MEMORY = 1.2  # seconds that a lost face is searched for where it should be
 LOST_PEOPLE = 20  # faces whose thumbnails are kept after that
 POSITION_GAIN, VELOCITY_GAIN = 0.6, 0.15  # of the alpha-beta filter that smooths a face's path
 SMOOTHING = 0.4  # seconds: time constant of the average over a face's probabilities
 CUT = 25  # gray levels: mean change of a 32x18 thumbnail that makes a frame the first of another scene
 
-# New faces.
-NEW_NEIGHBORS, NEW_PROFILE_NEIGHBORS = 5, 7  # detections that have to agree
-# Detections of the confirming cascade, summed over frames. A face has about 20 in one frame, anything else rarely 10.
-SHOWN_EVIDENCE, TRUSTED_EVIDENCE = 10, 30
-MAX_FAILURES = 3  # confirmations in a row that fail before a new face is forgotten: a head may be tilting
+# New faces. Their evidence is the sum of `utils.confirm_face` over the frames.
+SHOWN_EVIDENCE = 30  # A face has about 100 in one frame, a dark or blurred one 30.
+TRUSTED_EVIDENCE = 200  # The face is not confirmed any more.
+MAX_REFUSALS = 3  # confirmations in a row that fail before a new face is forgotten: a head may be tilting
 MIN_HITS = 3  # frames in which a tilted face or a profile must be found before it is shown
 
-# Correlations of two thumbnails, -1..1.
+# Similarity of two thumbnails: correlation, -1..1.
 THUMBNAIL = 24  # pixels
-ALIKE_HELD = 0.6  # A held face's place looks like the face.
-ALIKE_TILTED = 0.4  # What is found at another angle is still this face.
-ALIKE_PERSON = 0.8  # A new face is a person who was lost.
+HELD_SIMILARITY = 0.6  # A held face's place looks like the face.
+SAME_SIMILARITY = 0.4  # What is found at another angle, or farther away, is still this face.
+PERSON_SIMILARITY = 0.8  # A new face is a person who was lost.
 MIN_CONTRAST = 1  # gray level: standard deviation of a thumbnail, below which it is plain and matches nothing
 HELD_CONTRAST = 0.5  # least contrast of a held face's place, as a share of the face's
 
@@ -64,6 +77,11 @@ class View(NamedTuple):
     def cascade(self, detector):
         """Returns the cascade that finds heads of this view."""
         return detector.profile if self.profile else detector.frontal
+
+    @property
+    def tone(self):
+        """The gray levels in which the cascade is best, see `utils.search_face`."""
+        return None if self.profile else utils.TONE
 
 
 UPRIGHT, PROFILES = View(), (View(profile=True), View(profile=True, flipped=True))
@@ -80,10 +98,12 @@ class Track:
     seen: float  # seconds: when the face was last found
     time: float  # seconds: of `box`, later than `seen` while the face is held or lost
     track_id: int = 0  # from 1, given when the face is first shown
+    checked: float = 0.0  # seconds: when a careful search last found the face
     held: bool = False  # The cascades miss the face, but its place looks like it.
     hits: int = 1  # frames in which it was found
+    misses: int = 0  # frames since it was last found
     evidence: int = 0
-    failures: int = 0
+    refusals: int = 0  # confirmations in a row that failed
     velocity: np.ndarray = field(default_factory=lambda: np.zeros(2))  # pixels per second
     probabilities: np.ndarray | None = None
     averaged: float = 0.0  # seconds: when `probabilities` last took in new ones
@@ -101,17 +121,26 @@ class Track:
         return self.present and (is_known or self.track_id > 0)
 
     def views(self):
-        """Returns the views in which to search for the face, likeliest first."""
-        angles = (self.view.angle, self.view.angle - TILT, self.view.angle + TILT)
-        views = [*(View(angle) for angle in angles if abs(angle) <= MAX_TILT), *PROFILES]
-        return sorted(views, key=lambda view: view != self.view)
+        """Returns the views in which to search for the face, likeliest first; few for a face that is lost."""
+        angles = (self.view.angle - TILT, self.view.angle + TILT)
+        others = [view for view in (*map(View, angles), *PROFILES) if view != self.view and abs(view.angle) <= MAX_TILT]
+        if self.time - self.seen > HOLD:
+            others = others[self.misses % len(others) :][:1]
+        return [self.view, *others]
 
     def move(self, box, view):
-        """Moves the track to where its face was found, smoothed by an alpha-beta filter."""
-        residual = box - self.box
-        self.box = self.box + POSITION_GAIN * residual
-        self.velocity += VELOCITY_GAIN * residual[:2] / max(self.time - self.seen, 1e-3)
-        self.view, self.seen, self.hits = view, self.time, self.hits + 1
+        """Moves the track to where its face was found, smoothed by an alpha-beta filter.
+
+        A frontal face that is found at another angle was at the wrong place before, so its box is taken as it is.
+        """
+        elapsed = max(self.time - self.seen, 1e-3)
+        residual, width, growth = box - self.box, self.box[2], MAX_GROWTH**elapsed
+        if view == self.view or view.profile:
+            box = self.box + POSITION_GAIN * residual
+            box = resize_box(box, np.clip(box[2], width / growth, width * growth))
+        self.box = box
+        self.velocity += VELOCITY_GAIN * (residual[:2] + residual[2:] / 2) / elapsed
+        self.view, self.seen, self.hits, self.misses = view, self.time, self.hits + 1, 0
 
     def average(self, probabilities, time_s):
         """Averages the probabilities, float32 (C,), of a frame with those of earlier ones, so that no label flickers.
@@ -169,28 +198,28 @@ class FaceTracker:
             track.view = track.view._replace(angle=-track.view.angle, flipped=is_flipped)
 
     def _find_still(self, gray, time_s):
-        """Finds the faces of an image; tilted heads and profiles only where no face is upright."""
-        boxes = utils.detect_faces(gray, self.detector).astype(float)
-        self.tracks = [make_track(gray, box, UPRIGHT, time_s) for box in boxes]
-        for track in self.tracks:
-            track.evidence = SHOWN_EVIDENCE
-        if not self.tracks:
-            self._find_new(gray, time_s, np.inf)
-            for track in self.tracks:
-                track.hits = MIN_HITS  # There are no further frames.
+        """Finds the faces of a single image."""
+        self.tracks = []
+        for box, angle in zip(*utils.find_faces(gray, self.detector), strict=True):
+            track = make_track(gray, box.astype(float), View(angle), time_s)
+            track.evidence, track.hits = SHOWN_EVIDENCE, MIN_HITS  # There are no further frames.
+            self.tracks.append(track)
 
     def _find_moving(self, gray, time_s):
         """Updates the tracks by the next frame of a video."""
-        is_new_scene = self._is_cut(gray)
+        reduced, reduction = reduce_frame(gray)
+        is_new_scene = self._is_cut(reduced)
         if is_new_scene:
             self._forget(self.tracks)
         self._follow(gray, time_s)
         self._forget([track for track in self.tracks if time_s - track.seen > MEMORY])
-        self._find_new(gray, time_s, np.inf if is_new_scene else BUDGET_NOBODY if self._shows_nobody() else BUDGET)
+        budget = np.inf if is_new_scene else IDLE_BUDGET if self._shows_nobody() else BUDGET
+        for place, view in self.scan.propose(reduced, budget, self._shows_nobody):
+            self._begin(gray, place / reduction, view, time_s)
 
-    def _is_cut(self, gray):
+    def _is_cut(self, reduced):
         """Returns whether a frame belongs to another scene than the one before, or is the first."""
-        scene = cv2.resize(gray, (32, 18), interpolation=cv2.INTER_AREA).astype(float)
+        scene = cv2.resize(reduced, (32, 18), interpolation=cv2.INTER_AREA).astype(float)
         scene -= scene.mean()  # A change of brightness, by a lamp or the camera's exposure, is not a cut.
         previous, self.scene = self.scene, scene
         return previous is None or np.abs(scene - previous).mean() > CUT
@@ -210,7 +239,8 @@ class FaceTracker:
             track.box[:2] += track.velocity * (time_s - track.time)
             track.time = time_s
         finds = [find for find in (self._search_known(gray, track) for track in self.tracks) if find]
-        # Where one face covers another, both tracks find the one in front: it belongs to the track it looks like.
+        # Where one face covers another, both tracks find the front face. It goes to the track whose thumbnail it
+        # matches best.
         taken = []
         for _, track, box, view, thumbnail in sorted(finds, key=lambda find: -find[0]):
             if not utils.overlaps_any(box, taken):
@@ -219,73 +249,119 @@ class FaceTracker:
                 if is_within(box, gray.shape):  # Half a face is of no use to recognise the person who comes back.
                     track.thumbnail = thumbnail
                 self._confirm(gray, track)
-        self.tracks = [track for track in self.tracks if track.failures < MAX_FAILURES]
+        self.tracks = [track for track in self.tracks if track.refusals < MAX_REFUSALS]
         for track in self.tracks:
             track.held = 0 < time_s - track.seen <= HOLD and self._hold(gray, track, taken)
 
     def _search(self, gray, box, view, neighbors, **options):
         """Returns the box of a face in this view near another box, float (4,); None if there is none."""
-        cascade = view.cascade(self.detector)
+        cascade, options = view.cascade(self.detector), {"tone": view.tone, **options}
         return utils.search_face(gray, box, cascade, neighbors, view.angle, view.flipped, **options)[0]
 
     def _search_known(self, gray, track):
-        """Returns likeness, track, box, view and thumbnail of a known face; None if the cascades miss it."""
+        """Returns similarity, track, box, view and thumbnail of a known face; None if the cascades miss it."""
+        if track.view != UPRIGHT or track.time - track.checked >= CHECK_INTERVAL:
+            box, view = self._check(gray, track)
+            if box is not None and (view == track.view or utils.confirm_face(gray, box, self.detector)):
+                track.checked = track.time
+                return self._describe(gray, track, box, view)
         for view in track.views():
-            if view.profile:
-                box = self._search(gray, track.box, view, KNOWN_PROFILE_NEIGHBORS)
-            else:
-                box = self._search(gray, track.box, view, KNOWN_NEIGHBORS, face_width=KNOWN_WIDTH, sizes=KNOWN_SIZES)
-            if box is not None:
-                thumbnail = utils.cut_square(gray, box, THUMBNAIL, angle=view.angle)
-                alike = correlation(thumbnail, track.thumbnail)
-                # Turned by an angle, a shoulder or a sleeve can pass for a face.
-                if view.angle == track.view.angle or view.profile or alike >= ALIKE_TILTED:
-                    return alike, track, box, view, thumbnail
-        return None
+            if view.profile or track.view.profile or track.time - track.checked < MAX_UNCHECKED:
+                find = self._search_view(gray, track, view)
+                if find:
+                    return find
+        track.misses += 1
+        return self._search_widely(gray, track)
+
+    def _check(self, gray, track):
+        """Searches carefully for a frontal face; returns box and view, box None if there is none.
+
+        An upright face wins over a tilted one, unless the tilt fits much better.
+        """
+        is_upright = track.view == UPRIGHT
+        upright, agreeing = self._search_carefully(gray, track, sizes=utils.SEARCH_SIZES if is_upright else CHECK_SIZES)
+        is_due = upright is not None or track.time - track.checked >= CHECK_INTERVAL
+        if is_upright or track.view.profile or not is_due:
+            return upright, UPRIGHT
+        tilted, tilted_agreeing = self._search_carefully(gray, track, track.view.angle)
+        return (upright, UPRIGHT) if 2 * agreeing >= tilted_agreeing else (tilted, track.view)
+
+    def _search_carefully(self, gray, track, angle=0.0, **options):
+        """Returns the box near a track on which many detections agree, and their number."""
+        return utils.search_face(gray, track.box, self.detector.frontal, utils.NEW_NEIGHBORS, angle, **options)
+
+    def _search_view(self, gray, track, view):
+        """Returns what `_search_known` does, for one view."""
+        if view.profile:
+            neighbors = KNOWN_PROFILE_NEIGHBORS if view == track.view else utils.PROFILE_NEIGHBORS
+            box = self._search(gray, track.box, view, neighbors)
+        else:
+            options = {"sizes": KNOWN_SIZES, "step": KNOWN_STEP}
+            box = self._search(gray, track.box, view, KNOWN_NEIGHBORS, **options)
+            if box is None and view == track.view:  # A turned face is found more often in the plain gray levels.
+                box = self._search(gray, track.box, view, KNOWN_NEIGHBORS, **options, tone=None)
+        if box is None:
+            return None
+        find = self._describe(gray, track, box, view)
+        # Turned by an angle, a shoulder or a sleeve can pass for a face.
+        if view.angle == track.view.angle or view.profile:
+            return find
+        is_same = find[0] >= SAME_SIMILARITY and utils.confirm_face(gray, box, self.detector, view.angle)
+        return find if is_same else None
+
+    def _search_widely(self, gray, track):
+        """Returns what `_search_known` does, for an upright face that has moved far since the last frame."""
+        surroundings, sizes = resize_box(track.box, WIDER * track.box[2]), np.divide(KNOWN_SIZES, WIDER)
+        width = round(WIDER * utils.SEARCH_WIDTH)
+        box = self._search(gray, surroundings, UPRIGHT, utils.NEW_NEIGHBORS, face_width=width, sizes=sizes)
+        find = None if box is None else self._describe(gray, track, box, UPRIGHT)
+        return find if find and find[0] >= SAME_SIMILARITY else None
+
+    def _describe(self, gray, track, box, view):
+        """Returns similarity, track, box, view and thumbnail of a face that was found for a track."""
+        thumbnail = utils.cut_square(gray, box, THUMBNAIL, angle=view.angle)
+        return similarity(thumbnail, track.thumbnail), track, box, view, thumbnail
 
     def _confirm(self, gray, track):
-        """Collects evidence that a new track is a face; what is not a face passes now and then, but not each time."""
+        """Collects evidence that a new track is a face; false detections pass occasionally, not in every frame."""
         if track.view.profile or track.evidence >= TRUSTED_EVIDENCE:
             return
-        box, agreeing = utils.search_face(
-            gray, track.box, self.detector.confirming, utils.CONFIRMING_NEIGHBORS, track.view.angle
-        )
-        track.evidence += agreeing
-        track.failures = track.failures + 1 if box is None else 0
+        evidence = utils.confirm_face(gray, track.box, self.detector, track.view.angle)
+        track.evidence += evidence
+        track.refusals = 0 if evidence else track.refusals + 1
 
     def _hold(self, gray, track, taken):
         """Moves a missed face to the place nearby that looks like it; returns whether there is one that is free."""
         margin = round(THUMBNAIL * utils.SEARCH_MARGIN)
         patch = utils.cut_square(gray, track.box, THUMBNAIL + 2 * margin, margin / THUMBNAIL, track.view.angle)
-        _, alike, _, (left, top) = cv2.minMaxLoc(cv2.matchTemplate(patch, track.thumbnail, cv2.TM_CCOEFF_NORMED))
+        _, best, _, (left, top) = cv2.minMaxLoc(cv2.matchTemplate(patch, track.thumbnail, cv2.TM_CCOEFF_NORMED))
         # A nearly plain place correlates through traces of the face, a plain one by OpenCV's definition.
         contrast = patch[top : top + THUMBNAIL, left : left + THUMBNAIL].std()
-        if alike < ALIKE_HELD or contrast < max(MIN_CONTRAST, HELD_CONTRAST * track.thumbnail.std()):
+        if best < HELD_SIMILARITY or contrast < max(MIN_CONTRAST, HELD_CONTRAST * track.thumbnail.std()):
             return False
         offset = np.array((left - margin, top - margin)) * track.box[2] / THUMBNAIL
         track.box[:2] += utils.rotate(offset, track.view.angle)
         middle = track.box[:2] + track.box[2:] / 2
         return is_within((*middle, 0, 0), gray.shape) and not utils.overlaps_any(track.box, taken)
 
-    def _find_new(self, gray, time_s, budget):
-        """Begins a track where the scan proposes a face, if two cascades find it and no face is followed there."""
-        for place, view in self.scan.propose(gray, budget, self._shows_nobody):
-            present = [track.box for track in self.tracks if track.present]
-            if utils.overlaps_any(place, present):
-                continue
-            box = self._search(gray, place, view, NEW_PROFILE_NEIGHBORS if view.profile else NEW_NEIGHBORS)
-            if box is None or utils.overlaps_any(box, present):
-                continue
-            track = make_track(gray, box, view, time_s)
-            self._confirm(gray, track)
-            if not track.failures:
-                self.tracks.append(track)
+    def _begin(self, gray, place, view, time_s):
+        """Begins a track at a place that the scan proposes, if two cascades find a face and none is followed there."""
+        present = [track.box for track in self.tracks if track.present]
+        if utils.overlaps_any(place, present):
+            return
+        box = self._search(gray, place, view, utils.PROFILE_NEIGHBORS if view.profile else utils.NEW_NEIGHBORS)
+        if box is None or utils.overlaps_any(box, present):
+            return
+        track = make_track(gray, box, view, time_s)
+        self._confirm(gray, track)
+        if not track.refusals:
+            self.tracks.append(track)
 
     def _give_number(self, track):
         """Gives a face that is shown for the first time the number of a lost person it looks like, or a new one."""
         gone = [old for old in self.tracks if old.track_id and not old.shown] + self.lost
-        old = max(gone, key=lambda old: correlation(old.thumbnail, track.thumbnail), default=None)
-        if old is None or correlation(old.thumbnail, track.thumbnail) < ALIKE_PERSON:
+        old = max(gone, key=lambda old: similarity(old.thumbnail, track.thumbnail), default=None)
+        if old is None or similarity(old.thumbnail, track.thumbnail) < PERSON_SIMILARITY:
             self.count += 1
             track.track_id = self.count
             return
@@ -300,6 +376,7 @@ class Strip(NamedTuple):
 
     view: View
     scale: float  # pixels of the strip per pixel of the reduced frame
+    padding: int  # pixels around the reduced frame
     top: int
     bottom: int
     cost: float  # windows
@@ -312,18 +389,16 @@ class Scan:
         self.detector, self.shape, self.strips = detector, None, iter(())
         self.sides = itertools.cycle(VIEW_PAIRS)
 
-    def propose(self, gray, budget, search_sides):
+    def propose(self, reduced, budget, search_sides):
         """Yields (box, view) of places that may be a face: about two false ones per 100,000 windows.
 
         Args:
-            gray: uint8 (H, W).
+            reduced: uint8 (H, W), from `reduce_frame`; the boxes are in its pixels.
             budget: windows to scan; infinity for the whole frame in every view.
             search_sides: function that returns whether to look for profiles and tilted heads too.
         """
-        reduction = min(1.0, SCAN_LINES / min(gray.shape), LONGEST_SIDE / max(gray.shape))
-        if min(gray.shape) * reduction < WINDOW:
+        if min(reduced.shape) < MIN_SIZE:
             return
-        reduced = cv2.resize(gray, None, fx=reduction, fy=reduction, interpolation=cv2.INTER_AREA)
         if reduced.shape != self.shape or budget == np.inf:
             self.shape = reduced.shape
             self.strips = plan_strips(self.shape, (UPRIGHT, *VIEW_PAIRS[0], *VIEW_PAIRS[1]))
@@ -331,53 +406,66 @@ class Scan:
         for strip in self.strips:
             if strip.view == UPRIGHT or search_sides():
                 budget -= strip.cost
-                if strip.view not in images:
-                    images[strip.view] = turn_upright(reduced, strip.view)
-                for box in self._scan_strip(strip, *images[strip.view]):
-                    yield box / reduction, strip.view
+                key = strip.view, strip.padding
+                if key not in images:
+                    padded = cv2.copyMakeBorder(reduced, *[strip.padding] * 4, cv2.BORDER_REPLICATE)
+                    images[key] = utils.turn_upright(padded, strip.view.angle, strip.view.flipped)
+                for box in self._scan_strip(strip, *images[key]):
+                    yield box, strip.view
                 if budget <= 0:
                     return
-        self.strips = plan_strips(self.shape, (UPRIGHT, *next(self.sides)))
+        self.strips = repeat_large(plan_strips(self.shape, (UPRIGHT, *next(self.sides))))
 
-    def _scan_strip(self, strip, image, to_reduced):
+    def _scan_strip(self, strip, image, to_padded):
         """Yields the boxes that are found in one strip of a rotated image, in pixels of the reduced frame."""
         rows = image[round(strip.top / strip.scale) : round(strip.bottom / strip.scale)]
         size = (round(rows.shape[1] * strip.scale), strip.bottom - strip.top)
         image, cascade = cv2.resize(rows, size, interpolation=cv2.INTER_AREA), strip.view.cascade(self.detector)
+        image = image if strip.view.tone is None else cv2.LUT(image, strip.view.tone)
         # minNeighbors 0 finds a quarter more faces than 2, at the cost of two more searches per scan.
-        found = cascade.detectMultiScale(image, SIZE_STEP, 0, minSize=(WINDOW,) * 2, maxSize=(LARGEST,) * 2)
+        found = cascade.detectMultiScale(image, SIZE_STEP, 0, minSize=(MIN_SIZE,) * 2, maxSize=(MAX_SIZE,) * 2)
         kept = []
         # Sorted to make the faces' numbers reproducible: the order of the cascade's threads varies.
         for box in sorted(map(tuple, found)):
             if not utils.overlaps_any(box, kept):
                 kept.append(box)
                 x, y, width, _ = box
-                middle = to_reduced @ ((x + width / 2) / strip.scale, (y + width / 2 + strip.top) / strip.scale, 1)
+                middle = to_padded @ ((x + width / 2) / strip.scale, (y + width / 2 + strip.top) / strip.scale, 1)
                 width /= strip.scale
-                yield np.array([*(middle - width / 2), width, width])
+                yield np.array([*(middle - strip.padding - width / 2), width, width])
+
+
+def reduce_frame(gray):
+    """Returns a frame of at most `SCAN_LINES` lines, which serves all that looks at the whole frame, and its scale."""
+    reduction = min(1.0, SCAN_LINES / min(gray.shape), utils.LONGEST_SIDE / max(gray.shape))
+    if min(gray.shape) * reduction < 1:
+        return gray[:1, :1], 1.0  # No face fits into so narrow a frame.
+    return cv2.resize(gray, None, fx=reduction, fy=reduction, interpolation=cv2.INTER_AREA), reduction
 
 
 def plan_strips(shape, views):
     """Yields the strips of a scan, for each view the large faces first."""
-    scales = int(np.log(max(1, min(shape) / WINDOW)) / np.log(SCALE_STEP)) + 1
+    scales = int(np.log(max(1, min(shape) / MIN_SIZE)) / np.log(SCALE_STEP)) + 1
     for view in views:
         for number in reversed(range(0 if view == UPRIGHT else SIDE_SCALE, scales)):
             scale = SCALE_STEP**-number
-            rows, columns = (round(side * scale) for side in shape)
-            windows_a_row = max(1, columns - WINDOW) / STRIDE * (1 + 1 / SCALE_STEP)
+            padding = round(PADDING * min(shape)) if number >= PADDED_SCALE else 0
+            rows, columns = (round((side + 2 * padding) * scale) for side in shape)
+            windows_a_row = max(1, columns - MIN_SIZE) / STRIDE * (1 + 1 / SCALE_STEP)
             step = max(1, round(STRIP_WINDOWS / windows_a_row))
-            for top in range(0, rows - WINDOW, step):
-                bottom = min(rows, top + step + LARGEST)
-                yield Strip(view, scale, top, bottom, STRIP_COST + (bottom - top - WINDOW) * windows_a_row)
+            for top in range(0, rows - MIN_SIZE, step):
+                bottom = min(rows, top + step + MAX_SIZE)
+                yield Strip(view, scale, padding, top, bottom, STRIP_COST + (bottom - top - MIN_SIZE) * windows_a_row)
 
 
-def turn_upright(image, view):
-    """Returns an image rotated so that heads of this view are upright, and the matrix (2, 3) that turns back."""
-    to_upright = cv2.getRotationMatrix2D((image.shape[1] / 2, image.shape[0] / 2), view.angle, 1)
-    if view.flipped:
-        to_upright[0] = -to_upright[0]
-        to_upright[0, 2] += image.shape[1]
-    return cv2.warpAffine(image, to_upright, image.shape[::-1]), cv2.invertAffineTransform(to_upright)
+def repeat_large(strips):
+    """Yields strips, and those of large upright faces again between them, so that such a face is found soon."""
+    strips = list(strips)
+    large = [strip for strip in strips if strip.view == UPRIGHT and strip.scale < 1 / SCALE_STEP]
+    others = [strip for strip in strips if strip not in large]
+    for start in range(0, max(1, len(others)), OTHER_STRIPS):
+        yield from large
+        yield from others[start : start + OTHER_STRIPS]
 
 
 def stack_boxes(tracks):
@@ -387,7 +475,13 @@ def stack_boxes(tracks):
 
 def make_track(gray, box, view, time_s):
     """Returns the track of a face that is found for the first time."""
-    return Track(box, view, utils.cut_square(gray, box, THUMBNAIL, angle=view.angle), time_s, time_s)
+    thumbnail = utils.cut_square(gray, box, THUMBNAIL, angle=view.angle)
+    return Track(box, view, thumbnail, seen=time_s, time=time_s, checked=time_s)
+
+
+def resize_box(box, width):
+    """Returns a square box of another width around the same middle."""
+    return np.array([*(box[:2] + (box[2:] - width) / 2), width, width])
 
 
 def is_within(box, shape):
@@ -396,8 +490,8 @@ def is_within(box, shape):
     return x >= 0 and y >= 0 and x + width <= shape[1] and y + height <= shape[0]
 
 
-def correlation(thumbnail, other):
-    """Returns how alike two thumbnails are, -1..1, whatever their brightness and contrast."""
+def similarity(thumbnail, other):
+    """Returns the similarity of two thumbnails, -1..1, whatever their brightness and contrast."""
     if min(thumbnail.std(), other.std()) < MIN_CONTRAST:
         return 0.0
     return float(cv2.matchTemplate(thumbnail, other, cv2.TM_CCOEFF_NORMED)[0, 0])

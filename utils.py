@@ -2,7 +2,7 @@
 
 A function belongs here only if it is a step on that path and all scripts must agree on it. The exceptions are the
 helpers for files and messages. Importing this module loads OpenCV and NumPy. LiteRT is imported when a
-model is loaded, TensorFlow and Keras never.
+model is loaded, Pillow when a label is drawn, TensorFlow and Keras never.
 
 The data that flows has the same names in every file:
 
@@ -19,20 +19,14 @@ A layer inside the saved model normalises the gray levels, so every script feeds
 
 import collections
 import contextlib
-import csv
 import functools
-import gzip
 import hashlib
 import itertools
 import json
-import math
 import os
 import re
 import sys
-import tarfile
 import threading
-import zipfile
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,7 +36,6 @@ import numpy as np
 # 1. Labels, shapes, paths ---------------------------------------------------------------------------------------------
 
 ROOT = Path(__file__).resolve().parent
-DEFAULT_DATA = ROOT / "data" / "fer2013.csv"
 DEFAULT_MODEL = ROOT / "models" / "emotions-5"
 
 # RGB, the same in every figure and on every frame: the Okabe-Ito palette, which colour-blind readers can tell apart.
@@ -58,12 +51,10 @@ EMOTION_COLORS = {
 EMOTIONS = tuple(EMOTION_COLORS)  # The position is FER2013's emotion id.
 CLASS_SETS = {5: (0, 3, 4, 5, 6), 7: (0, 1, 2, 3, 4, 5, 6)}  # Number of classes -> FER2013 ids, in label order.
 IMAGE_SIZE = 48  # Pixels, width and height of a face.
-SPLITS = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
-# Outputs of the network, for FER2013's labels and the votes of FER+, with their weights in the demo's probabilities. On
-# PublicTest these give the highest sum of both accuracies while losing at most a point on the consensus.
-HEAD_WEIGHTS = {"labels": 0.3, "votes": 0.7}
-HEADS = tuple(HEAD_WEIGHTS)
+# Outputs of the network, for FER2013's labels and the votes of FER+. A model may lack the second.
+HEADS = ("labels", "votes")
 OPENCV = '"opencv-python>=4.13,<5"'  # What to install; requirements-demo.txt has the reasons.
+MAX_MODEL_BYTES = {"model.json": 1_000_000, "model.tflite": 100_000_000}
 UNCERTAIN = "uncertain"  # The label of a face whose most probable emotion is below the minimum confidence.
 
 
@@ -82,26 +73,54 @@ class Face(NamedTuple):
 # 2. Frame -> faces ----------------------------------------------------------------------------------------------------
 
 # OpenCV's Haar cascades: one finds faces, one confirms them, one finds faces that look to the left.
-# `alt` alone misses some dark-skinned faces, but confirms 97 % of the faces that `default` finds, whatever their skin.
+# `alt` alone misses some dark-skinned faces, but confirms those that `default` finds.
 CASCADES = {
     "frontal": "haarcascade_frontalface_default.xml",
     "confirming": "haarcascade_frontalface_alt.xml",
     "profile": "haarcascade_profileface.xml",
 }
 FaceDetector = collections.namedtuple("FaceDetector", CASCADES)
+# The frontal cascades get the square root of the gray levels, in which they miss fewer dark-skinned and dim faces. The
+# profile cascade misses more in it. The network gets the gray levels as they are, as in training.
+TONE = np.rint(np.sqrt(np.arange(256) / 255) * 255).astype(np.uint8)
 SEARCH_WIDTH = 64  # Pixels of the face in a search around a box.
 SEARCH_MARGIN = 0.3  # On each side of the box, in widths of the box.
 SEARCH_SIZES = (0.75, 1.35)  # The smallest and the largest face, in widths of the box.
+SEARCH_STEP = 1.1  # Ratio of successive sizes.
+# Detections that have to agree on a new face: of `default`, of `alt`, and of `default` if `alt` finds none. Of 112
+# places that are not a face and that `default` proposes, one had 30.
+NEW_NEIGHBORS = 5
 CONFIRMING_NEIGHBORS = 4
+SURE_NEIGHBORS = 30
 MIN_OVERLAP = 0.5  # Two boxes sharing this much of the smaller one cannot both be faces.
+
+# Single images, where time does not matter.
+STILL_LINES = 1440  # Of the shorter side; a larger image is reduced, so the smallest face is a thirtieth of it.
+LONGEST_SIDE = 20_000  # Pixels; OpenCV cannot rotate an image of 32,767.
+STILL_WIDTH = 96  # Pixels of the face when it is confirmed.
+STILL_ANGLES = (0, -25, 25, -50, 50)  # Degrees; the cascade tolerates 15 by itself.
+STILL_PADDING = 0.25  # Of the shorter side: the edge is repeated around the image to find faces that it cuts off.
+STILL_EVIDENCE = 30  # See `confirm_face`.
+LEAST_EVIDENCE = 20  # Enough for an upright face that is alone, if its share of the image's shorter side is large.
+LEAST_SHARE = 0.2
+PROFILE_NEIGHBORS = 7  # Nothing confirms a profile, so more detections have to agree.
+# Square images of these sides in pixels, as data sets of faces have them, are a face as a whole. The least contrast is
+# a standard deviation in gray levels. A face found in them is another one only if it is narrower than this share.
+PORTRAIT_SIZES = (IMAGE_SIZE, 112)
+PORTRAIT_CONTRAST = 5
+PORTRAIT_SHARE = 0.7
 
 
 def load_face_detector():
     """Loads `CASCADES` as a `FaceDetector`, a named tuple of `cv2.CascadeClassifier`.
 
+    `OMP_NUM_THREADS`, if set, limits the threads of OpenCV, which does not read that variable.
+
     Raises:
         ValueError: this OpenCV has no cascades (5.x has none), or one is damaged.
     """
+    if "OMP_NUM_THREADS" in os.environ:
+        cv2.setNumThreads(count_threads())
     return FaceDetector(*map(_load_cascade, CASCADES.values()))
 
 
@@ -119,31 +138,117 @@ def _load_cascade(name):
     return cascade
 
 
-def detect_faces(gray, detector):
+def detect_faces(gray, detector) -> np.ndarray:
     """Finds the upright faces of an image (Viola & Jones, 2001).
 
     Their width is at least 48 pixels and at least a thirtieth of the image's shorter side. Returns boxes, int (F, 4),
     largest first; (0, 4) without a face.
     """
-    min_size = max(IMAGE_SIZE, round(min(gray.shape) / 30))
-    found = detector.frontal.detectMultiScale(gray, scaleFactor=1.1, minNeighbors=5, minSize=(min_size, min_size))
-    boxes = []
-    for box in sorted(map(tuple, found), key=lambda box: (-box[2], box)):
-        # The cascade also finds faces in eyes and mouths, and in backgrounds. Confirming a face costs about 1 ms.
-        if not overlaps_any(box, boxes) and search_face(gray, box, detector.confirming, CONFIRMING_NEIGHBORS)[1]:
-            boxes.append(box)
-    return np.array(boxes, int).reshape(-1, 4)
+    faces = _find_frontal(gray, detector, angles=(0,))
+    return np.array([np.rint(box) for box, _ in faces], int).reshape(-1, 4)
 
 
-def search_face(gray, box, cascade, neighbors, angle=0.0, flipped=False, face_width=SEARCH_WIDTH, sizes=SEARCH_SIZES):
+def find_faces(gray, detector):
+    """Finds the faces of a single image, tilted ones and profiles too.
+
+    A small square image that holds no smaller face is a face as a whole, because data sets have such portraits.
+
+    Returns:
+        boxes: int (F, 4), largest first.
+        angles: list of F degrees by which the faces are tilted clockwise.
+    """
+    faces = _find_frontal(gray, detector, STILL_ANGLES) or _find_profiles(gray, detector)
+    if _is_portrait(gray) and all(box[2] > PORTRAIT_SHARE * len(gray) for box, _ in faces):
+        faces = [((0, 0, len(gray), len(gray)), 0)]
+    return np.array([np.rint(box) for box, _ in faces], int).reshape(-1, 4), [angle for _, angle in faces]
+
+
+def _is_portrait(gray):
+    """Returns whether an image has the shape of a cropped face, and is not plain."""
+    height, width = gray.shape
+    return height == width and PORTRAIT_SIZES[0] <= width <= PORTRAIT_SIZES[1] and gray.std() >= PORTRAIT_CONTRAST
+
+
+def _find_frontal(gray, detector, angles):
+    """Returns pairs of box and angle of the faces that look ahead, largest first."""
+    places = [(box, angle) for angle in angles for box in _scan(gray, detector.frontal, NEW_NEIGHBORS, angle)]
+    found = [(confirm_face(gray, box, detector, angle, STILL_WIDTH), box, angle) for box, angle in places]
+    found.sort(key=lambda face: (-face[0], *face[1]))
+    faces = []
+    # A face has most evidence at its own angle. Its eyes and mouth have less than the whole.
+    for evidence, box, angle in found:
+        if evidence >= STILL_EVIDENCE and not overlaps_any(box, [other for other, _ in faces]):
+            faces.append((box, angle))
+    if not faces:
+        least = LEAST_SHARE * min(gray.shape)
+        alone = (face for face in found if face[0] >= LEAST_EVIDENCE and face[1][2] >= least and face[2] == 0)
+        faces = [(box, angle) for _, box, angle in itertools.islice(alone, 1)]
+    return sorted(faces, key=lambda face: (-face[0][2], *face[0]))
+
+
+def _find_profiles(gray, detector):
+    """Returns pairs of box and angle 0 of the faces that look to a side, largest first."""
+    faces = []
+    for flipped in (False, True):
+        for box in _scan(gray, detector.profile, PROFILE_NEIGHBORS, flipped=flipped, tone=None):
+            box, _ = search_face(gray, box, detector.profile, PROFILE_NEIGHBORS, flipped=flipped, tone=None)
+            if box is not None and not overlaps_any(box, [other for other, _ in faces]):
+                faces.append((box, 0))
+    return sorted(faces, key=lambda face: (-face[0][2], *face[0]))
+
+
+def _scan(gray, cascade, neighbors, angle=0, flipped=False, tone=TONE):
+    """Returns the boxes, float (4,), that a cascade finds in a whole image, turned by an angle and flipped."""
+    reduction = min(1.0, STILL_LINES / min(gray.shape), LONGEST_SIDE / max(gray.shape))
+    if min(gray.shape) * reduction < 1:
+        return []
+    reduced = cv2.resize(gray, None, fx=reduction, fy=reduction, interpolation=cv2.INTER_AREA)
+    reduced = reduced if tone is None else cv2.LUT(reduced, tone)
+    padding = round(STILL_PADDING * min(reduced.shape))
+    padded = cv2.copyMakeBorder(reduced, *[padding] * 4, cv2.BORDER_REPLICATE)
+    image, to_padded = turn_upright(padded, angle, flipped)
+    found = cascade.detectMultiScale(image, SEARCH_STEP, neighbors, minSize=(IMAGE_SIZE, IMAGE_SIZE))
+    # Sorted, because the order of the cascade's threads varies.
+    middles = [(to_padded @ (x + width / 2, y + width / 2, 1), width) for x, y, width, _ in sorted(map(tuple, found))]
+    return [np.array([*(middle - padding - width / 2), width, width]) / reduction for middle, width in middles]
+
+
+def turn_upright(image, angle, flipped=False):
+    """Returns an image turned so that tilted heads are upright, and the matrix (2, 3) that turns points back."""
+    if not angle and not flipped:
+        return image, np.eye(2, 3)
+    to_upright = cv2.getRotationMatrix2D((image.shape[1] / 2, image.shape[0] / 2), angle, 1)
+    if flipped:
+        to_upright[0] = -to_upright[0]
+        to_upright[0, 2] += image.shape[1]
+    return cv2.warpAffine(image, to_upright, image.shape[::-1]), cv2.invertAffineTransform(to_upright)
+
+
+def confirm_face(gray, box, detector, angle=0.0, face_width=SEARCH_WIDTH):
+    """Returns how many detections of both frontal cascades agree on a face at a box; 0 if it is not one.
+
+    A face has about 100, a dark or blurred one about 30. Nine in ten of the other places have 18 or fewer.
+    """
+    found = search_face(gray, box, detector.frontal, NEW_NEIGHBORS, angle, face_width=face_width)[1]
+    confirmed = search_face(gray, box, detector.confirming, CONFIRMING_NEIGHBORS, angle, face_width=face_width)[1]
+    return found + confirmed if confirmed or found >= SURE_NEIGHBORS else 0
+
+
+def search_face(
+    gray, box, cascade, neighbors, angle=0.0, flipped=False, *, face_width=SEARCH_WIDTH, sizes=SEARCH_SIZES,
+    step=SEARCH_STEP, tone=TONE,
+):  # fmt: skip
     """Searches the surroundings of a box for a face of about its size.
 
     Args:
+        gray: uint8 (H, W).
         neighbors: number of detections that have to agree.
         angle: degrees by which the face is tilted clockwise.
         flipped: search the horizontally flipped image.
-        face_width: pixels to which the box is reduced or enlarged; fewer cost less and find less.
+        face_width: pixels to which the box is reduced or enlarged. With fewer than 64 the boxes are too large.
         sizes: the smallest and the largest face, in widths of the box.
+        step: ratio of successive sizes.
+        tone: uint8 (256,), the new value of each gray level; None leaves them as they are.
 
     Returns:
         box: float (4,), the face near the middle on which most detections agree; None if there is none.
@@ -152,8 +257,9 @@ def search_face(gray, box, cascade, neighbors, angle=0.0, flipped=False, face_wi
     size = round(face_width * (1 + 2 * SEARCH_MARGIN))
     patch = cut_square(gray, box, size, SEARCH_MARGIN, angle)
     patch = patch[:, ::-1] if flipped else patch
+    patch = patch if tone is None else cv2.LUT(patch, tone)
     smallest, largest = ((round(share * face_width),) * 2 for share in sizes)
-    found, agreeing = cascade.detectMultiScale2(patch, 1.1, neighbors, minSize=smallest, maxSize=largest)
+    found, agreeing = cascade.detectMultiScale2(patch, step, neighbors, minSize=smallest, maxSize=largest)
     if len(found) == 0:
         return None, 0
     # Middle of each face, in pixels from the middle of the patch, and its width.
@@ -166,7 +272,7 @@ def search_face(gray, box, cascade, neighbors, angle=0.0, flipped=False, face_wi
 
 
 def rotate(offset, angle):
-    """Returns an offset x, y after a rotation by an angle in degrees, clockwise."""
+    """Rotates an offset (x, y) clockwise by `angle` degrees."""
     cosine, sine = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     return np.array([[cosine, -sine], [sine, cosine]]) @ offset
 
@@ -230,8 +336,9 @@ class EmotionModel:
     """The exported network of a model folder, run by LiteRT.
 
     Attributes:
+        run: the network, from keyword `faces`, float32 (N, 48, 48, 1), to a dict of head to logits, float32 (N, C).
         classes: tuple of str, the emotion of each column of the probabilities.
-        heads: tuple of str, the outputs of the network: `("labels",)` or `("labels", "votes")`.
+        heads: tuple of str, outputs of the network: `("labels",)` or `("labels", "votes")`. The demo reads the last.
         description: dict, the content of `model.json`.
     """
 
@@ -241,7 +348,7 @@ class EmotionModel:
         self.run, self.description = run, description
         self.classes, self.heads = tuple(description["classes"]), tuple(description["heads"])
 
-    def logits(self, faces):
+    def logits(self, faces) -> dict[str, np.ndarray]:
         """Returns the output of each head, dict of float32 (N, C), for faces, uint8 (N, 48, 48, 1)."""
         logits = {head: np.empty((len(faces), len(self.classes)), np.float32) for head in self.heads}
         for start in range(0, len(faces), self.BATCH_SIZE):
@@ -251,16 +358,18 @@ class EmotionModel:
                 logits[head][batch] = outputs[head]
         return logits
 
-    def predict(self, faces, head=None):
-        """Returns probabilities, float32 (N, C), of faces: calibrated ones of a head, or the heads' weighted mean."""
-        logits = self.logits(faces)
-        return self.probabilities(logits if head is None else {head: logits[head]})
+    def predict(self, faces, head=None) -> np.ndarray:
+        """Returns probabilities, float32 (N, C), of faces, uint8 (N, 48, 48, 1): the demo's, or those of a head.
 
-    def probabilities(self, logits):
-        """Returns the weighted mean of the heads' calibrated probabilities, float32 (N, C), of the logits of each."""
-        temperatures, weights = self.description["temperatures"], [HEAD_WEIGHTS[head] for head in logits]
-        probabilities = [softmax(logits[head] / temperatures[head]) for head in logits]
-        return np.average(probabilities, axis=0, weights=weights).astype(np.float32)
+        The demo's are those of the last head, with the bias that makes up for rare classes (Menon et al., 2021).
+        """
+        return self.probabilities(self.logits(faces), head)
+
+    def probabilities(self, logits, head=None):
+        """Returns what `predict` does, from the output of `logits`."""
+        bias = 0.0 if head else np.array(self.description["bias"], np.float32)
+        head = head or self.heads[-1]
+        return softmax(logits[head] / self.description["temperatures"][head] + bias).astype(np.float32)
 
 
 def softmax(logits):
@@ -288,7 +397,13 @@ def expected_calibration_error(probabilities, labels):
     return float(np.nansum(np.abs(confidence - accuracy) * count) / len(labels))
 
 
-def load_emotion_model(folder=DEFAULT_MODEL):
+def mean_recall(scores, labels):
+    """Returns the mean recall of the classes in labels, int (N,), where the highest score, float (N, C), decides."""
+    right = scores.argmax(axis=1) == labels
+    return float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))
+
+
+def load_emotion_model(folder=DEFAULT_MODEL) -> EmotionModel:
     """Loads `model.tflite` and `model.json` of a model folder; takes a tenth of a second, without TensorFlow.
 
     Raises:
@@ -296,9 +411,11 @@ def load_emotion_model(folder=DEFAULT_MODEL):
         ValueError: a file is damaged, or the two do not belong together.
     """
     folder = Path(folder)
-    for name in ("model.json", "model.tflite"):
+    for name, limit in MAX_MODEL_BYTES.items():
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{printable(folder / name)}: no such file. {_list_models(folder)}")
+        if (folder / name).stat().st_size > limit:
+            raise ValueError(f"{printable(folder / name)}: larger than {limit // 10**6} MB: not a model of train.py.")
     description = _read_description(folder / "model.json")
     content = (folder / "model.tflite").read_bytes()  # From memory: a path may hold characters that LiteRT cannot open.
     if hashlib.sha256(content).hexdigest() != description["tflite_sha256"]:  # Damaged weights load silently.
@@ -313,7 +430,25 @@ def load_emotion_model(folder=DEFAULT_MODEL):
             f"`heads` of {printable(folder / 'model.json')} must be the outputs of model.tflite, but they are "
             f"{description['heads']} and {sorted(outputs)}."
         )
+    _check_outputs(run, description, folder / "model.tflite")
     return EmotionModel(run, description)
+
+
+def _check_outputs(run, description, path):
+    """Refuses a network whose logits (N, C) are not finite, or depend on the other faces of a batch."""
+    faces = np.random.default_rng(0).integers(0, 256, (2, IMAGE_SIZE, IMAGE_SIZE, 1)).astype(np.float32)
+    try:
+        one, two = (run(faces=faces[:count]) for count in (1, 2))
+    except (ValueError, RuntimeError):  # For example of a fixed number of faces.
+        one = two = dict.fromkeys(description["heads"], np.empty(0))
+    for head in description["heads"]:
+        classes, problem = len(description["classes"]), None
+        if (one[head].shape, two[head].shape) != ((1, classes), (2, classes)) or not np.isfinite(two[head]).all():
+            problem = f"its outputs are not logits of {classes} classes"
+        elif not np.allclose(one[head], two[head][:1], atol=0.01):
+            problem = "its output for a face depends on other faces"
+        if problem:
+            raise ValueError(f"{printable(path)}: {problem}. Train the model again.")
 
 
 def _list_models(folder):
@@ -325,13 +460,19 @@ def _list_models(folder):
     return f"Train it: python train.py --output-dir {printable(folder)}"
 
 
+def count_threads():
+    """Returns how many threads LiteRT uses: the number in `OMP_NUM_THREADS`, else one per core, at most 4."""
+    number = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, int(number)) if number.isdecimal() else min(os.cpu_count() or 1, 4)
+
+
 def load_network(content):
     """Returns the signature runner of a `.tflite` file's content."""
     try:
         with quiet_stderr():  # LiteRT prints a line when it starts.
             from ai_edge_litert.interpreter import Interpreter
 
-            interpreter = Interpreter(model_content=content, num_threads=min(os.cpu_count() or 1, 4))
+            interpreter = Interpreter(model_content=content, num_threads=count_threads())
             run = interpreter.get_signature_runner()
             run(faces=np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 1), np.float32))  # LiteRT prints more at the first run.
             return run
@@ -351,10 +492,12 @@ def _read_description(path):
         heads, temperatures = description["heads"], description["temperatures"]
         numbers = {name: description[name] for name in ("parameters", "macs")}
         numbers |= {f"temperatures.{head}": temperatures[head] for head in heads}
+        bias = [type(number) in (int, float) and abs(number) <= sys.float_info.max for number in description["bias"]]
         checks = {
             "classes": (tuple(description["fer2013_ids"]), tuple(description["classes"])) in known,
             "image_size": description["image_size"] == IMAGE_SIZE,
             "heads": tuple(heads) in (HEADS, HEADS[:1]),
+            "bias": len(bias) == len(description["classes"]) and all(bias),
             "training": isinstance(description["training"], dict),
             "tflite_sha256": re.fullmatch("[0-9a-f]{64}", description["tflite_sha256"]),
         }
@@ -370,40 +513,87 @@ def _read_description(path):
     return description
 
 
-def read_emotions(frame, model=None, detector=None):
-    """Finds the upright faces of an image and names their emotions. Returns a list of `Face`, largest first.
+def read_emotions(frame, model=None, detector=None) -> list[Face]:
+    """Finds the faces of an image and names their emotions. Returns a list of `Face`, largest first.
 
-    Several threads may call it; they take turns.
+    A small square image in which no face is found, as data sets of faces have them, is a face as a whole. Several
+    threads may call this function; they take turns.
 
     Args:
         frame: uint8 (H, W, 3) BGR, as `cv2.imread` returns it.
-        model: from `load_emotion_model`; None for the default one, which is loaded once.
-        detector: from `load_face_detector`; None likewise.
+        model: from `load_emotion_model`, or a model folder; None for the default one. A folder is loaded once.
+        detector: from `load_face_detector`; None for one that is loaded once.
 
     Raises:
-        ValueError: `frame` is not such an array, for example because `cv2.imread` found no image.
+        ValueError: `frame` is not such an array, for example because `cv2.imread` found no image, or `model` is
+            neither a model nor its folder.
+        FileNotFoundError: `model` is a folder that has no model.
     """
-    is_array = isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3
-    if not is_array or frame.shape[2] != 3 or frame.size == 0:
-        shape = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
-        raise ValueError(f"`frame` must be a uint8 array (height, width, 3), but it is {shape}.")
-    gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-    with _turn:
-        model, detector = model or _default_model(), detector or _default_detector()
-        boxes = detect_faces(gray, detector)
-        probabilities = model.predict(crop_faces(gray, boxes))
-    return label_faces(boxes, probabilities, model.classes)
+    gray = cv2.cvtColor(_check_frame(frame), cv2.COLOR_BGR2GRAY)
+    with _shared.lock:
+        detector = _shared.load_detector() if detector is None else detector
+        if model is None or isinstance(model, str | os.PathLike):
+            model = _shared.load_model(DEFAULT_MODEL if model is None else model)
+        elif not isinstance(model, EmotionModel):
+            raise ValueError(f"`model` must be a folder or from load_emotion_model, but it is {type(model).__name__}.")
+        boxes, angles = find_faces(gray, detector)
+        probabilities = model.predict(crop_faces(gray, boxes, angles))
+    faces = label_faces(boxes, probabilities, model.classes)
+    return [face._replace(angle=float(angle)) for face, angle in zip(faces, angles, strict=True)]
 
 
-_default_model = functools.cache(load_emotion_model)
-_default_detector = functools.cache(load_face_detector)
-_turn = threading.Lock()  # Cascades and networks keep their state between calls.
+def _check_frame(frame):
+    """Returns a frame, or raises ValueError with what to do instead."""
+    if isinstance(frame, np.ndarray):
+        if frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3 and frame.size:
+            return frame
+        received, remedy = f"{frame.dtype} {frame.shape}", ""
+    else:
+        received, remedy = type(frame).__name__, ""
+    if isinstance(frame, str | os.PathLike):
+        remedy = " Read the file first: frame = cv2.imread(path)."
+    elif hasattr(frame, "convert"):  # An image of Pillow, which is not imported here.
+        remedy = ' Convert it: frame = numpy.array(image.convert("RGB"))[:, :, ::-1].copy().'
+    raise ValueError(f"`frame` must be a uint8 array (height, width, 3), but it is {received}.{remedy}")
+
+
+class _Shared:
+    """What the calls of `read_emotions` share. Cascades and networks keep state during a call: threads take turns."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.load_model = functools.lru_cache(maxsize=4)(load_emotion_model)
+        self.load_detector = functools.cache(load_face_detector)
+
+
+def _renew_shared():
+    """Gives a forked process its own lock, model and detector, because their threads exist in its parent only."""
+    global _shared
+    _inherited.append(_shared)  # Kept, because deleting a network waits for its threads.
+    _shared = _Shared()
+
+
+_shared, _inherited = _Shared(), []
+if hasattr(os, "register_at_fork"):  # Windows has no fork.
+    # A fork waits for the call under way, so that no native lock is held in the child.
+    os.register_at_fork(
+        before=lambda: _shared.lock.acquire(),
+        after_in_parent=lambda: _shared.lock.release(),
+        after_in_child=_renew_shared,
+    )
 
 # 4. Probabilities -> drawing ------------------------------------------------------------------------------------------
 
+TEXT_SHARE, MIN_TEXT = 0.03, 12  # Size of letters: share of the frame's height, and pixels at least.
+SMALL_FACE, SMALL_TEXT = 5, 0.7  # A face narrower than five times that size gets letters of 0.7 times that size.
+UNCERTAIN_COLOR, DARK = (90, 90, 90), (32, 32, 32)  # BGR or RGB.
 
-def choose_labels(probabilities, classes, min_confidence=0.0):
-    """Returns F pairs of label and confidence: the most probable emotion, or `UNCERTAIN` below `min_confidence`."""
+
+def choose_labels(probabilities, classes, min_confidence=0.0) -> list[tuple[str, float]]:
+    """Returns the label and the confidence, 0..1, of each row of probabilities, float (F, C).
+
+    The label is the most probable of the C classes, or `UNCERTAIN` where its probability is below `min_confidence`.
+    """
     best = zip(probabilities.argmax(axis=1), probabilities.max(axis=1).tolist(), strict=True)
     return [(classes[i] if confidence >= min_confidence else UNCERTAIN, confidence) for i, confidence in best]
 
@@ -415,46 +605,115 @@ def label_faces(boxes, probabilities, classes, min_confidence=0.0) -> list[Face]
     return [Face(tuple(box), *label, dict(zip(classes, row, strict=True))) for box, label, row in rows]
 
 
-def annotate_frame(frame, faces) -> np.ndarray:
-    """Returns a copy of a frame with a box, a label and a confidence for every face.
+def annotate_frame(frame, faces, numbered=False) -> np.ndarray:
+    """Returns a copy of a frame with a box and a label for every face.
+
+    The label is the emotion and its confidence. A held face has a dashed box and no confidence. The number of a face
+    is drawn if there are several faces, or if `numbered` is set.
 
     Args:
         frame: uint8 (H, W, 3) BGR.
         faces: list of `Face`.
     """
-    frame = frame.copy()
-    scale = text_scale(frame)
-    for face in faces:
-        x, y, width, height = face.box
-        color = EMOTION_COLORS.get(face.label, (90, 90, 90))[::-1]  # RGB to BGR.
-        corners = cv2.boxPoints(((x + width / 2, y + height / 2), (float(width), float(height)), float(face.angle)))
-        corners = np.rint(corners).astype(np.int32)
-        cv2.polylines(frame, [corners], True, color, max(1, round(3 * scale)), cv2.LINE_AA)
-        put_text(frame, f"{face.label} {face.confidence:.0%}", corners.min(axis=0).tolist(), scale, color)
+    frame, sizes = frame.copy(), [label_size(frame, face) for face in faces]
+    edges = [draw_box(frame, face, max(1, round(size / 8))) for face, size in zip(faces, sizes, strict=True)]
+    labels, numbered = [], numbered or len(faces) > 1  # x, y, width, height of each label.
+    for face, size, edge in zip(faces, sizes, edges, strict=True):
+        label = shrink(draw_label(face, size, numbered and face.track is not None), frame.shape[1])
+        corner = place_label(label, edge, frame, labels, [other.box for other in faces])
+        paste(frame, label, corner)
+        labels.append((*corner, *label.shape[1::-1]))
     return frame
 
 
-def text_scale(frame):
-    """Returns the size of letters for a frame: about 3 % of its height, and never too small to read."""
-    return max(frame.shape[0] / 720, 0.5)
+def text_size(frame):
+    """Returns the size of letters in pixels for a frame, uint8 (H, W, 3)."""
+    return max(round(frame.shape[0] * TEXT_SHARE), MIN_TEXT)
 
 
-def put_text(frame, text, corner, scale, color):
-    """Writes text on a filled bar above `corner` (x, y), or as near as the frame allows.
+def label_size(frame, face):
+    """Returns the size of a face's letters in pixels: one of two, so that it does not change with every frame."""
+    size = text_size(frame)
+    return max(round(size * SMALL_TEXT), MIN_TEXT) if face.box[2] < SMALL_FACE * size else size
 
-    Text that is wider than the frame is made smaller. Returns the lower edge of the bar in pixels.
+
+def face_color(face):
+    """Returns the color of a `Face`, BGR."""
+    return EMOTION_COLORS.get(face.label, UNCERTAIN_COLOR)[::-1]
+
+
+def draw_box(frame, face, thickness):
+    """Draws the box of a `Face` with lines of a thickness in pixels, dashed for a held face.
+
+    Returns the edges of what was drawn: left, top, right, bottom. A tilted box reaches beyond left and right.
     """
-    font, pad = cv2.FONT_HERSHEY_SIMPLEX, round(6 * scale)
-    (width, height), baseline = cv2.getTextSize(text, font, 0.8 * scale, max(1, round(2 * scale)))
-    scale *= min(1.0, max(1, frame.shape[1] - 2 * pad) / width)
-    thickness = max(1, round(2 * scale))
-    (width, height), baseline = cv2.getTextSize(text, font, 0.8 * scale, thickness)
-    x = max(0, min(corner[0], frame.shape[1] - width - 2 * pad))
-    bottom = max(corner[1], height + baseline + 2 * pad)
-    cv2.rectangle(frame, (x, bottom - height - baseline - 2 * pad), (x + width + 2 * pad, bottom), color, cv2.FILLED)
-    ink = (0, 0, 0) if np.dot(color, (0.114, 0.587, 0.299)) > 110 else (255, 255, 255)  # By the bar's brightness.
-    cv2.putText(frame, text, (x + pad, bottom - baseline - pad), font, 0.8 * scale, ink, thickness, cv2.LINE_AA)
-    return bottom
+    x, y, width, height = face.box
+    turned = ((x + width / 2, y + height / 2), (float(width), float(height)), float(face.angle))
+    corners, color = np.rint(cv2.boxPoints(turned)).astype(np.int32), face_color(face)
+    if face.held:
+        for start, end in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+            dashes = 1 + int(np.hypot(*(end - start)) / (6 * thickness))
+            ends = np.rint(np.linspace(start, end, 2 * dashes)).astype(np.int32).reshape(dashes, 2, 2)
+            cv2.polylines(frame, list(ends), False, color, thickness, cv2.LINE_AA)
+    else:
+        cv2.polylines(frame, [corners], True, color, thickness, cv2.LINE_AA)
+    half, bottom = thickness // 2, int(corners[:, 1].max())
+    return x - half, int(corners[:, 1].min()) - half, x + width + half + 1, bottom + half + 1
+
+
+def draw_label(face, size, has_number):
+    """Returns the label of a `Face` as an image, uint8 (h, w, 3) BGR, with letters of a size in pixels."""
+    text = face.label if face.held else f"{face.label} {face.confidence:.0%}"
+    label = draw_text(text, size, face_color(face))
+    return np.hstack([draw_text(str(face.track), size, DARK), label]) if has_number else label
+
+
+@functools.lru_cache(maxsize=256)  # Drawing a text takes 0.2 ms.
+def draw_text(text, size, color):
+    """Returns a text on a bar of a color, BGR, as an image, uint8 (h, w, 3) BGR, with letters of a size in pixels."""
+    from PIL import Image, ImageDraw, ImageFont  # 30 ms, which a script without faces does not need.
+
+    font, pad = ImageFont.load_default(size), size // 3
+    width, height = round(font.getlength(text)) + 2 * pad, sum(font.getmetrics()) + pad // 2
+    image = Image.new("RGB", (width, height), color)
+    ink = (0, 0, 0) if np.dot(color, (0.114, 0.587, 0.299)) > 100 else (255, 255, 255)  # By the bar's brightness.
+    ImageDraw.Draw(image).text((pad, pad // 4), text, ink, font)
+    return np.array(image)
+
+
+def shrink(image, width):
+    """Returns an image, uint8 (h, w, 3), at most as wide as `width` pixels."""
+    scale = min(1.0, width / image.shape[1])
+    size = round(image.shape[1] * scale), max(1, round(image.shape[0] * scale))
+    return image if scale == 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def place_label(label, edges, frame, others, boxes):
+    """Returns the corner x, y of a label: next to its face, where it covers no other label and no middle of a face.
+
+    Args:
+        label, frame: the images, whose sizes count.
+        edges: left, top, right and bottom of the face in pixels.
+        others: list of x, y, width, height of the labels that have their place.
+        boxes: list of x, y, width, height of the faces in the frame.
+    """
+    (height, width), (left, top, right, bottom) = label.shape[:2], edges
+    lines = (top - height, bottom, top - 2 * height, bottom + height, top - 3 * height, bottom + 2 * height)
+    corners = np.array([(x, y) for y in lines for x in (left, right - width)])  # The favorite place first.
+    corners = corners.clip(0, np.maximum(0, np.subtract(frame.shape[1::-1], (width, height))))
+    middles = [(x + w // 4, y + h // 4, w - w // 2, h - h // 2) for x, y, w, h in boxes]
+    taken, weights = np.array([*others, *middles]), np.repeat((10, 1), (len(others), len(middles)))
+    starts = np.maximum(corners[:, np.newaxis], taken[:, :2])  # (corners, taken, 2)
+    ends = np.minimum(corners[:, np.newaxis] + (width, height), taken[:, :2] + taken[:, 2:])
+    covered = (ends - starts).clip(0).prod(axis=2) @ weights  # Pixels.
+    return tuple(corners[covered.argmin()].tolist())
+
+
+def paste(frame, image, corner):
+    """Copies an image, uint8 (h, w, 3), into a frame, at its corner x, y. What does not fit is cut off."""
+    x, y = corner
+    area = frame[y : y + image.shape[0], x : x + image.shape[1]]
+    area[:] = image[: area.shape[0], : area.shape[1]]
 
 
 # 5. Files and messages ------------------------------------------------------------------------------------------------
@@ -513,376 +772,3 @@ def quiet_stderr():
     finally:
         os.dup2(saved, 2)
         os.close(saved)
-
-
-# 6. FER2013 and FER+ -> faces, labels, votes --------------------------------------------------------------------------
-
-COLUMNS = ("emotion", "pixels", "Usage")
-VOTE_COLUMNS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")  # In the order of EMOTIONS.
-OTHER_VOTE_COLUMNS = ("contempt", "unknown", "NF")  # Counted in the total only; NF means no face.
-# Allowed texts of a field. Their position is the value.
-EMOTION_IDS = tuple(map(str, range(len(EMOTIONS))))
-USAGES = tuple(SPLITS.values())
-VOTE_COUNTS = tuple(map(str, range(11)))  # Ten people looked at each face.
-HOW_TO_GET_DATA = (
-    "Download FER2013 from Kaggle, put it at data/fer2013.csv or name it with --data (its forms: data/README.md). "
-    "To try the pipeline with drawn faces: python data/make_sample.py, then --data data/sample.csv."
-)
-
-# Limits on the cost of reading a file.
-MAX_FILE_BYTES = 1_000_000_000  # fer2013.csv has 301 million.
-MAX_ROWS = 80_000  # FER2013 has 35,887; a copy with a blank line after each row has 71,774.
-MAX_ROW_BYTES = 20_000  # A row of FER2013 has at most 9,240.
-MAX_IMAGE_BYTES = 100_000  # A face of the folder form has about 2,000.
-MAX_BYTES_AROUND_CSV = 1_000_000  # The other files of a tar file.
-UNREADABLE = (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, tarfile.TarError, csv.Error)
-
-# What FER2013 is like, and when a data set is not like it.
-FACES_PER_CLASS = (  # Training, PublicTest, PrivateTest; in the order of EMOTIONS.
-    (3995, 436, 4097, 7215, 4830, 3171, 4965),
-    (467, 56, 496, 895, 653, 415, 607),
-    (491, 55, 528, 879, 594, 416, 626),
-)
-MEAN_FACE = (  # Gray levels of the mean Training face, in blocks of 8x8 pixels.
-    (110, 124, 145, 144, 123, 109),
-    (111, 129, 148, 147, 128, 110),
-    (120, 131, 142, 143, 131, 121),
-    (125, 152, 152, 152, 151, 125),
-    (119, 133, 132, 132, 133, 118),
-    (115, 119, 128, 128, 119, 113),
-)
-MIN_ROWS_TO_JUDGE = 1000  # In a split. Fewer rows differ too much by chance.
-MIN_MEAN_FACE_CORRELATION = 0.75  # At least 0.99 in 1,000 faces of FER2013; 0.68 if transposed, 0.65 if upside down.
-MIN_LABEL_SIGNAL = 2.0  # At least 2.2 in 1,000 faces of FER2013, at most 1.8 if the labels are shuffled.
-MAX_COPIES = 0.2  # Share of a split's faces that are in Training. FER2013: 0.08.
-MIN_AGREEMENT = 0.4  # Share of rows in which most votes name the label. FER2013: 0.59 in the worst 500 rows.
-ROWS_PER_AGREEMENT = 500
-
-
-def load_fer2013(path, split, num_classes=5, limit=None):
-    """Loads one split of FER2013.
-
-    Args:
-        path: `fer2013.csv` or `icml_face_data.csv`, plain or in a gzip, zip or tar file; or a folder that holds
-            `train/<emotion>/*.jpg` and `test/<emotion>/*.jpg`, whose file names begin with the split they belong to.
-        split: "train", "val" or "test".
-        num_classes: 5 or 7; rows of the other emotions are left out.
-        limit: keep only the first `limit` rows of the split.
-
-    Returns:
-        faces: uint8 (N, 48, 48, 1).
-        labels: int64 (N,), index into `CLASS_SETS[num_classes]`.
-
-    Raises:
-        FileNotFoundError: there is nothing at `path`.
-        ValueError: the data breaks a rule of the format, or holds no row of the split.
-    """
-    if split not in SPLITS:
-        raise ValueError(f"`split` must be one of {', '.join(SPLITS)}, but is {split}.")
-    if num_classes not in CLASS_SETS:
-        raise ValueError(f"`num_classes` must be one of {', '.join(map(str, CLASS_SETS))}, but is {num_classes}.")
-    faces, emotions, usages = _load_parsed(path)
-    rows = _split_rows(emotions, usages, split, num_classes)[:limit]
-    if len(rows) == 0:
-        there = ", ".join(name for i, name in enumerate(SPLITS) if i in usages)
-        raise ValueError(
-            f"{printable(path)}: no {SPLITS[split]} rows of these {num_classes} classes. Splits with rows: {there}."
-        )
-    return faces[rows], np.searchsorted(CLASS_SETS[num_classes], emotions[rows])
-
-
-def load_votes(path, data, split, num_classes=5, limit=None):
-    """Loads the votes of FER+ for one split of FER2013 (Barsoum et al., 2016).
-
-    Args:
-        path: `fer2013new.csv`, whose rows follow those of `data`.
-        data, split, num_classes, limit: as for `load_fer2013`.
-
-    Returns:
-        votes: float32 (N, C), one row per face of `load_fer2013`.
-        weights: float32 (N,), share of the ten votes that fall on the classes, 0..1.
-        consensus: int64 (N,), the class that more than half of the ten votes name, or -1.
-
-    Raises:
-        FileNotFoundError: there is nothing at `path`.
-        ValueError: the file breaks a rule of the format, or its rows are not those of `data`.
-    """
-    _check_file(Path(path), "Download fer2013new.csv from github.com/microsoft/FERPlus.")
-    if Path(data).is_dir():
-        raise ValueError(
-            f"{printable(path)}: a folder of images has lost the row order of the votes. Name fer2013.csv with --data."
-        )
-    _, emotions, usages = _load_parsed(data)
-    counts, totals, vote_usages = _read_votes(path)
-    _check_same_rows(path, data, (usages, emotions), (vote_usages, counts.argmax(axis=1)))
-    rows = _split_rows(emotions, usages, split, num_classes)[:limit]
-    counts, totals = counts[rows][:, CLASS_SETS[num_classes]], totals[rows]
-    sums = counts.sum(axis=1)
-    consensus = np.where(counts.max(axis=1) * 2 > totals, counts.argmax(axis=1), -1)
-    return counts / np.maximum(sums, 1)[:, np.newaxis], sums / np.maximum(totals, 1), consensus
-
-
-def data_warnings(path):
-    """Returns one line for each kind of sign that a data set is not FER2013 as published (limits: data/README.md)."""
-    faces, emotions, usages = _load_parsed(path)
-    warnings = {"counts": _compare_counts(emotions, usages)}  # The first warning of each kind.
-    for number, split in enumerate(USAGES):
-        images, ids = faces[usages == number], emotions[usages == number]
-        copies = int(find_copies(images, faces[usages == 0]).sum()) if number else 0
-        if copies > MAX_COPIES * len(images):
-            text = f"{split} is not independent: {copies} of its {len(images)} faces are copies of Training's."
-            warnings.setdefault("copies", text)
-        if len(ids) < MIN_ROWS_TO_JUDGE:
-            continue
-        blocks = images.mean(axis=0, dtype=np.float32).reshape(6, 8, 6, 8).mean(axis=(1, 3))
-        correlation = np.corrcoef(blocks.ravel(), np.ravel(MEAN_FACE))[0, 1] if blocks.std() else 0.0
-        if correlation < MIN_MEAN_FACE_CORRELATION:
-            text = f"the mean face of {split} has a correlation of {correlation:.2f} with FER2013's."
-            warnings.setdefault("pixels", f"pixels may be inverted, transposed or blank: {text}")
-        elif _label_signal(images, ids) < MIN_LABEL_SIGNAL:
-            warnings.setdefault("labels", f"labels may be shuffled: those of {split} are not related to the pixels.")
-    return [f"{printable(path)}: {warning}" for warning in warnings.values() if warning]
-
-
-def find_copies(faces, others):
-    """Returns a bool (N,) mask of the faces that are exact copies of one of the others."""
-    seen = {face.tobytes() for face in others}
-    return np.array([face.tobytes() in seen for face in faces], bool)
-
-
-def hash_split(faces, labels):
-    """Returns the SHA-256 of faces and labels in hexadecimal digits, as in `model.json`."""
-    return hashlib.sha256(faces.tobytes() + labels.astype("<i8").tobytes()).hexdigest()
-
-
-def _split_rows(emotions, usages, split, num_classes):
-    """Returns the rows of a split whose emotion is among the classes."""
-    return np.flatnonzero((usages == list(SPLITS).index(split)) & np.isin(emotions, CLASS_SETS[num_classes]))
-
-
-def _compare_counts(emotions, usages):
-    """Returns a line if the splits do not have FER2013's number of faces, in total or per emotion, or else None."""
-    counts = np.array([np.bincount(emotions[usages == number], minlength=7) for number in range(3)])  # (split, emotion)
-    received, expected = (", ".join(map(str, np.sum(table, axis=1))) for table in (counts, FACES_PER_CLASS))
-    if received != expected:
-        return f"not the whole of FER2013: {', '.join(USAGES)} have {received} rows instead of {expected}."
-    if np.array_equal(counts, FACES_PER_CLASS):
-        return None
-    split, emotion = np.argwhere(counts != FACES_PER_CLASS)[0]
-    return (
-        f"splits or emotions may be mixed up: {USAGES[split]} has {counts[split, emotion]} faces of "
-        f"{EMOTIONS[emotion]} instead of {FACES_PER_CLASS[split][emotion]}."
-    )
-
-
-def _label_signal(faces, emotions):
-    """Returns the F statistic of the emotions' mean faces (one-way ANOVA over 144 pixels): about 1 at random."""
-    pixels = faces[:, 2::4, 2::4].reshape(len(faces), -1).astype(np.float32)
-    pixels -= pixels.mean(axis=0)
-    groups = [pixels[emotions == emotion] for emotion in np.unique(emotions)]
-    between = sum(len(group) * np.square(group.mean(axis=0)).sum() for group in groups)
-    within = np.square(pixels).sum() - between
-    return between / max(1, len(groups) - 1) / (within / (len(faces) - len(groups)))
-
-
-def _check_same_rows(path, data, labelled, voted):
-    """Checks that votes follow the rows of a data set, by the splits and by the emotions of both, int (N,) each."""
-    (usages, emotions), (vote_usages, most_voted), name, other = labelled, voted, printable(path), printable(data)
-    if len(usages) != len(vote_usages):
-        raise ValueError(f"{name} must have one row for each of {other}'s {len(usages)}, but has {len(vote_usages)}.")
-    if not np.array_equal(usages, vote_usages):
-        row = np.argmax(usages != vote_usages)
-        raise ValueError(f"`Usage` of {name} must equal that of {other} in every row, but differs in row {row + 2}.")
-    blocks = np.array_split(most_voted == emotions, max(1, len(emotions) // ROWS_PER_AGREEMENT))
-    lowest = min(block.mean() for block in blocks)
-    if lowest < MIN_AGREEMENT:
-        raise ValueError(
-            f"{name} must have the row order of {other}, but most votes name the label of only {lowest:.0%} of "
-            f"{len(blocks[0])} successive faces (FER2013: over 59%)."
-        )
-
-
-def _load_parsed(path):
-    """Returns faces, emotion ids and split numbers of the whole data set."""
-    path = Path(path)
-    if not path.is_dir():
-        _check_file(path, HOW_TO_GET_DATA)
-    return _load_once(path, path.stat().st_mtime_ns, path.stat().st_ctime_ns)
-
-
-@functools.lru_cache(maxsize=1)  # The scripts load several splits of one data set.
-def _load_once(path, *times):
-    """Does the work of `_load_parsed`. Other times mean that the data set has changed since the last call."""
-    return _read_folder(path) if path.is_dir() else _read_csv(path)  # 2 s for FER2013.
-
-
-def _check_file(path, remedy):
-    """Checks that there is a regular file; a pipe or device could be read forever."""
-    if not path.exists():
-        raise FileNotFoundError(f"{printable(path)}: no such file. {remedy}")
-    if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
-        raise ValueError(f"{printable(path)}: not a regular file of at most {MAX_FILE_BYTES / 1e9:.0f} GB. {remedy}")
-
-
-def _read_csv(path):
-    pixels, emotions, usages = bytearray(), [], []
-    for where, (emotion, text, usage) in _read_rows(path, COLUMNS):
-        emotions.append(_look_up(emotion, EMOTION_IDS, "emotion", where))
-        usages.append(_look_up(usage, USAGES, "Usage", where))
-        pixels += _parse_pixels(text, where).tobytes()
-    faces = np.frombuffer(pixels, np.uint8).reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 1)
-    return faces, np.array(emotions, np.int64), np.array(usages, np.int64)
-
-
-def _read_votes(path):
-    """Returns the counts, float32 (N, 7), the totals with the other columns, float32 (N,), and the split numbers."""
-    counts, usages, columns = [], [], (*VOTE_COLUMNS, *OTHER_VOTE_COLUMNS)
-    for where, (usage, *votes) in _read_rows(path, ("Usage", *columns)):
-        usages.append(_look_up(usage, USAGES, "Usage", where))
-        counts.append([_look_up(*vote, where) for vote in zip(votes, itertools.repeat(VOTE_COUNTS), columns)])
-        if sum(counts[-1]) > 10:
-            raise ValueError(f"A face has at most 10 votes, but {where} holds {sum(counts[-1])}.")
-    counts = np.array(counts, np.float32)
-    return counts[:, : len(VOTE_COLUMNS)], counts.sum(axis=1), np.array(usages, np.int64)
-
-
-def _look_up(text, allowed, column, where):
-    """Returns the position of a field's text among the allowed ones."""
-    if text not in allowed:
-        raise ValueError(f"`{column}` must be one of {', '.join(allowed)}, but {where} holds {text[:40]!r}.")
-    return allowed.index(text)
-
-
-def _parse_pixels(text, where):
-    """Returns the pixels, uint8 (2304,), of one text of numbers."""
-    try:
-        pixels = np.fromstring(text, dtype=np.int64, sep=" ")
-    except ValueError as error:
-        raise ValueError(f"`pixels` must hold whole numbers with spaces between, but {where} does not.") from error
-    if pixels.size != IMAGE_SIZE * IMAGE_SIZE:
-        raise ValueError(f"`pixels` must hold {IMAGE_SIZE * IMAGE_SIZE} numbers, but {where} holds {pixels.size}.")
-    if pixels.min() < 0 or pixels.max() > 255:
-        outside = pixels[(pixels < 0) | (pixels > 255)][0]
-        raise ValueError(f"`pixels` must be within 0..255, but {where} holds {outside}.")
-    return pixels.astype(np.uint8)
-
-
-def _read_rows(path, columns):
-    """Yields the place, "row 2 of <file>" after the header, and the fields in `columns` of each row with content."""
-    name, where = printable(path), None
-    try:
-        with _open_csv(path) as (stream, size):
-            rows = csv.reader(_read_lines(stream, size, name), skipinitialspace=True)
-            header = [field.strip("\ufeff ") for field in next(rows, [])]  # Windows programs write a byte order mark.
-            for column in columns:
-                if column not in header:
-                    raise ValueError(f"{name} must have the column {column}, but has {shorten(', '.join(header))!r}.")
-            for fields in rows:
-                if not any(map(str.strip, fields)):
-                    continue
-                where, width = f"row {rows.line_num} of {name}", len(fields)
-                if width != len(header):
-                    problem = f"must have {len(header)} fields a row, but row {rows.line_num} has {width}"
-                    raise ValueError(f"{name} {problem}.")
-                yield where, [fields[header.index(column)].strip() for column in columns]
-    except PermissionError:
-        raise
-    except UNREADABLE as error:
-        raise ValueError(f"{name}: not readable as a CSV ({shorten(error)}). Download it again.") from error
-    if where is None:
-        raise ValueError(f"{name}: a header and no rows. Download it again.")
-
-
-def _read_lines(stream, size, name):
-    """Yields the lines in the next `size` bytes, in bounded memory, whatever the stream holds."""
-    for number in range(1, MAX_ROWS + 2):
-        line = stream.readline(min(size, MAX_ROW_BYTES + 1))
-        if not line and 0 < size < math.inf:
-            raise EOFError("it ends early")
-        if not line:
-            return
-        if len(line) > MAX_ROW_BYTES:
-            raise ValueError(f"A row of {name} must have at most {MAX_ROW_BYTES} bytes, but row {number} has more.")
-        size -= len(line)
-        yield line.decode("utf-8", "replace")
-    raise ValueError(f"{name} must have at most {MAX_ROWS} rows, but has more.")
-
-
-@contextlib.contextmanager
-def _open_csv(path):
-    """Yields the stream and the size of the CSV in a plain, gzip, zip or tar file, told apart by their first bytes."""
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(open(path, "rb"))
-        if file.peek(2)[:2] == b"PK":
-            archive = stack.enter_context(zipfile.ZipFile(file))
-            # Python decompresses other methods in unbounded pieces.
-            entries = [entry for entry in archive.infolist() if _is_csv(entry.filename)]
-            if not entries or {entry.compress_type for entry in entries} - {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-                raise OSError("no CSV in it, or an unusual compression")
-            largest = max(entries, key=lambda entry: entry.file_size)  # The whole data set, if there are parts of it.
-            yield stack.enter_context(archive.open(largest)), math.inf
-            return
-        if file.peek(2)[:2] == b"\x1f\x8b":
-            if not zlib.decompressobj(zlib.MAX_WBITS + 16).decompress(file.peek(512), 1):
-                raise OSError("no content at its beginning")  # Python would take minutes for a header of 100 MB.
-            file = stack.enter_context(gzip.open(file))
-        in_tar = b"\0" in file.peek(512)[:512]
-        yield file, _skip_to_csv(file) if in_tar else math.inf
-        # The checksum of gzip is at the end, after the other files.
-        if in_tar and len(file.read(MAX_BYTES_AROUND_CSV)) == MAX_BYTES_AROUND_CSV:
-            raise OSError("too much after the CSV")
-
-
-def _skip_to_csv(stream):
-    """Reads a tar file up to the content of its first CSV. Returns the CSV's size in bytes."""
-    for _ in range(10):  # Entries.
-        entry = tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), "utf-8", "replace")
-        if not 0 <= entry.size < MAX_FILE_BYTES:
-            break
-        if _is_csv(entry.name):
-            return entry.size
-        stream.read(min(-(-entry.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE, MAX_BYTES_AROUND_CSV))
-    raise OSError("no CSV at its beginning")
-
-
-def _is_csv(name):
-    """Returns whether a file of an archive is a CSV, and not a hidden file that macOS adds."""
-    return name.lower().endswith(".csv") and not Path(name).name.startswith(".")
-
-
-def _list_images(path):
-    """Returns the files of the folder form, in the order of the numbers in their names, whatever class they are in."""
-    found = (file for part in ("train", "test") for file in path.glob(f"{part}/*/[!.]*"))
-    images = (file for file in found if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    files = list(itertools.islice(images, MAX_ROWS + 1))
-    if not files:
-        raise ValueError(f"{printable(path)}: no train/<emotion>/*.jpg and test/<emotion>/*.jpg. {HOW_TO_GET_DATA}")
-    if len(files) > MAX_ROWS:
-        raise ValueError(f"{printable(path)} must have at most {MAX_ROWS} images, but has more.")
-    return sorted(files, key=lambda file: (int("0" + "".join(filter(str.isdecimal, file.stem))), file.name))
-
-
-def _read_folder(path):
-    names, faces, emotions, usages = [emotion.lower() for emotion in EMOTIONS], [], [], []
-    for file in _list_images(path):
-        name, emotion, usage = printable(file), file.parent.name.lower(), file.stem.split("_")[0]
-        if emotion not in names:
-            raise ValueError(f"A folder of faces must be named {', '.join(names)}, but {name} is in another.")
-        if usage not in USAGES:
-            raise ValueError(f"The name of a face must begin with {', '.join(USAGES)}, but {name} does not.")
-        faces.append(_read_face(file, name))
-        emotions.append(names.index(emotion))
-        usages.append(USAGES.index(usage))
-    return np.array(faces)[..., np.newaxis], np.array(emotions, np.int64), np.array(usages, np.int64)
-
-
-def _read_face(file, name):
-    """Returns the image, uint8 (48, 48), of a file of the folder form."""
-    image = None
-    if file.is_file() and 0 < file.stat().st_size <= MAX_IMAGE_BYTES:
-        with contextlib.suppress(cv2.error), quiet_stderr():  # libpng and libjpeg print warnings.
-            # From memory: OpenCV cannot open a path with letters beyond ASCII on Windows.
-            image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_GRAYSCALE)
-    if image is None or image.shape != (IMAGE_SIZE, IMAGE_SIZE):
-        raise ValueError(f"A face must be an image of {IMAGE_SIZE}x{IMAGE_SIZE} pixels, but {name} is not.")
-    return image

@@ -121,8 +121,9 @@ def peak_memory_mb():
 class FrameLabeler:
     """Finds and labels the faces of successive frames. Faces are not followed from one file to the next."""
 
-    def __init__(self, model, detector, min_confidence, benchmark):
+    def __init__(self, model, detector, min_confidence, benchmark, numbered=False):
         self.model, self.detector, self.min_confidence, self.benchmark = model, detector, min_confidence, benchmark
+        self.numbered = numbered  # Draws the number of a face that is alone, too.
         self.file = self.tracker = self.mirrored = None
 
     def label(self, source_frame, mirrored=False):
@@ -144,7 +145,7 @@ class FrameLabeler:
         with self.benchmark.stage("classify"):
             faces = self.classify(gray, tracks, time_s)
         with self.benchmark.stage("draw"):
-            annotated = utils.annotate_frame(frame, faces)
+            annotated = utils.annotate_frame(frame, faces, self.numbered)
         return annotated, faces
 
     def classify(self, gray, tracks, time_s):
@@ -165,16 +166,17 @@ def run(source, labeler, benchmark, window, output, log):
     hidden = True if source.total in (None, 1) or sys.stderr is None else None  # None: a bar on a terminal only.
     # The bar is delayed, so that it comes after what is said about the output.
     frames = iter(tqdm.tqdm(source.frames(), total=source.total, unit=" frames", disable=hidden, delay=1))
+    call = window.call if window else lambda function, *args: function(*args)
     while not (window and window.closed):
         with benchmark.stage("read"):
-            source_frame = next(frames, None)
+            source_frame = call(next, frames, None)
         if source_frame is None:
             break
         if source_frame.image is None:
             if window:
                 window.stall()
             continue
-        annotated, faces = labeler.label(source_frame, mirrored=bool(window and window.mirrored))
+        annotated, faces = call(labeler.label, source_frame, bool(window and window.mirrored))
         benchmark.count(source_frame, len(faces))
         if source_frame.still:
             print(file_text(source_frame.file, faces) if source.kind == "folder" else image_text(faces), flush=True)
@@ -331,10 +333,10 @@ def demo(args):
         is_folder, is_live = source.kind == "folder", source.kind in LIVE_KINDS
         log = emotion_log.EmotionLog(args.log, model.classes, is_folder, is_live) if args.log else None
         output = open_output(args, source, window)
-        for part in filter(None, (window and contextlib.closing(window), log and contextlib.closing(log), output)):
+        for part in filter(None, (window, log, output)):
             stack.enter_context(part)
         benchmark = Benchmark()
-        labeler = FrameLabeler(model, detector, args.min_confidence, benchmark)
+        labeler = FrameLabeler(model, detector, args.min_confidence, benchmark, numbered=log is not None)
         failure = run_to_failure(source, labeler, benchmark, window, output, log)
     report(args, source, output, log, benchmark)
     if failure or source.problem:
@@ -351,11 +353,11 @@ def report(args, source, output, log, benchmark):
         print(f"{benchmark.frames} frames, {benchmark.faces} faces, {benchmark.fps():.1f} frames/s.")
     if output and output.written:
         print(f"Wrote {utils.printable(output.path)}.")
-    if log and log.file:
+    if log and log.rows:
         print(f"Wrote {utils.printable(args.log)}.")
         try:
-            print(emotion_log.report(args.log))
-        except (OSError, ValueError) as error:  # The log is complete all the same.
+            print(emotion_log.report([args.log]))
+        except (OSError, ValueError, MemoryError) as error:  # The log is complete all the same.
             print(f"The log cannot be summed up: {error}")
     if args.benchmark:
         print(table)

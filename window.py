@@ -1,5 +1,6 @@
 """The demo's window: its keys, what they switch, and the text over the image."""
 
+import concurrent.futures
 import datetime
 import functools
 import os
@@ -13,33 +14,72 @@ import numpy as np
 import utils
 from video import OUTPUT_DIR, write_image
 
-WINDOW = "Emotions"
+TITLE = "Emotions"
 FLAGS = cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL  # GUI_NORMAL: without Qt's toolbar.
 HINT = "h: help, q: quit"
-HELP = ["q, Esc  quit", "space   pause", "s  snapshot", "m  mirror", "b  probabilities", "f  frame rate", "h  help"]
+HELP = {
+    "q, Esc": "quit", "space": "pause", "s": "snapshot", "m": "mirror", "b": "probabilities", "f": "frame rate",
+    "h": "help",
+}  # fmt: skip
+PAUSED = "paused, space continues"
 ESCAPE = 27
-LARGEST = (1280, 720)  # Pixels of a new window. Its edges can be dragged.
+MAX_WINDOW = (1280, 720)  # Pixels of a new window. Its edges can be dragged.
 HINT_SECONDS = 5.0
+SAVED_SECONDS = 1.5
+KEY_INTERVAL = 0.01  # Seconds. Qt keeps only the last of the keys that were pressed since it was asked.
 SECONDS_PER_IMAGE = 1.0  # For the images of a folder. A single one stays until a key ends it.
-NOTE_COLOR = (40, 40, 40)  # BGR.
 
 
 class Window:
-    """The window for a source. Its keys set `mirrored`, for the next frame, and `closed`, to end the demo."""
+    """Shows annotated frames, and handles the keys.
+
+    Args:
+        source: from `video.open_source`.
+
+    Attributes:
+        mirrored: whether to mirror the next frame.
+        closed: whether to end the demo.
+    """
 
     def __init__(self, source):
         self.source = source
         self.mirrored, self.paused, self.closed = source.kind == "camera", False, False
         self.overlays = {"f"}  # Keys of the overlays that are on: b, f, h.
-        self.draw = self.shown = None  # Draws the current frame again; the image that the window shows.
+        self.draw = self.picture = None  # Draws the current frame again; the image of the window without its notes.
         self.file, self.clock = None, 0.0  # The current video, and when it started, moved on by the pauses.
-        self.hint_end = time.perf_counter() + HINT_SECONDS
-        cv2.namedWindow(WINDOW, FLAGS)
+        self.notes = {HINT: time.perf_counter() + HINT_SECONDS}  # Text -> when it vanishes.
+        self.worker = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+        cv2.namedWindow(TITLE, FLAGS)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def call(self, function, *args):
+        """Calls a function in another thread, and handles the keys until it returns."""
+        future = self.worker.submit(function, *args)
+        try:
+            while not concurrent.futures.wait([future], KEY_INTERVAL).done:
+                self._handle_keys(1)
+        finally:
+            concurrent.futures.wait([future])  # After Ctrl-C too: its frame is completed.
+        return future.result()
 
     def show(self, annotated, source_frame, faces, fps):
-        """Shows a frame, uint8 (H, W, 3), with its list of `utils.Face` until the next is due. Handles the keys."""
+        """Shows a frame until the next one is due, and handles the keys.
+
+        Args:
+            annotated: uint8 (H, W, 3) BGR.
+            source_frame: `video.SourceFrame`.
+            faces: list of `utils.Face`.
+            fps: frames per second of the demo.
+        """
+        if self.closed:  # Drawing would open it again.
+            return
         if self.draw is None:
-            cv2.resizeWindow(WINDOW, *window_size(*annotated.shape[1::-1]))
+            cv2.resizeWindow(TITLE, *window_size(*annotated.shape[1::-1]))
         now, time_s, rate = time.perf_counter(), source_frame.time_s, f"{fps:.0f} frames/s"
         if self.source.kind in ("camera", "stream"):
             due = now
@@ -57,64 +97,70 @@ class Window:
 
     def stall(self):
         """Shows on the last frame that the live source is not sending."""
-        if self.draw:
+        if self.draw and not self.closed:
             self.draw(message=f"No picture from {self.source.title}; trying to open it again.")
         self._wait(0.0)
 
     def close(self):
+        self.worker.shutdown()
         cv2.destroyAllWindows()
 
     def _draw(self, annotated, faces, rate, message=None):
-        self.shown = annotated.copy()
-        lines = [message] if message else []
-        if time.perf_counter() < self.hint_end and "h" not in self.overlays:
-            lines.append(HINT)
-        if rate and "f" in self.overlays:
-            lines.append(rate)
-        if "h" in self.overlays:
-            lines += HELP
-        put_notes(self.shown, lines)
+        self.picture = annotated.copy()
         if faces and "b" in self.overlays:
             nearest = max(faces, key=lambda face: face.box[2])  # The widest box.
-            put_bars(self.shown, nearest.probabilities)
-        cv2.imshow(WINDOW, self.shown)
+            put_bars(self.picture, nearest, numbered=len(faces) > 1)
+        now = time.perf_counter()
+        self.notes = {text: end for text, end in self.notes.items() if end > now}
+        lines = [message, PAUSED if self.paused else None, rate if "f" in self.overlays else None]
+        lines += [note for note in self.notes if note != HINT or "h" not in self.overlays]
+        shown = self.picture.copy()
+        put_lines(shown, list(filter(None, lines)), HELP if "h" in self.overlays else {})
+        cv2.imshow(TITLE, shown)
 
     def _wait(self, due):
         """Handles the keys, at least once, until the time `due`. A pause postpones it."""
         while not self.closed:
             before = time.perf_counter()
-            self._press(cv2.waitKey(int(np.clip(1000 * (due - before), 1, 20))) & 0xFF)
-            self.closed = self.closed or not is_visible(WINDOW)
+            self._handle_keys(int(np.clip(1000 * (due - before), 1, 20)))
             now = time.perf_counter()
-            if before < self.hint_end <= now and self.draw and not self.closed:
-                self.draw()  # Removes the hint from an image that stays.
+            if min(self.notes.values(), default=np.inf) <= now:
+                self._redraw()
             if self.paused:
                 self.clock, due = self.clock + now - before, due + now - before
             elif now >= due:
                 return
 
-    def _press(self, key):
-        if key in (ord("q"), ESCAPE):
-            self.closed = True
-        elif key == ord(" "):
+    def _handle_keys(self, milliseconds):
+        """Waits so long for a key, and does what it asks for."""
+        key = cv2.waitKey(milliseconds) & 0xFF
+        self.closed = self.closed or key in (ord("q"), ESCAPE) or not is_visible(TITLE)
+        if key == ord(" "):
             self.paused = not self.paused
         elif key == ord("m"):
             self.mirrored = not self.mirrored
-        elif chr(key) in "bfh" and self.draw:
+        elif chr(key) in "bfh":
             self.overlays ^= {chr(key)}
-            self.draw()  # At once, because the image may stand still.
         elif key == ord("s") and self.draw:
-            save_snapshot(self.shown)
+            self.notes[save_snapshot(self.picture)] = time.perf_counter() + SAVED_SECONDS
+        if chr(key) in " bfhs":
+            self._redraw()  # At once, because the image may stand still.
+
+    def _redraw(self):
+        if self.draw and not self.closed:
+            self.draw()
 
 
 def save_snapshot(image):
-    """Writes an image to a new file in `OUTPUT_DIR`, and prints where or why not."""
+    """Writes an image to a new file in `OUTPUT_DIR`, and prints where or why not. Returns a note for the window."""
     path = OUTPUT_DIR / f"snapshot-{datetime.datetime.now():%Y%m%d-%H%M%S-%f}.png"
     try:
         write_image(path, image)
         print(f"Saved {path}.", flush=True)
+        return "snapshot saved"
     except OSError as error:
         print(error, flush=True)
+        return str(error)
 
 
 def is_visible(window):
@@ -138,27 +184,41 @@ def has_display():
 
 def window_size(width, height):
     """Returns the width and height in pixels of the window for a frame of this size."""
-    scale = min(1.0, LARGEST[0] / width, LARGEST[1] / height)
+    scale = min(1.0, MAX_WINDOW[0] / width, MAX_WINDOW[1] / height)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def put_notes(image, lines):
-    """Writes lines of text into the upper left corner of an image."""
-    scale, bottom = utils.text_scale(image), 0
-    for line in lines:
-        corner = (0, bottom + round(36 * scale) if bottom else 0)
-        bottom = utils.put_text(image, line, corner, scale * 0.8, NOTE_COLOR)
+def put_lines(image, lines, table):
+    """Writes lines of text, and a table of two columns, into the upper left corner of an image, uint8 (H, W, 3) BGR."""
+    draw = functools.partial(utils.draw_text, size=utils.text_size(image), color=utils.DARK)
+    parts = [draw(line) for line in lines]
+    if table:
+        parts.append(np.hstack([stack(map(draw, table)), stack(map(draw, table.values()))]))
+    if parts:
+        utils.paste(image, utils.shrink(stack(parts), image.shape[1]), (0, 0))
 
 
-def put_bars(image, probabilities):
-    """Draws probabilities, dict of emotion to 0..1, as bars into the lower left corner of an image, uint8 (H, W, 3)."""
-    scale = utils.text_scale(image)
-    row, length, gap = round(30 * scale), round(240 * scale), round(4 * scale)
-    for line, (name, probability) in enumerate(probabilities.items()):
-        bottom = image.shape[0] - (len(probabilities) - 1 - line) * row
-        image[max(0, bottom - row) : bottom, :length] //= 3
-        end, color = (max(1, int(length * probability)), bottom - gap), utils.EMOTION_COLORS[name][::-1]
-        cv2.rectangle(image, (0, bottom - row + gap), end, color, cv2.FILLED)
-        origin, text = (2 * gap, bottom - round(9 * scale)), f"{name} {probability:.0%}"
-        for ink, thickness in ((0, 0, 0), max(2, gap)), ((255, 255, 255), max(1, round(scale))):  # White, outlined.
-            cv2.putText(image, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.6 * scale, ink, thickness, cv2.LINE_AA)
+def put_bars(image, face, numbered):
+    """Draws the probabilities of a `utils.Face` as bars into the lower left corner of an image, uint8 (H, W, 3) BGR."""
+    size, items = utils.text_size(image), face.probabilities.items()
+    names = stack([utils.draw_text(name, size, utils.DARK) for name in face.probabilities])
+    shares = stack([utils.draw_text(f"{probability:.0%}", size, utils.DARK) for _, probability in items])
+    row, bars = len(names) / len(items), np.full((len(names), 8 * size, 3), utils.DARK, np.uint8)
+    for line, (name, probability) in enumerate(items):
+        top, bottom = round((line + 0.25) * row), round((line + 0.75) * row)
+        bars[top:bottom, : max(1, round(probability * bars.shape[1]))] = utils.EMOTION_COLORS[name][::-1]
+    panel = np.hstack([names, bars, shares])
+    if numbered and face.track:
+        panel = stack([utils.draw_text(f"Face {face.track}", size, utils.DARK), panel])
+    panel = utils.shrink(panel, image.shape[1])
+    utils.paste(image, panel, (0, max(0, image.shape[0] - len(panel))))
+
+
+def stack(images):
+    """Returns images, uint8 (h, w, 3), below each other, made equally wide."""
+    images = list(images)
+    width = max(image.shape[1] for image in images)
+    return np.vstack([
+        cv2.copyMakeBorder(image, 0, 0, 0, width - image.shape[1], cv2.BORDER_CONSTANT, value=utils.DARK)
+        for image in images
+    ])  # fmt: skip

@@ -104,15 +104,73 @@ def test_root_folder_cannot_be_replaced():
         checkpoint.check_folders(Path("/"))
 
 
-def test_desktop_files_do_not_stop_a_training(tmp_path):
-    (tmp_path / "model").mkdir()
+def test_files_of_a_user_one_level_down_are_refused(tmp_path):
+    make_new_model(tmp_path)
+    checkpoint.check_folders(tmp_path / "model")
+    (tmp_path / "model.partial" / "model" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="contains thesis.txt, which train.py did not write"):
+        checkpoint.check_folders(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "missing"),
+    [
+        ("model", "model.keras", "model.json"),
+        ("model.previous", "history.csv", "model.json"),
+        ("model.partial", "model", "lock"),
+    ],
+)
+def test_folder_without_the_marker_is_refused(tmp_path, folder, name, missing):
+    """A user's own folder may hold a file with one of our names."""
+    (tmp_path / folder).mkdir()
+    checkpoint.check_folders(tmp_path / "model")
+    (tmp_path / folder / name).touch()
+    with pytest.raises(ValueError, match=f"contains no {missing}, so train.py did not write it"):
+        checkpoint.check_folders(tmp_path / "model")
+
+
+def test_hidden_files_do_not_stop_a_training(tmp_path):
+    make_model(tmp_path / "model", "former")
     (tmp_path / "model" / ".DS_Store").write_text("")
     checkpoint.check_folders(tmp_path / "model")
+
+
+LOCK_AND_WAIT = f"""
+import sys
+sys.path.insert(0, {str(utils.ROOT)!r})
+from pathlib import Path
+import checkpoint
+with checkpoint.locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_second_run_is_refused_until_the_first_ends_or_is_killed(tmp_path):
+    folder, options = tmp_path / "model", {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    for end in (subprocess.Popen.kill, lambda process: process.stdin.close()):
+        process = subprocess.Popen([sys.executable, "-c", LOCK_AND_WAIT, folder], text=True, **options)
+        assert process.stdout.readline() == "locked\n"
+        with pytest.raises(ValueError, match="model.partial: another training is using it"), checkpoint.locked(folder):
+            pass
+        end(process)
+        process.wait(timeout=60)
+    assert not folder.with_name("model.partial").exists()  # The second process ended without an error.
+    with checkpoint.locked(folder):
+        assert folder.with_name("model.partial").exists()
+
+
+def test_state_stays_after_an_error(tmp_path):
+    with pytest.raises(KeyboardInterrupt), checkpoint.locked(tmp_path / "model"):
+        write_state(tmp_path / "model.partial" / "state.npz")
+        raise KeyboardInterrupt
+    assert (tmp_path / "model.partial" / "state.npz").exists()
 
 
 def test_half_written_state_does_not_stop_resuming(tmp_path):
     (tmp_path / "model.partial").mkdir()
     (tmp_path / "model.partial" / ".new-1-state.npz").write_bytes(b"half")
+    (tmp_path / "model.partial" / "lock").touch()
     checkpoint.check_folders(tmp_path / "model")
 
 
@@ -121,28 +179,33 @@ def make_model(folder, text):
     (folder / "model.json").write_text(text)
 
 
+def make_new_model(folder):
+    """Writes the model of a training that has finished but not replaced the former one."""
+    make_model(folder / "model.partial" / "model", "new")
+    (folder / "model.partial" / "lock").touch()
+
+
 def test_former_model_becomes_previous(tmp_path):
     make_model(tmp_path / "model.previous", "oldest")
     make_model(tmp_path / "model", "former")
-    make_model(tmp_path / "model.partial" / "model", "new")
+    make_new_model(tmp_path)
     checkpoint.replace_model(tmp_path / "model")
     assert (tmp_path / "model" / "model.json").read_text() == "new"
     assert (tmp_path / "model.previous" / "model.json").read_text() == "former"
-    assert not (tmp_path / "model.partial").exists()
 
 
 @pytest.mark.parametrize("finish", [checkpoint.replace_model, checkpoint.complete_replacement])
 def test_new_model_takes_an_empty_place(tmp_path, finish):
     """The former model was moved away, by the user or between the two renames of a run that was killed."""
     make_model(tmp_path / "model.previous", "former")
-    make_model(tmp_path / "model.partial" / "model", "new")
+    make_new_model(tmp_path)
     finish(tmp_path / "model")
     assert (tmp_path / "model" / "model.json").read_text() == "new"
     assert (tmp_path / "model.previous" / "model.json").read_text() == "former"
 
 
 def test_files_that_appear_during_training_are_not_replaced(tmp_path):
-    make_model(tmp_path / "model.partial" / "model", "new")
+    make_new_model(tmp_path)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="notes.txt"):
@@ -194,6 +257,7 @@ print(len(checkpoint.load_state(path)[2][0]), [file.name for file in path.parent
 
 def test_weights_of_the_best_epoch_are_kept(tmp_path):
     state, weight = checkpoint.Checkpoint(tmp_path / "model", CONFIG, [48] * 3), keras.Variable(0.0)
+    (tmp_path / "model.partial").mkdir()
     state.start(resume=False)
     optimizer, network = types.SimpleNamespace(variables=[]), types.SimpleNamespace(variables=[weight])
     state.set_model(types.SimpleNamespace(network=network, variables=[weight], optimizer=optimizer, seed_epoch=max))

@@ -71,6 +71,14 @@ def test_failed_renaming_names_the_file_that_was_asked_for():
     assert stderr.startswith("script.py: none/x: No such file or directory.")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_too_little_memory_is_one_line():
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (300_000_000,) * 2)"
+    process = start(limit, "bytearray(1_000_000_000)")
+    _, stderr = process.communicate()
+    assert (process.returncode, stderr.count("\n")) == (2, 1) and "not enough memory" in stderr
+
+
 def test_bug_is_not_hidden():
     process = start(work="raise ZeroDivisionError")
     _, stderr = process.communicate()

@@ -174,11 +174,11 @@ def test_noise_has_up_to_its_standard_deviation(appearance):
     assert deviations.min() < 0.5 and 5.5 < deviations.max() < 6.5
 
 
-def test_normalise_by_hand():
+def test_normalize_by_hand():
     """Half of the rows are 100 - 50, half 100 + 50: mean 100, variance 2500, to which 4 are added."""
     face = np.full((1, 48, 48, 1), 50, np.float32)
     face[:, 24:] = 150
-    assert np.allclose(np.unique(cnn.normalise(face)), np.array([-50, 50]) / np.sqrt(2504))
+    assert np.allclose(np.unique(cnn.normalize(face)), np.array([-50, 50]) / np.sqrt(2504))
 
 
 def test_augmentation_is_fixed_by_seed_and_epoch(monkeypatch):

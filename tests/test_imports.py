@@ -14,6 +14,7 @@ ALLOWED = {
     "tensorflow": {"train", "cnn", "checkpoint"},
     "matplotlib": {"plots", "make_demo"},  # make_demo.py takes a portrait from it.
     "seaborn": {"plots"},
+    "PIL": {"utils", "video"},
 }
 MODULES = {path.stem: path for path in ROOT.glob("*.py")}
 OTHERS = {path.stem: path for folder in ("data", "models", "figures") for path in (ROOT / folder).rglob("*.py")}
@@ -33,6 +34,11 @@ def list_imports(path):
 def test_utils_and_cli_import_no_file_of_the_project():
     for name in ("utils", "cli"):
         assert not list_imports(MODULES[name]) & set(MODULES)
+
+
+def test_the_data_set_is_read_by_train_and_evaluate_only():
+    assert list_imports(MODULES["fer2013"]) & set(MODULES) == {"utils"}
+    assert {name for name, path in MODULES.items() if "fer2013" in list_imports(path)} == {"train", "evaluate"}
 
 
 def test_no_script_imports_a_script():

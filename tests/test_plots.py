@@ -154,19 +154,38 @@ def test_text_of_the_shipped_architecture_fits_into_its_boxes(tmp_path, figures)
 
 
 @pytest.mark.parametrize("count", [1, 6])
-def test_timeline_has_a_row_per_track_in_the_colours_of_the_classes(tmp_path, figures, count):
+def test_timeline_has_a_row_per_track_in_the_colors_of_the_classes(tmp_path, figures, count):
     seconds = np.linspace(0, 5, 20)
     probabilities = np.random.default_rng(0).dirichlet(np.ones(5), 20)
-    plots.timeline([(f"$file_{i}$, face 1", seconds, probabilities) for i in range(count)], CLASSES, tmp_path / "a.png")
+    curves = [(f"$file_{i}$, face 1", seconds, probabilities) for i in range(count)]
+    plots.timeline(curves, CLASSES, 0, tmp_path / "a.png")
     picture = check_picture(tmp_path / "a.png", width=1000)
     assert len(figures[0].axes) == count
     for emotion in CLASSES:
         color = np.array(utils.EMOTION_COLORS[emotion][::-1])  # RGB to BGR.
         assert (picture == color).all(axis=-1).mean() > 0.01
-    assert figures[0].axes[-1].get_xlabel() == "Time (s)" and figures[0].axes[0].get_ylabel() == "Probability"
+    assert figures[0].axes[-1].get_xlabel() == "Time (seconds)" and figures[0].get_supylabel() == "Probability"
+    assert figures[0].get_supxlabel() == ""
+
+
+@pytest.mark.parametrize(
+    ("others", "text"), [(1, "1 more face was seen for less time."), (12, "12 more faces were seen for less time.")]
+)
+def test_timeline_says_how_many_faces_it_leaves_out(tmp_path, figures, others, text):
+    curve = ("Face 1", np.array([0.0, 1.0]), np.full((2, 5), 0.2))
+    plots.timeline([curve], CLASSES, others, tmp_path / "a.png")
+    check_picture(tmp_path / "a.png")
+    assert figures[0].get_supxlabel() == text
+
+
+def test_long_timeline_is_in_minutes_and_begins_at_0(tmp_path, figures):
+    curve = ("Face 1", np.array([60.0, 600.0]), np.full((2, 5), 0.2))
+    plots.timeline([curve], CLASSES, 0, tmp_path / "a.png")
+    (ax,) = figures[0].axes
+    assert ax.get_xlabel() == "Time (minutes)" and ax.get_xlim() == (0, 10)
 
 
 def test_letters_that_the_font_lacks_are_drawn_without_a_warning(tmp_path, recwarn):
     curve = ("\u0634\U0001f600.mp4, face 1", np.array([0.0, 1.0]), np.full((2, 5), 0.2))
-    plots.timeline([curve], CLASSES, tmp_path / "a.png")
+    plots.timeline([curve], CLASSES, 0, tmp_path / "a.png")
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]

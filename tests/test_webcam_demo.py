@@ -73,7 +73,7 @@ def demo(tmp_path, monkeypatch, capsys):
 
 
 def read_csv(path):
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8-sig") as file:
         return list(csv.DictReader(file))
 
 
@@ -476,7 +476,7 @@ def run_program(program, folder):
 
 
 def test_demo_and_library_import_no_training_package(clip, tmp_path):
-    """The only attempt is that of the timeline, after the loop."""
+    """The only attempt is that of the summary, after the loop."""
     hidden = ["tensorflow", "keras", "pandas", "matplotlib", "seaborn", "sklearn"]
     program = (
         f"import sys; sys.modules.update(dict.fromkeys({hidden}));"
@@ -484,7 +484,7 @@ def test_demo_and_library_import_no_training_package(clip, tmp_path):
     )
     finished = run_program(program, tmp_path)
     assert finished.returncode == 0, finished.stderr
-    assert "pip install matplotlib" in finished.stdout and emotion_log.read_log(tmp_path / "log.csv")
+    assert "pip install pandas matplotlib" in finished.stdout and len(emotion_log.read_log(tmp_path / "log.csv"))
 
 
 def test_missing_litert_is_one_line_that_names_the_command(headless, clip, tmp_path):

@@ -75,7 +75,7 @@ class Demo:
             command, cwd=folder, env=screen, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         self.screen = screen
-        self.window = self.xdotool("search", "--sync", "--onlyvisible", "--name", window.WINDOW).split()[-1]
+        self.window = self.xdotool("search", "--sync", "--onlyvisible", "--name", window.TITLE).split()[-1]
         self.xdotool("windowfocus", "--sync", self.window)  # Without a window manager no window gets the focus.
 
     def xdotool(self, *words):
@@ -113,7 +113,7 @@ def test_closing_the_window_ends_the_demo(demo):
 
 
 @needs_screen
-def test_s_saves_what_the_window_shows_in_the_windows_size_and_q_ends_the_demo(demo, tmp_path):
+def test_s_saves_the_frame_without_notes_in_the_windows_size_and_q_ends_the_demo(demo, tmp_path):
     """No toolbar takes room away: the window is as large as the photograph."""
     wait_for(lambda: demo.press("s") or any(tmp_path.glob("output/snapshot-*.png")))  # Not before the first frame.
     size = re.findall(r"^(WIDTH|HEIGHT)=(\d+)$", demo.xdotool("getwindowgeometry", "--shell", demo.window), re.M)
@@ -121,7 +121,34 @@ def test_s_saves_what_the_window_shows_in_the_windows_size_and_q_ends_the_demo(d
     status, stdout, stderr = demo.wait()
     snapshot = min(tmp_path.glob("output/snapshot-*.png"))
     assert (status, stderr) == (0, "") and f"Saved {snapshot.relative_to(tmp_path)}" in stdout
-    assert cv2.imread(str(snapshot)).shape == (600, 512, 3) and dict(size) == {"WIDTH": "512", "HEIGHT": "600"}
+    picture = cv2.imread(str(snapshot))
+    assert picture.shape == (600, 512, 3) and dict(size) == {"WIDTH": "512", "HEIGHT": "600"}
+    assert not (picture[:10, :10] == utils.DARK).all(axis=-1).any()  # The hint was shown there.
+
+
+SLOW_FRAME = """
+import time, window
+class Source:
+    kind, title = "video", "film.mp4"
+with window.Window(Source()) as opened:
+    print("ready", flush=True)
+    opened.call(time.sleep, 3)
+    print(sorted(opened.overlays), opened.mirrored, opened.paused, opened.closed)
+"""
+
+
+@needs_screen
+def test_keys_pressed_quickly_while_a_frame_is_labeled_are_not_lost(screen, tmp_path):
+    """Overlays b and h on and f off, mirrored, paused, b off and on, while the only frame takes three seconds."""
+    environment = {**screen, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW_FRAME], stdout=subprocess.PIPE, text=True, env=environment
+    ) as demo:
+        assert demo.stdout.readline() == "ready\n"
+        xdotool = ["xdotool", "search", "--sync", "--onlyvisible", "--name", window.TITLE, "windowfocus", "--sync"]
+        keys = ["b", "f", "h", "m", "space", "b", "b"]
+        subprocess.run([*xdotool, "key", "--delay", "50", *keys], env=environment, check=True, timeout=20)
+        assert demo.communicate(timeout=20)[0] == "['b', 'h'] True True False\n"
 
 
 @pytest.fixture
@@ -210,7 +237,7 @@ def test_each_overlay_is_drawn_while_its_key_is_on(pictures, monkeypatch):
 def test_stall_is_written_on_the_last_frame(pictures, monkeypatch):
     monkeypatch.setattr(window, "HINT_SECONDS", -1)
     (shown, keys), opened, frame, texts = pictures, window.Window(Source()), gray_frame(), []
-    monkeypatch.setattr(window, "put_notes", lambda _, lines: texts.append(lines))
+    monkeypatch.setattr(window, "put_lines", lambda _, lines, __: texts.append(lines))
     opened.stall()  # Before its first frame.
     assert shown == []
     keys[:] = "f"
@@ -224,7 +251,7 @@ def test_live_source_shows_its_frame_rate_and_latency(pictures, monkeypatch):
     monkeypatch.setattr(window, "HINT_SECONDS", -1)
     source, texts = Source(), []
     source.started -= 0.08
-    monkeypatch.setattr(window, "put_notes", lambda _, lines: texts.append(lines))
+    monkeypatch.setattr(window, "put_lines", lambda _, lines, __: texts.append(lines))
     frame = gray_frame()._replace(time_s=0.02)
     window.Window(source).show(frame.image, frame, [], fps=30.0)
     behind = re.fullmatch(r"30 frames/s, (\d+) ms behind", *texts[-1])
@@ -237,11 +264,76 @@ def test_line_of_keys_is_shown_for_the_first_seconds_and_no_frame_rate_on_a_stil
     source, texts = Source(), []
     source.kind = "image"
     opened = window.Window(source)
-    monkeypatch.setattr(window, "put_notes", lambda _, lines: texts.append(lines))
+    monkeypatch.setattr(window, "put_lines", lambda _, lines, __: texts.append(lines))
     monkeypatch.setattr(cv2, "waitKey", lambda _: time.sleep(0.02) or (-1 if len(texts) < 2 else ord("q")))
     frame = gray_frame(still=True)
     opened.show(frame.image, frame, [], fps=30.0)
     assert texts == [["h: help, q: quit"], []] and opened.closed
+
+
+def test_paused_is_shown_while_paused(pictures, monkeypatch):
+    """Space pauses the first frame of a video, which is due at once; another one continues."""
+    monkeypatch.setattr(window, "HINT_SECONDS", -1)
+    (_, keys), source, texts = pictures, Source(), []
+    source.kind = "video"
+    monkeypatch.setattr(window, "put_lines", lambda _, lines, __: texts.append(lines))
+    keys[:] = "  "
+    frame = gray_frame()
+    window.Window(source).show(frame.image, frame, [], fps=30.0)
+    assert texts == [["30 frames/s"], [window.PAUSED, "30 frames/s"], ["30 frames/s"]]
+
+
+def test_note_after_a_snapshot_vanishes(pictures, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(window, "HINT_SECONDS", -1)
+    monkeypatch.setattr(window, "SAVED_SECONDS", 0.1)
+    monkeypatch.chdir(tmp_path)
+    (_, keys), source, texts = pictures, Source(), []
+    source.kind = "image"
+    monkeypatch.setattr(window, "put_lines", lambda _, lines, __: texts.append(lines))
+    monkeypatch.setattr(
+        cv2, "waitKey", lambda _: time.sleep(0.02) or (ord("q") if len(texts) > 2 else ord(keys.pop()) if keys else -1)
+    )
+    keys[:] = "s"
+    frame = gray_frame(still=True)
+    window.Window(source).show(frame.image, frame, [], fps=30.0)
+    assert texts == [[], ["snapshot saved"], []] and len(list(tmp_path.glob("output/snapshot-*.png"))) == 1
+    assert capsys.readouterr().out.startswith("Saved output")
+
+
+def test_snapshot_that_cannot_be_written_says_why(monkeypatch, tmp_path, capsys):
+    (tmp_path / "output").touch()
+    monkeypatch.chdir(tmp_path)
+    note = window.save_snapshot(np.zeros((20, 20, 3), np.uint8))
+    assert "cannot be written" in note and note in capsys.readouterr().out
+
+
+def test_bars_name_the_face_if_there_are_several(pictures):
+    faces = [utils.Face((40, 40, 90, 90), "Happy", 0.7, {"Happy": 0.7, "Sad": 0.3}, track=3)]
+    heights = []
+    for numbered in (False, True):
+        image = np.full((360, 640, 3), 90, np.uint8)
+        window.put_bars(image, faces[0], numbered)
+        heights.append((image != 90).any(axis=(1, 2)).sum())
+        happy, sad = (
+            (image == utils.EMOTION_COLORS[name][::-1]).all(axis=-1).any(axis=0).sum() for name in ("Happy", "Sad")
+        )
+        assert happy / sad == pytest.approx(7 / 3, rel=0.05)
+    assert heights[1] == heights[0] * 3 / 2
+
+
+def test_closed_window_draws_no_further_frame(pictures):
+    """Otherwise it would open again."""
+    (shown, keys), opened, frame = pictures, window.Window(Source()), gray_frame()
+    keys[:] = "q"
+    assert opened.call(lambda: time.sleep(0.1) or 7) == 7 and opened.closed
+    opened.show(frame.image, frame, [], fps=30.0)
+    opened.stall()
+    assert shown == []
+
+
+def test_error_in_a_called_function_is_raised(pictures):
+    with window.Window(Source()) as opened, pytest.raises(ZeroDivisionError):
+        opened.call(lambda: 1 // 0)
 
 
 def test_window_fits_the_screen_and_keeps_the_shape():

@@ -22,6 +22,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+import fer2013
 import plots
 import tracking
 import utils
@@ -73,7 +74,7 @@ def classify_view(gray, detector):
     if utils.search_face(gray, BOX[0], detector.frontal, tracking.KNOWN_NEIGHBORS)[0] is not None:
         return "frontal"
     sides = (
-        utils.search_face(gray, BOX[0], detector.profile, tracking.NEW_PROFILE_NEIGHBORS, 0, flipped)
+        utils.search_face(gray, BOX[0], detector.profile, utils.PROFILE_NEIGHBORS, 0, flipped, tone=None)
         for flipped in (False, True)
     )
     return "profile" if any(box is not None for box, _ in sides) else "none"
@@ -119,7 +120,7 @@ def draw_tilt(angles, curves, path):
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=utils.DEFAULT_DATA)
+    parser.add_argument("--data", type=Path, default=fer2013.DEFAULT_DATA)
     parser.add_argument("--votes", type=Path, default=ROOT / "data" / "fer2013new.csv")
     parser.add_argument("--model", type=Path, default=utils.DEFAULT_MODEL)
     return parser.parse_args(argv)
@@ -128,8 +129,9 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     model = utils.load_emotion_model(args.model)
-    faces, _ = utils.load_fer2013(args.data, "val", len(model.classes))
-    _, _, labels = utils.load_votes(args.votes, args.data, "val", len(model.classes))
+    data = fer2013.read(args.data)
+    faces, _ = data.select("val", len(model.classes))
+    _, _, labels = data.read_votes(args.votes).select("val", len(model.classes))
     faces, labels = faces[labels >= 0], labels[labels >= 0]
     result = {
         "model": args.model.name,

@@ -27,9 +27,9 @@ import pandas as pd
 import tensorflow as tf
 from keras import layers
 
+import fer2013
 import plots
 import train
-import utils
 
 MINUTES_PER_EPOCH = 5  # The tutorial's minutes per epoch of train.py: 60 give 12 epochs, which take about 16 minutes.
 
@@ -62,7 +62,7 @@ def build_tutorial_model(num_classes):
 
 def run_tutorial(data, minutes):
     """Returns the curve of the tutorial's recipe, list of dict."""
-    (faces, labels), validation = (utils.load_fer2013(data, split) for split in ("train", "val"))
+    (faces, labels), validation = map(fer2013.read(data).select, ("train", "val"))
     augment = keras.Sequential(
         [
             layers.RandomFlip("horizontal"),
@@ -84,7 +84,7 @@ def run_ours(data, epochs):
     """Returns the curve of train.py for a run of so many epochs, list of dict."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "model"
-        train.train(train.parse_args(["--data", str(data), "--epochs", str(epochs), "--output-dir", str(output)]))
+        train.train(output, data, epochs=epochs)
         history = pd.read_csv(output / "history.csv")
     return [
         {"minutes": seconds / 60, "val_accuracy": accuracy}
@@ -111,8 +111,8 @@ def main():
     minutes = parser.parse_args().minutes
     epochs = max(1, round(minutes / MINUTES_PER_EPOCH))
     curves = {
-        "Tutorial's recipe": run_tutorial(utils.DEFAULT_DATA, minutes),
-        f"train.py --epochs {epochs}": run_ours(utils.DEFAULT_DATA, epochs),
+        "Tutorial's recipe": run_tutorial(fer2013.DEFAULT_DATA, minutes),
+        f"train.py --epochs {epochs}": run_ours(fer2013.DEFAULT_DATA, epochs),
     }
     result = {"date": datetime.date.today().isoformat(), "machine": f"{os.cpu_count()} cores, {platform.machine()}"}
     result |= {"split": "PublicTest", "classes": 5, "curves": curves}

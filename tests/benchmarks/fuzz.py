@@ -29,6 +29,7 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+import fer2013
 import utils
 
 FACES = np.random.default_rng(0).integers(0, 256, (14, utils.IMAGE_SIZE**2), dtype=np.uint8)
@@ -93,7 +94,7 @@ def csv_content():
 
 def votes_content():
     """Returns votes of which seven in ten are for the label."""
-    columns = (*utils.VOTE_COLUMNS, *utils.OTHER_VOTE_COLUMNS)
+    columns = (*fer2013.VOTE_COLUMNS, *fer2013.OTHER_VOTE_COLUMNS)
     lines = [f"Usage,Image name,{','.join(columns)}\n"]
     for row, (emotion, usage) in enumerate(zip(EMOTION_IDS, USAGES, strict=True)):
         votes = [7 if i == emotion else 3 * (i == 7 + row % 3) for i in range(len(columns))]
@@ -126,14 +127,14 @@ def csv_reader(folder):
     def check(edits):
         damaged = damage(content, edits)
         path.write_bytes(damaged)
-        result, _ = refused(lambda: utils._read_csv(path))
+        result, _ = refused(lambda: fer2013.read(path))
         if result is not None:
-            rows = parse(damaged, utils.COLUMNS)
-            assert result[0].reshape(len(rows), -1).tolist() == [
+            rows = parse(damaged, fer2013.COLUMNS)
+            assert result.faces.reshape(len(rows), -1).tolist() == [
                 list(map(int, pixels.split())) for _, pixels, _ in rows
             ]
-            assert result[1].tolist() == [int(emotion) for emotion, _, _ in rows]
-            assert [list(utils.SPLITS.values())[usage] for usage in result[2]] == [usage for _, _, usage in rows]
+            assert result.emotions.tolist() == [int(emotion) for emotion, _, _ in rows]
+            assert [list(fer2013.SPLITS.values())[usage] for usage in result.usages] == [usage for _, _, usage in rows]
         return result is not None
 
     yield check
@@ -153,8 +154,8 @@ def archive_reader(folder):
 
     def check(edits):
         path.write_bytes(damage(packed[edits[0][1] % len(packed)], edits))
-        result, _ = refused(lambda: utils._read_csv(path))
-        assert result is None or np.array_equal(result[0].reshape(-1, utils.IMAGE_SIZE**2), FACES)
+        result, _ = refused(lambda: fer2013.read(path))
+        assert result is None or np.array_equal(result.faces.reshape(-1, utils.IMAGE_SIZE**2), FACES)
         return result is not None
 
     yield check
@@ -162,16 +163,17 @@ def archive_reader(folder):
 
 @contextlib.contextmanager
 def votes_reader(folder):
-    path, data, content = folder / "votes.csv", folder / "fer2013.csv", votes_content()
-    data.write_bytes(csv_content())
+    path, content = folder / "votes.csv", votes_content()
+    (folder / "fer2013.csv").write_bytes(csv_content())
+    data = fer2013.read(folder / "fer2013.csv")
 
     def check(edits):
         damaged = damage(content, edits)
         path.write_bytes(damaged)
-        result, _ = refused(lambda: utils.load_votes(path, data, "train", 7))
+        result, _ = refused(lambda: data.read_votes(path).select("train", 7))
         if result is None:
             return False
-        rows = parse(damaged, (*utils.VOTE_COLUMNS, *utils.OTHER_VOTE_COLUMNS))[: USAGES.count("Training")]
+        rows = parse(damaged, (*fer2013.VOTE_COLUMNS, *fer2013.OTHER_VOTE_COLUMNS))[: USAGES.count("Training")]
         for votes, weight, consensus, row in zip(*result, [list(map(int, row)) for row in rows], strict=True):
             kept = row[:7]
             assert np.allclose(votes, np.array(kept) / max(1, sum(kept)))
@@ -193,6 +195,7 @@ def description_reader(folder):
         if description:
             assert tuple(utils.EMOTIONS[i] for i in description["fer2013_ids"]) == tuple(description["classes"])
             assert all(0 < description["temperatures"][head] < float("inf") for head in description["heads"])
+            assert np.isfinite(description["bias"]).all() and len(description["bias"]) == len(description["classes"])
         return description is not None
 
     yield check
@@ -221,7 +224,8 @@ def log_reader(folder):
     for path in paths:
         log = emotion_log.EmotionLog(path, utils.EMOTIONS, file_column=True, utc_column=True)
         for number in range(6):
-            face = (1 + number % 2, (10, 20, 48, 48), (utils.EMOTIONS[number], 0.7), [0.7] + 6 * [0.05])
+            probabilities = dict(zip(utils.EMOTIONS, [0.7] + 6 * [0.05], strict=True))
+            face = utils.Face((10, 20, 48, 48), utils.EMOTIONS[number], 0.7, probabilities, track=1 + number % 2)
             log.write(number, number / 25, "a.mp4", [face] * (number % 3), "2026-01-01T00:00:00Z")
         log.close()
     contents = [path.read_bytes() for path in paths]
@@ -229,14 +233,12 @@ def log_reader(folder):
     def check(edits):
         choice = edits[0][1] % 2
         paths[choice].write_bytes(damage(contents[choice], edits))
-        result, _ = refused(lambda: emotion_log.read_log(paths[choice]))
-        if result:
-            rows, classes, files = result
-            assert rows["probabilities"].shape == (len(rows), len(classes))
-            assert emotion_log.summarize(rows, files)
-            for _, seconds, probabilities in emotion_log.timeline_curves(rows, files):
+        rows, _ = refused(lambda: emotion_log.read_log(paths[choice]))
+        if rows is not None:
+            assert emotion_log.summarize(rows)
+            for _, seconds, probabilities in emotion_log.timeline_curves(rows)[0]:
                 assert len(seconds) == len(probabilities) and not np.isnan(probabilities).any()
-        return result is not None
+        return rows is not None
 
     yield check
 

@@ -1,0 +1,249 @@
+// Faces over time: a small tracking.py for the browser, without profiles.
+//
+// A known face is searched for near its expected place, which takes a millisecond or two. Now and then it is searched
+// for carefully, and a scan of the reduced frame proposes new places, which a second cascade has to confirm.
+
+import {
+  NEW_NEIGHBORS, confirmFace, cutSquare, cv, detectMultiScale, findFaces, mean, overlapsAny, searchFace,
+  standardDeviation, temporary, toneForCascades, turnUpright,
+} from "./faces.js";
+
+// The scan.
+const SCAN_LINES = 240; // of the shorter side; a smaller frame is scanned as it is
+const SCAN_INTERVAL = 0.25; // seconds between two scans while a face is shown; otherwise every frame is scanned
+const SIZE_STEP = 1.2; // ratio of successive sizes
+const MIN_SIZE = 24; // pixels of the smallest face that the cascades find
+const SAME_PLACE = 1.5; // ratio of sizes below which two places that overlap are the same one
+
+// Known faces.
+const KNOWN = { sizes: [0.75, 1.25], step: 1.2 }; // see searchFace
+const KNOWN_NEIGHBORS = 2; // detections that have to agree
+const CHECK_INTERVAL = 0.2; // seconds between careful searches for an upright face; a tilted one is checked always
+const CHECK_SIZES = [0.6, 1.35]; // The box may have become too large.
+const MAX_UNCHECKED = 1.0; // seconds that a face is followed although the careful searches miss it
+const TILT = 25, MAX_TILT = 50; // degrees: step and limit of the search; the cascades tolerate 15 by themselves
+const MAX_GROWTH = 3; // factor per second by which a face grows or shrinks, as when a head comes near
+const HOLD = 0.3; // seconds that a face is shown while missed, if the image there looks like it
+const MEMORY = 1.2; // seconds that a lost face is searched for where it should be
+const LOST_PEOPLE = 20; // faces whose thumbnails are kept after that
+const POSITION_GAIN = 0.6, VELOCITY_GAIN = 0.15; // of the alpha-beta filter that smooths a face's path
+const SMOOTHING = 0.4; // seconds: time constant of the average over a face's probabilities
+const CUT = 25; // gray levels: mean change of a 32x18 thumbnail that makes a frame the first of another scene
+
+// New faces. Their evidence is the sum of confirmFace over the frames.
+const SHOWN_EVIDENCE = 50; // A face has about 100 in one frame, a dark or blurred one 30.
+const TRUSTED_EVIDENCE = 200; // The face is not confirmed any more.
+const MAX_REFUSALS = 3; // confirmations in a row that fail before a new face is forgotten
+const MIN_HITS = 3; // frames in which a tilted face must be found before it is shown
+
+// Similarity of two thumbnails: correlation, -1..1.
+const THUMBNAIL = 24; // pixels
+const HELD_SIMILARITY = 0.6; // A held face's place looks like the face.
+const TILTED_SIMILARITY = 0.4; // What is found at another angle is still this face.
+const PERSON_SIMILARITY = 0.8; // A new face is a person who was lost.
+
+// One face: where it is now, and what is known of it.
+class Track {
+  constructor(toned, box, angle, time) {
+    Object.assign(this, { box, angle, time, seen: time, checked: time }); // when it was found, and found carefully
+    this.thumbnail = cutThumbnail(toned, box, angle);
+    this.velocity = [0, 0]; // pixels per second
+    this.trackId = 0; // from 1, given when the face is first shown
+    this.held = false; // The cascades miss the face, but its place looks like it.
+    this.hits = 1; // frames in which it was found
+    this.evidence = this.refusals = 0;
+    this.probabilities = this.averaged = null; // averaged: when they last took in new ones
+  }
+
+  get present() { return this.held || this.seen === this.time; }
+
+  get shown() {
+    const isKnown = this.evidence >= SHOWN_EVIDENCE && (this.angle === 0 || this.hits >= MIN_HITS);
+    return this.present && (isKnown || this.trackId > 0);
+  }
+
+  // Moves the track to where its face was found, smoothed by an alpha-beta filter. At another angle the box is taken as
+  // it is, because the former one was at the wrong place.
+  move([x, y, width], angle) {
+    const elapsed = Math.max(this.time - this.seen, 1e-3);
+    const growth = angle === this.angle ? MAX_GROWTH ** elapsed : Infinity;
+    const allowed = Math.min(Math.max(width, this.box[2] / growth), this.box[2] * growth);
+    const box = [x + (width - allowed) / 2, y + (width - allowed) / 2, allowed, allowed];
+    const residual = box.map((side, i) => side - this.box[i]), gain = angle === this.angle ? POSITION_GAIN : 1;
+    this.box = this.box.map((side, i) => side + gain * residual[i]);
+    for (const i of [0, 1]) this.velocity[i] += VELOCITY_GAIN * (residual[i] + residual[i + 2] / 2) / elapsed;
+    Object.assign(this, { angle, seen: this.time, hits: this.hits + 1 });
+  }
+
+  // Averages the probabilities of a frame with those of earlier ones, exponentially, so that no label flickers.
+  average(probabilities, time) {
+    if (this.held && this.probabilities) return this.probabilities; // A held face may be half hidden.
+    const weight = 1 - Math.exp((this.averaged - time) / SMOOTHING), former = this.probabilities ?? probabilities;
+    this.probabilities = probabilities.map((share, i) => former[i] + weight * (share - former[i]));
+    this.averaged = time;
+    return this.probabilities;
+  }
+}
+
+// Follows the faces of a camera or video, and numbers them after `count`. `still`: the frames are unrelated images.
+export class FaceTracker {
+  constructor(detector, still = false, count = 0) {
+    Object.assign(this, { detector, still, count, tracks: [], lost: [], scans: 0, scanned: -Infinity, scene: null });
+  }
+
+  // Returns the tracks of the faces in the next frame, in the order of their numbers. `time`: seconds.
+  find(gray, time) {
+    if (this.still) this.findStill(gray, time);
+    else this.findMoving(toneForCascades(gray), time);
+    const shown = this.tracks.filter((track) => track.shown);
+    for (const track of shown) if (!track.trackId) this.giveTrackId(track);
+    return shown.sort((a, b) => a.trackId - b.trackId);
+  }
+
+  findStill(gray, time) {
+    this.tracks = findFaces(gray, this.detector).map(({ box, angle }) => new Track(gray, box, angle, time));
+    for (const track of this.tracks) Object.assign(track, { evidence: SHOWN_EVIDENCE, hits: MIN_HITS });
+  }
+
+  findMoving(toned, time) {
+    if (this.isCut(toned)) this.forget(this.tracks);
+    this.follow(toned, time);
+    this.forget(this.tracks.filter((track) => time - track.seen > MEMORY));
+    const shows = () => this.tracks.some((track) => track.shown);
+    if (shows() && time - this.scanned < SCAN_INTERVAL) return;
+    this.scanned = time;
+    this.findNew(toned, time, 0);
+    if (!shows()) this.findNew(toned, time, this.scans++ % 2 ? TILT : -TILT);
+  }
+
+  // Returns whether a frame belongs to another scene than the one before.
+  isCut(toned) {
+    const small = temporary(new cv.Mat());
+    cv.resize(toned, small, new cv.Size(32, 18), 0, 0, cv.INTER_AREA);
+    const scene = center(small.data); // A change of brightness is not a cut.
+    const change = this.scene ? mean(scene.map((level, i) => Math.abs(level - this.scene[i]))) : 0;
+    this.scene = scene;
+    return change > CUT;
+  }
+
+  // Stops following these tracks, and keeps the people among them to recognize them.
+  forget(tracks) {
+    this.tracks = this.tracks.filter((track) => !tracks.includes(track));
+    this.lost = [...tracks.filter((track) => track.trackId), ...this.lost].slice(0, LOST_PEOPLE);
+  }
+
+  // Moves each track to where its face is in this frame.
+  follow(toned, time) {
+    for (const track of this.tracks) {
+      for (const axis of [0, 1]) track.box[axis] += track.velocity[axis] * (time - track.time);
+      track.time = time;
+    }
+    const finds = this.tracks.map((track) => this.searchKnown(toned, track)).filter(Boolean);
+    // Where one face covers another, both tracks find the one in front. It goes to the track that it looks like.
+    const taken = [];
+    for (const { track, box, angle, thumbnail } of finds.sort((a, b) => b.alike - a.alike)) {
+      if (overlapsAny(box, taken)) continue;
+      track.move(box, angle);
+      taken.push(track.box);
+      if (isWithin(box, toned)) track.thumbnail = thumbnail; // Half a face does not help to recognize a person.
+      this.confirm(toned, track);
+    }
+    this.tracks = this.tracks.filter((track) => track.refusals < MAX_REFUSALS);
+    for (const track of this.tracks) {
+      const [x, y, width, height] = track.box, missed = time - track.seen;
+      const isFree = isWithin([x + width / 2, y + height / 2, 0, 0], toned) && !overlapsAny(track.box, taken);
+      track.held = missed > 0 && missed <= HOLD && isFree
+        && similarity(cutThumbnail(toned, track.box, track.angle), track.thumbnail) >= HELD_SIMILARITY;
+    }
+  }
+
+  // Returns what is found of a known face, { track, box, angle, thumbnail, alike }; undefined if the cascades miss it.
+  searchKnown(toned, track) {
+    const describe = ({ box }, angle) => {
+      const thumbnail = cutThumbnail(toned, box, angle);
+      return { track, box, angle, thumbnail, alike: similarity(thumbnail, track.thumbnail) };
+    };
+    if (track.angle || track.time - track.checked >= CHECK_INTERVAL) {
+      const search = (options) => searchFace(toned, track.box, this.detector.frontal, NEW_NEIGHBORS, options);
+      const upright = search({ sizes: CHECK_SIZES }), tilted = track.angle ? search({ angle: track.angle }) : null;
+      // An upright face wins over a tilted one, unless the tilt fits much better.
+      const isUpright = 2 * (upright?.agreeing ?? 0) >= (tilted?.agreeing ?? 0);
+      if (upright || tilted) {
+        track.checked = track.time;
+        return isUpright ? describe(upright, 0) : describe(tilted, track.angle);
+      }
+    }
+    if (track.time - track.checked >= MAX_UNCHECKED) return;
+    for (const angle of [track.angle, track.angle - TILT, track.angle + TILT]) {
+      if (Math.abs(angle) > MAX_TILT) continue;
+      const found = searchFace(toned, track.box, this.detector.frontal, KNOWN_NEIGHBORS, { ...KNOWN, angle });
+      if (!found) continue;
+      const find = describe(found, angle);
+      // Turned by an angle, a shoulder or a sleeve can pass for a face.
+      const isSame = () => find.alike >= TILTED_SIMILARITY && confirmFace(toned, found.box, this.detector, { angle });
+      if (angle === track.angle || isSame()) return find;
+    }
+  }
+
+  // Collects evidence that a new track is a face; false detections pass occasionally, not in every frame.
+  confirm(toned, track) {
+    if (track.evidence >= TRUSTED_EVIDENCE) return;
+    const evidence = confirmFace(toned, track.box, this.detector, { angle: track.angle });
+    track.evidence += evidence;
+    track.refusals = evidence ? 0 : track.refusals + 1;
+  }
+
+  // Begins a track where a scan proposes a face, if two cascades find it and no face is followed there.
+  findNew(toned, time, angle) {
+    for (const place of scanReduced(toned, this.detector.frontal, angle)) {
+      const present = this.tracks.filter((track) => track.present).map((track) => track.box);
+      if (overlapsAny(place, present)) continue;
+      const found = searchFace(toned, place, this.detector.frontal, NEW_NEIGHBORS, { angle });
+      if (!found || overlapsAny(found.box, present)) continue;
+      const track = new Track(toned, found.box, angle, time);
+      this.confirm(toned, track);
+      if (!track.refusals) this.tracks.push(track);
+    }
+  }
+
+  // Gives a face that is shown for the first time the number of a lost person it looks like, or a new one.
+  giveTrackId(track) {
+    const gone = [...this.tracks.filter((old) => old.trackId && !old.shown), ...this.lost];
+    const alike = gone.map((old) => similarity(old.thumbnail, track.thumbnail));
+    const old = gone[alike.indexOf(Math.max(PERSON_SIMILARITY, ...alike))];
+    const { trackId, probabilities, averaged } = old ?? { ...track, trackId: ++this.count };
+    Object.assign(track, { trackId, probabilities, averaged });
+    [this.tracks, this.lost] = [this.tracks, this.lost].map((list) => list.filter((other) => other !== old));
+  }
+}
+
+// Returns the boxes of places that may be a face tilted by an angle, in pixels of the frame.
+function scanReduced(toned, cascade, angle) {
+  const reduction = Math.min(1, SCAN_LINES / Math.min(toned.rows, toned.cols)), reduced = temporary(new cv.Mat());
+  cv.resize(toned, reduced, new cv.Size(0, 0), reduction, reduction, cv.INTER_AREA);
+  const { image, turnBack } = turnUpright(reduced, angle);
+  // 0 neighbors find a quarter more faces than 2, at the cost of two more searches per scan.
+  const found = detectMultiScale(cascade, image, SIZE_STEP, 0, MIN_SIZE).map(({ box }) => box), places = [];
+  for (const [left, top, width] of found.sort((a, b) => b[2] - a[2])) {
+    const corner = turnBack([left + width / 2, top + width / 2]).map((side) => side - width / 2);
+    const box = [...corner, width, width].map((side) => side / reduction);
+    if (!overlapsAny(box, places.filter((other) => other[2] < SAME_PLACE * box[2]))) places.push(box);
+  }
+  return places;
+}
+
+// Returns a face as Uint8Array (576), turned upright.
+const cutThumbnail = (toned, box, angle) => cutSquare(toned, box, THUMBNAIL, { angle }).data.slice();
+
+const isWithin = ([x, y, width, height], { cols, rows }) => Math.min(x, y, cols - x - width, rows - y - height) >= 0;
+
+// Returns how alike two thumbnails are, -1..1, whatever their brightness and contrast.
+function similarity(thumbnail, other) {
+  const deviations = [thumbnail, other].map(standardDeviation);
+  if (Math.min(...deviations) < 1) return 0; // A plain image looks like nothing.
+  const levels = center(other);
+  return mean(center(thumbnail).map((level, i) => level * levels[i])) / (deviations[0] * deviations[1]);
+}
+
+// Returns gray levels less their mean.
+const center = (image, average = mean(image)) => Float64Array.from(image, (level) => level - average);
