@@ -479,8 +479,8 @@ def read_video(target, name):
                 count += 1
                 yield SourceFrame(film.show(frame), time_s, file_name(target), film.fps, still=False)
             is_cut_off = film.is_cut_off()
-    except MemoryError:
-        raise
+    except (MemoryError, BlockingIOError) as error:  # The latter if there is no room for another thread.
+        raise MemoryError from error
     except import_av().FFmpegError:  # It breaks off.
         pass
     if count == 0:

@@ -355,7 +355,6 @@ def test_the_bundled_clip_shows_two_people_who_tilt_turn_and_leave(detector):
         tracks = tracker.find(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), time_s)
         shown.append([track.track_id for track in tracks])
         angles.append([track.view.angle for track in tracks])
-    source.close()
     assert len(shown) == 255 and tracker.count == 2
     assert shown[:45] == [[1]] * 45 and shown[46:90] == [[1, 2]] * 44
     assert shown[90:110] == [[]] * 20 and shown[110:195] == [[2]] * 85
