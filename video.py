@@ -479,8 +479,8 @@ def read_video(target, name):
                 count += 1
                 yield SourceFrame(film.show(frame), time_s, file_name(target), film.fps, still=False)
             is_cut_off = film.is_cut_off()
-    except MemoryError:
-        raise
+    except (MemoryError, BlockingIOError) as error:  # The latter if there is no room for another thread.
+        raise MemoryError from error
     except import_av().FFmpegError:  # It breaks off.
         pass
     if count == 0:
@@ -516,14 +516,15 @@ class LiveSource:
     total, paths, ended = None, (), False
 
     def __init__(self, kind, title, open_frames, frames=None):
-        self.kind, self.title, self.open_frames, self.started = kind, title, open_frames, time.perf_counter()
-        self.problem = f"{title}: no more frames, and it cannot be opened again. Check that it is still connected."
+        self.kind, self.title, self.open_frames, self.problem = kind, title, open_frames, None
+        self.started = time.perf_counter()
         self.newest, self.condition, self.stopped = None, threading.Condition(), threading.Event()
         self.thread = threading.Thread(target=self._run, args=[frames or open_frames()], daemon=True)
         self.thread.start()
 
     def _run(self, frames):
         pauses = iter(RETRY_PAUSES)
+        problem = f"{self.title}: no more frames, and it cannot be opened again. Check that it is still connected."
         try:
             while frames:
                 if self._read(frames):
@@ -531,8 +532,9 @@ class LiveSource:
                 pause = next(pauses, None)
                 frames = None if pause is None or self.stopped.wait(pause) else self.open_frames()
         except LimitError as error:
-            self.problem = str(error)
+            problem = str(error)
         finally:  # Also after an error in OpenCV: the consumer has to learn that no more frames come.
+            self.problem = None if self.stopped.is_set() else problem
             self.stopped.set()
 
     def _read(self, frames):
@@ -568,8 +570,6 @@ class LiveSource:
         return self
 
     def __exit__(self, *_):
-        if not self.stopped.is_set():
-            self.problem = None
         self.stopped.set()
         self.thread.join(timeout=STREAM_TIMEOUT)
 

@@ -314,7 +314,7 @@ def check_paths(args, source, output):
         other = uses.setdefault(file_identity(path), use)
         if other != use:
             raise ValueError(f"{other} and {use} must be different files, but both are {name}.")
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        folder = next((parent for parent in path.absolute().parents if parent.exists()), path)
         if not os.access(folder, os.W_OK):  # Now, instead of after the last frame.
             raise ValueError(f"{name}: its folder is read-only. Choose another path.")
         if path.exists():
