@@ -1,7 +1,6 @@
 // From a frame to boxes, crops, probabilities and a drawing: utils.py in the browser, in its order, with its names.
 //
 //     gray           cv.Mat, CV_8UC1       grayscale frame
-//     toned          cv.Mat, CV_8UC1       the same in the tone that the cascades see
 //     box            [x, y, width, height] in frame pixels
 //     face           Uint8Array (2304)     raw 0..255, 48x48 pixels: the network's input
 //     probabilities  array (C)             in the order of the model's classes; they sum to 1
@@ -30,9 +29,9 @@ const CASCADES = {
   confirming: "haarcascade_frontalface_alt.xml",
   profile: "haarcascade_profileface.xml",
 };
-// The cascades get the square root of the gray levels. The network gets the gray levels as they are.
-const TONE = Uint8Array.from({ length: 256 }, (_, level) => Math.round(Math.sqrt(level / 255) * 255));
-const SEARCH_WIDTH = 64; // Pixels of the face in a search around a box.
+// The frontal cascades get the square root of the gray levels. The network gets the gray levels as they are.
+export const TONE = Uint8Array.from({ length: 256 }, (_, level) => Math.round(Math.sqrt(level / 255) * 255));
+export const SEARCH_WIDTH = 64; // Pixels of the face in a search around a box.
 const SEARCH_MARGIN = 0.3; // On each side of the box, in widths of the box.
 const SEARCH_SIZES = [0.75, 1.35]; // The smallest and the largest face, in widths of the box.
 const SEARCH_STEP = 1.1; // Ratio of successive sizes.
@@ -43,6 +42,7 @@ const SURE_NEIGHBORS = 30;
 const MIN_OVERLAP = 0.5; // Two boxes sharing this much of the smaller one cannot both be faces.
 
 // Single images; see utils.py.
+const STILL_LINES = 1440;
 const STILL_WIDTH = 96;
 const STILL_ANGLES = [0, -25, 25, -50, 50];
 const STILL_PADDING = 0.25;
@@ -96,21 +96,19 @@ export async function loadFaceDetector(folder) {
   return detector;
 }
 
-// Returns a grayscale image in the tone that the cascades see.
-export function toneForCascades(gray) {
-  const toned = temporary(gray.clone());
-  const levels = toned.data; // Each access to `data` makes a new array.
-  for (let i = 0; i < levels.length; i++) levels[i] = TONE[levels[i]];
-  return toned;
+// Changes the gray levels of an image to those in a table; null leaves them as they are. Returns the image.
+export function applyTone(image, tone) {
+  const levels = image.data; // Each access to `data` makes a new array.
+  if (tone) for (let i = 0; i < levels.length; i++) levels[i] = tone[levels[i]];
+  return image;
 }
 
 // Finds the faces of a single image, tilted ones and profiles too. Returns a list of { box, angle }, largest first.
 //
 // A small square image that holds no smaller face is a face as a whole, because data sets have such portraits.
 export function findFaces(gray, detector) {
-  const toned = toneForCascades(gray), size = gray.rows;
-  const frontal = findFrontal(toned, detector);
-  const faces = frontal.length ? frontal : findProfiles(toned, detector);
+  const frontal = findFrontal(gray, detector), size = gray.rows;
+  const faces = frontal.length ? frontal : findProfiles(gray, detector);
   if (isPortrait(gray) && faces.every(({ box }) => box[2] > PORTRAIT_SHARE * size)) {
     return [{ box: [0, 0, size, size], angle: 0 }];
   }
@@ -124,9 +122,9 @@ function isPortrait({ rows, cols, data }) {
 }
 
 // Returns the faces that look ahead, largest first.
-function findFrontal(toned, detector) {
-  const found = STILL_ANGLES.flatMap((angle) => scan(toned, detector.frontal, NEW_NEIGHBORS, { angle }).map((box) => (
-    { box, angle, evidence: confirmFace(toned, box, detector, { angle, faceWidth: STILL_WIDTH }) }
+function findFrontal(gray, detector) {
+  const found = STILL_ANGLES.flatMap((angle) => scan(gray, detector.frontal, NEW_NEIGHBORS, { angle }).map((box) => (
+    { box, angle, evidence: confirmFace(gray, box, detector, { angle, faceWidth: STILL_WIDTH }) }
   )));
   found.sort((a, b) => b.evidence - a.evidence || compareBoxes(a.box, b.box));
   const faces = [];
@@ -135,7 +133,7 @@ function findFrontal(toned, detector) {
     if (face.evidence >= STILL_EVIDENCE && !overlapsAny(face.box, faces.map(({ box }) => box))) faces.push(face);
   }
   if (!faces.length) {
-    const least = LEAST_SHARE * Math.min(toned.rows, toned.cols);
+    const least = LEAST_SHARE * Math.min(gray.rows, gray.cols);
     const isAlone = ({ evidence, box, angle }) => evidence >= LEAST_EVIDENCE && box[2] >= least && angle === 0;
     faces.push(...found.filter(isAlone).slice(0, 1));
   }
@@ -143,11 +141,11 @@ function findFrontal(toned, detector) {
 }
 
 // Returns the faces that look to a side, largest first.
-function findProfiles(toned, detector) {
+function findProfiles(gray, detector) {
   const faces = [];
   for (const flipped of [false, true]) {
-    for (const place of scan(toned, detector.profile, PROFILE_NEIGHBORS, { flipped })) {
-      const found = searchFace(toned, place, detector.profile, PROFILE_NEIGHBORS, { flipped });
+    for (const place of scan(gray, detector.profile, PROFILE_NEIGHBORS, { flipped, tone: null })) {
+      const found = searchFace(gray, place, detector.profile, PROFILE_NEIGHBORS, { flipped, tone: null });
       if (found && !overlapsAny(found.box, faces.map(({ box }) => box))) faces.push({ box: found.box, angle: 0 });
     }
   }
@@ -155,15 +153,18 @@ function findProfiles(toned, detector) {
 }
 
 // Returns the boxes that a cascade finds in a whole image, turned by an angle and flipped.
-function scan(toned, cascade, neighbors, { angle = 0, flipped = false }) {
-  const shorter = Math.min(toned.rows, toned.cols), minSize = Math.max(IMAGE_SIZE, roundHalfToEven(shorter / 30));
-  const padding = roundHalfToEven(STILL_PADDING * shorter), padded = temporary(new cv.Mat());
-  cv.copyMakeBorder(toned, padded, padding, padding, padding, padding, cv.BORDER_REPLICATE);
+function scan(gray, cascade, neighbors, { angle = 0, flipped = false, tone = TONE }) {
+  const reduction = Math.min(1, STILL_LINES / Math.min(gray.rows, gray.cols));
+  const reduced = temporary(new cv.Mat()), padded = temporary(new cv.Mat());
+  cv.resize(gray, reduced, new cv.Size(0, 0), reduction, reduction, cv.INTER_AREA);
+  const padding = roundHalfToEven(STILL_PADDING * Math.min(reduced.rows, reduced.cols));
+  applyTone(reduced, tone);
+  cv.copyMakeBorder(reduced, padded, padding, padding, padding, padding, cv.BORDER_REPLICATE);
   const { image, turnBack } = turnUpright(padded, angle, flipped);
-  const found = detectMultiScale(cascade, image, SEARCH_STEP, neighbors, minSize).map(({ box }) => box);
+  const found = detectMultiScale(cascade, image, SEARCH_STEP, neighbors, IMAGE_SIZE).map(({ box }) => box);
   return found.sort(compareBoxes).map(([x, y, width]) => {
-    const middle = turnBack([x + width / 2, y + width / 2]);
-    return [...middle.map((side) => side - padding - width / 2), width, width];
+    const corner = turnBack([x + width / 2, y + width / 2]).map((side) => side - padding - width / 2);
+    return [...corner, width, width].map((side) => side / reduction);
   });
 }
 
@@ -181,9 +182,9 @@ export function turnUpright(image, angle, flipped = false) {
 
 // Returns how many detections of both frontal cascades agree on a face at a box; 0 if it is not one. A face has about
 // 100, a dark or blurred one about 30. Nine in ten of the other places have 18 or fewer.
-export function confirmFace(toned, box, detector, options = {}) {
-  const found = searchFace(toned, box, detector.frontal, NEW_NEIGHBORS, options)?.agreeing ?? 0;
-  const confirmed = searchFace(toned, box, detector.confirming, CONFIRMING_NEIGHBORS, options)?.agreeing ?? 0;
+export function confirmFace(gray, box, detector, options = {}) {
+  const found = searchFace(gray, box, detector.frontal, NEW_NEIGHBORS, options)?.agreeing ?? 0;
+  const confirmed = searchFace(gray, box, detector.confirming, CONFIRMING_NEIGHBORS, options)?.agreeing ?? 0;
   return confirmed || found >= SURE_NEIGHBORS ? found + confirmed : 0;
 }
 
@@ -195,13 +196,16 @@ export function confirmFace(toned, box, detector, options = {}) {
 //     faceWidth: pixels to which the box is reduced or enlarged.
 //     sizes: the smallest and the largest face, in widths of the box.
 //     step: ratio of successive sizes.
+//     tone: Uint8Array (256), the new value of each gray level; null leaves them as they are.
 //
 // Returns { box, agreeing }: the face near the middle on which most detections agree, and their number; else null.
-export function searchFace(toned, box, cascade, neighbors, options = {}) {
-  const { angle = 0, flipped = false, faceWidth = SEARCH_WIDTH, sizes = SEARCH_SIZES, step = SEARCH_STEP } = options;
+export function searchFace(gray, box, cascade, neighbors, options = {}) {
+  const { angle = 0, flipped = false, faceWidth = SEARCH_WIDTH } = options;
+  const { sizes = SEARCH_SIZES, step = SEARCH_STEP, tone = TONE } = options;
   const size = Math.round(faceWidth * (1 + 2 * SEARCH_MARGIN));
-  const patch = cutSquare(toned, box, size, { margin: SEARCH_MARGIN, angle });
+  const patch = cutSquare(gray, box, size, { margin: SEARCH_MARGIN, angle });
   if (flipped) cv.flip(patch, patch, 1);
+  applyTone(patch, tone);
   const [smallest, largest] = sizes.map((share) => Math.round(share * faceWidth));
   let best = null;
   for (const { box: [x, y, width], agreeing } of detectMultiScale(cascade, patch, step, neighbors, smallest, largest)) {

@@ -4,22 +4,21 @@
 // for carefully, and a scan of the reduced frame proposes new places, which a second cascade has to confirm.
 
 import {
-  NEW_NEIGHBORS, confirmFace, cutSquare, cv, detectMultiScale, findFaces, mean, overlapsAny, searchFace,
-  standardDeviation, temporary, toneForCascades, turnUpright,
+  NEW_NEIGHBORS, TONE, applyTone, confirmFace, cutSquare, cv, detectMultiScale, findFaces, mean,
+  overlapsAny, searchFace, standardDeviation, temporary, turnUpright,
 } from "./faces.js";
 
 // The scan.
 const SCAN_LINES = 240; // of the shorter side; a smaller frame is scanned as it is
 const SCAN_INTERVAL = 0.25; // seconds between two scans while a face is shown; otherwise every frame is scanned
-const SIZE_STEP = 1.2; // ratio of successive sizes
-const MIN_SIZE = 24; // pixels of the smallest face that the cascades find
+const MIN_SIZE = 24, SIZE_STEP = 1.2; // pixels of the smallest face that the cascades find, ratio of successive sizes
 const SAME_PLACE = 1.5; // ratio of sizes below which two places that overlap are the same one
 
 // Known faces.
 const KNOWN = { sizes: [0.75, 1.25], step: 1.2 }; // see searchFace
 const KNOWN_NEIGHBORS = 2; // detections that have to agree
 const CHECK_INTERVAL = 0.2; // seconds between careful searches for an upright face; a tilted one is checked always
-const CHECK_SIZES = [0.6, 1.35]; // The box may have become too large.
+const CHECK_SIZES = [0.6, 1.35]; // A box at a wrong angle may have become too large.
 const MAX_UNCHECKED = 1.0; // seconds that a face is followed although the careful searches miss it
 const TILT = 25, MAX_TILT = 50; // degrees: step and limit of the search; the cascades tolerate 15 by themselves
 const MAX_GROWTH = 3; // factor per second by which a face grows or shrinks, as when a head comes near
@@ -31,7 +30,7 @@ const SMOOTHING = 0.4; // seconds: time constant of the average over a face's pr
 const CUT = 25; // gray levels: mean change of a 32x18 thumbnail that makes a frame the first of another scene
 
 // New faces. Their evidence is the sum of confirmFace over the frames.
-const SHOWN_EVIDENCE = 50; // A face has about 100 in one frame, a dark or blurred one 30.
+const SHOWN_EVIDENCE = 30; // A face has about 100 in one frame, a dark or blurred one 30.
 const TRUSTED_EVIDENCE = 200; // The face is not confirmed any more.
 const MAX_REFUSALS = 3; // confirmations in a row that fail before a new face is forgotten
 const MIN_HITS = 3; // frames in which a tilted face must be found before it is shown
@@ -39,14 +38,14 @@ const MIN_HITS = 3; // frames in which a tilted face must be found before it is 
 // Similarity of two thumbnails: correlation, -1..1.
 const THUMBNAIL = 24; // pixels
 const HELD_SIMILARITY = 0.6; // A held face's place looks like the face.
-const TILTED_SIMILARITY = 0.4; // What is found at another angle is still this face.
+const SAME_SIMILARITY = 0.4; // What is found at another angle is still this face.
 const PERSON_SIMILARITY = 0.8; // A new face is a person who was lost.
 
 // One face: where it is now, and what is known of it.
 class Track {
-  constructor(toned, box, angle, time) {
+  constructor(gray, box, angle, time) {
     Object.assign(this, { box, angle, time, seen: time, checked: time }); // when it was found, and found carefully
-    this.thumbnail = cutThumbnail(toned, box, angle);
+    this.thumbnail = cutThumbnail(gray, box, angle);
     this.velocity = [0, 0]; // pixels per second
     this.trackId = 0; // from 1, given when the face is first shown
     this.held = false; // The cascades miss the face, but its place looks like it.
@@ -62,17 +61,17 @@ class Track {
     return this.present && (isKnown || this.trackId > 0);
   }
 
-  // Moves the track to where its face was found, smoothed by an alpha-beta filter. At another angle the box is taken as
-  // it is, because the former one was at the wrong place.
-  move([x, y, width], angle) {
-    const elapsed = Math.max(this.time - this.seen, 1e-3);
-    const growth = angle === this.angle ? MAX_GROWTH ** elapsed : Infinity;
-    const allowed = Math.min(Math.max(width, this.box[2] / growth), this.box[2] * growth);
-    const box = [x + (width - allowed) / 2, y + (width - allowed) / 2, allowed, allowed];
-    const residual = box.map((side, i) => side - this.box[i]), gain = angle === this.angle ? POSITION_GAIN : 1;
-    this.box = this.box.map((side, i) => side + gain * residual[i]);
+  // Moves the track to where its face was found, by an alpha-beta filter. A box at another angle is taken as it is.
+  move(box, angle) {
+    const elapsed = Math.max(this.time - this.seen, 1e-3), growth = MAX_GROWTH ** elapsed;
+    const residual = box.map((side, i) => side - this.box[i]), former = this.box[2];
+    if (angle === this.angle) {
+      const [x, y, wide] = this.box.map((side, i) => side + POSITION_GAIN * residual[i]);
+      const width = Math.min(Math.max(wide, former / growth), former * growth), shift = (wide - width) / 2;
+      box = [x + shift, y + shift, width, width];
+    }
     for (const i of [0, 1]) this.velocity[i] += VELOCITY_GAIN * (residual[i] + residual[i + 2] / 2) / elapsed;
-    Object.assign(this, { angle, seen: this.time, hits: this.hits + 1 });
+    Object.assign(this, { box, angle, seen: this.time, hits: this.hits + 1 });
   }
 
   // Averages the probabilities of a frame with those of earlier ones, exponentially, so that no label flickers.
@@ -93,8 +92,7 @@ export class FaceTracker {
 
   // Returns the tracks of the faces in the next frame, in the order of their numbers. `time`: seconds.
   find(gray, time) {
-    if (this.still) this.findStill(gray, time);
-    else this.findMoving(toneForCascades(gray), time);
+    (this.still ? this.findStill : this.findMoving).call(this, gray, time);
     const shown = this.tracks.filter((track) => track.shown);
     for (const track of shown) if (!track.trackId) this.giveTrackId(track);
     return shown.sort((a, b) => a.trackId - b.trackId);
@@ -105,21 +103,21 @@ export class FaceTracker {
     for (const track of this.tracks) Object.assign(track, { evidence: SHOWN_EVIDENCE, hits: MIN_HITS });
   }
 
-  findMoving(toned, time) {
-    if (this.isCut(toned)) this.forget(this.tracks);
-    this.follow(toned, time);
+  findMoving(gray, time) {
+    if (this.isCut(gray)) this.forget(this.tracks);
+    this.follow(gray, time);
     this.forget(this.tracks.filter((track) => time - track.seen > MEMORY));
     const shows = () => this.tracks.some((track) => track.shown);
     if (shows() && time - this.scanned < SCAN_INTERVAL) return;
     this.scanned = time;
-    this.findNew(toned, time, 0);
-    if (!shows()) this.findNew(toned, time, this.scans++ % 2 ? TILT : -TILT);
+    this.findNew(gray, time, 0);
+    if (!shows()) this.findNew(gray, time, this.scans++ % 2 ? TILT : -TILT);
   }
 
   // Returns whether a frame belongs to another scene than the one before.
-  isCut(toned) {
+  isCut(gray) {
     const small = temporary(new cv.Mat());
-    cv.resize(toned, small, new cv.Size(32, 18), 0, 0, cv.INTER_AREA);
+    cv.resize(gray, small, new cv.Size(32, 18), 0, 0, cv.INTER_AREA);
     const scene = center(small.data); // A change of brightness is not a cut.
     const change = this.scene ? mean(scene.map((level, i) => Math.abs(level - this.scene[i]))) : 0;
     this.scene = scene;
@@ -133,75 +131,78 @@ export class FaceTracker {
   }
 
   // Moves each track to where its face is in this frame.
-  follow(toned, time) {
+  follow(gray, time) {
     for (const track of this.tracks) {
       for (const axis of [0, 1]) track.box[axis] += track.velocity[axis] * (time - track.time);
       track.time = time;
     }
-    const finds = this.tracks.map((track) => this.searchKnown(toned, track)).filter(Boolean);
+    const finds = this.tracks.map((track) => this.searchKnown(gray, track)).filter(Boolean);
     // Where one face covers another, both tracks find the one in front. It goes to the track that it looks like.
     const taken = [];
     for (const { track, box, angle, thumbnail } of finds.sort((a, b) => b.alike - a.alike)) {
       if (overlapsAny(box, taken)) continue;
       track.move(box, angle);
       taken.push(track.box);
-      if (isWithin(box, toned)) track.thumbnail = thumbnail; // Half a face does not help to recognize a person.
-      this.confirm(toned, track);
+      if (isWithin(box, gray)) track.thumbnail = thumbnail; // Half a face does not help to recognize a person.
+      this.confirm(gray, track);
     }
     this.tracks = this.tracks.filter((track) => track.refusals < MAX_REFUSALS);
     for (const track of this.tracks) {
       const [x, y, width, height] = track.box, missed = time - track.seen;
-      const isFree = isWithin([x + width / 2, y + height / 2, 0, 0], toned) && !overlapsAny(track.box, taken);
+      const isFree = isWithin([x + width / 2, y + height / 2, 0, 0], gray) && !overlapsAny(track.box, taken);
       track.held = missed > 0 && missed <= HOLD && isFree
-        && similarity(cutThumbnail(toned, track.box, track.angle), track.thumbnail) >= HELD_SIMILARITY;
+        && similarity(cutThumbnail(gray, track.box, track.angle), track.thumbnail) >= HELD_SIMILARITY;
     }
   }
 
-  // Returns what is found of a known face, { track, box, angle, thumbnail, alike }; undefined if the cascades miss it.
-  searchKnown(toned, track) {
+  // Returns what is found of a known face, { track, box, angle, thumbnail, alike }; null if the cascades miss it.
+  searchKnown(gray, track) {
+    const search = (neighbors, options) => searchFace(gray, track.box, this.detector.frontal, neighbors, options);
     const describe = ({ box }, angle) => {
-      const thumbnail = cutThumbnail(toned, box, angle);
+      const thumbnail = cutThumbnail(gray, box, angle);
       return { track, box, angle, thumbnail, alike: similarity(thumbnail, track.thumbnail) };
     };
-    if (track.angle || track.time - track.checked >= CHECK_INTERVAL) {
-      const search = (options) => searchFace(toned, track.box, this.detector.frontal, NEW_NEIGHBORS, options);
-      const upright = search({ sizes: CHECK_SIZES }), tilted = track.angle ? search({ angle: track.angle }) : null;
+    const isDue = track.time - track.checked >= CHECK_INTERVAL;
+    if (track.angle || isDue) {
+      const upright = search(NEW_NEIGHBORS, track.angle ? { sizes: CHECK_SIZES } : {});
+      const tilted = track.angle && (upright || isDue) ? search(NEW_NEIGHBORS, { angle: track.angle }) : null;
       // An upright face wins over a tilted one, unless the tilt fits much better.
-      const isUpright = 2 * (upright?.agreeing ?? 0) >= (tilted?.agreeing ?? 0);
-      if (upright || tilted) {
+      const isUpright = 2 * (upright?.agreeing ?? 0) >= (tilted?.agreeing ?? 0), found = isUpright ? upright : tilted;
+      if (found && (!isUpright || !track.angle || confirmFace(gray, found.box, this.detector))) {
         track.checked = track.time;
-        return isUpright ? describe(upright, 0) : describe(tilted, track.angle);
+        return describe(found, isUpright ? 0 : track.angle);
       }
     }
-    if (track.time - track.checked >= MAX_UNCHECKED) return;
-    for (const angle of [track.angle, track.angle - TILT, track.angle + TILT]) {
-      if (Math.abs(angle) > MAX_TILT) continue;
-      const found = searchFace(toned, track.box, this.detector.frontal, KNOWN_NEIGHBORS, { ...KNOWN, angle });
-      if (!found) continue;
-      const find = describe(found, angle);
+    const angles = [track.angle, track.angle - TILT, track.angle + TILT].filter((angle) => Math.abs(angle) <= MAX_TILT);
+    for (const angle of track.time - track.checked < MAX_UNCHECKED ? angles : []) {
+      const isKnown = angle === track.angle, view = { ...KNOWN, angle };
+      // A turned face is found more often in the plain gray levels.
+      const found = search(KNOWN_NEIGHBORS, view) ?? (isKnown && search(KNOWN_NEIGHBORS, { ...view, tone: null }));
+      const find = found && describe(found, angle);
       // Turned by an angle, a shoulder or a sleeve can pass for a face.
-      const isSame = () => find.alike >= TILTED_SIMILARITY && confirmFace(toned, found.box, this.detector, { angle });
-      if (angle === track.angle || isSame()) return find;
+      const isSame = () => find.alike >= SAME_SIMILARITY && confirmFace(gray, find.box, this.detector, { angle });
+      if (find && (isKnown || isSame())) return find;
     }
+    return null;
   }
 
   // Collects evidence that a new track is a face; false detections pass occasionally, not in every frame.
-  confirm(toned, track) {
+  confirm(gray, track) {
     if (track.evidence >= TRUSTED_EVIDENCE) return;
-    const evidence = confirmFace(toned, track.box, this.detector, { angle: track.angle });
+    const evidence = confirmFace(gray, track.box, this.detector, { angle: track.angle });
     track.evidence += evidence;
     track.refusals = evidence ? 0 : track.refusals + 1;
   }
 
   // Begins a track where a scan proposes a face, if two cascades find it and no face is followed there.
-  findNew(toned, time, angle) {
-    for (const place of scanReduced(toned, this.detector.frontal, angle)) {
+  findNew(gray, time, angle) {
+    for (const place of scanReduced(gray, this.detector.frontal, angle)) {
       const present = this.tracks.filter((track) => track.present).map((track) => track.box);
       if (overlapsAny(place, present)) continue;
-      const found = searchFace(toned, place, this.detector.frontal, NEW_NEIGHBORS, { angle });
+      const found = searchFace(gray, place, this.detector.frontal, NEW_NEIGHBORS, { angle });
       if (!found || overlapsAny(found.box, present)) continue;
-      const track = new Track(toned, found.box, angle, time);
-      this.confirm(toned, track);
+      const track = new Track(gray, found.box, angle, time);
+      this.confirm(gray, track);
       if (!track.refusals) this.tracks.push(track);
     }
   }
@@ -218,10 +219,10 @@ export class FaceTracker {
 }
 
 // Returns the boxes of places that may be a face tilted by an angle, in pixels of the frame.
-function scanReduced(toned, cascade, angle) {
-  const reduction = Math.min(1, SCAN_LINES / Math.min(toned.rows, toned.cols)), reduced = temporary(new cv.Mat());
-  cv.resize(toned, reduced, new cv.Size(0, 0), reduction, reduction, cv.INTER_AREA);
-  const { image, turnBack } = turnUpright(reduced, angle);
+function scanReduced(gray, cascade, angle) {
+  const reduction = Math.min(1, SCAN_LINES / Math.min(gray.rows, gray.cols)), reduced = temporary(new cv.Mat());
+  cv.resize(gray, reduced, new cv.Size(0, 0), reduction, reduction, cv.INTER_AREA);
+  const { image, turnBack } = turnUpright(applyTone(reduced, TONE), angle);
   // 0 neighbors find a quarter more faces than 2, at the cost of two more searches per scan.
   const found = detectMultiScale(cascade, image, SIZE_STEP, 0, MIN_SIZE).map(({ box }) => box), places = [];
   for (const [left, top, width] of found.sort((a, b) => b[2] - a[2])) {
@@ -233,7 +234,7 @@ function scanReduced(toned, cascade, angle) {
 }
 
 // Returns a face as Uint8Array (576), turned upright.
-const cutThumbnail = (toned, box, angle) => cutSquare(toned, box, THUMBNAIL, { angle }).data.slice();
+const cutThumbnail = (gray, box, angle) => cutSquare(gray, box, THUMBNAIL, { angle }).data.slice();
 
 const isWithin = ([x, y, width, height], { cols, rows }) => Math.min(x, y, cols - x - width, rows - y - height) >= 0;
 

@@ -4,7 +4,7 @@
 // ImageBitmap, seconds, and by how much the image was reduced. At the end it returns null. A camera also has a
 // `deviceId`, and is `mirrored` if it looks at its user.
 
-const MOVING_PIXELS = 1280 * 720, STILL_PIXELS = 2048 * 1536; // Larger frames are reduced to this.
+const MOVING_PIXELS = 1280 * 720, STILL_PIXELS = 4096 * 3072; // Larger frames are reduced to this.
 
 // Opens a camera by its id, or the browser's choice for an empty one.
 export async function openCamera(deviceId) {

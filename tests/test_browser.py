@@ -71,9 +71,8 @@ SEARCH_FACES = """
     const rgba = faces.cv.matFromImageData(context.getImageData(0, 0, image.width, image.height));
     const gray = new faces.cv.Mat();
     faces.cv.cvtColor(rgba, gray, faces.cv.COLOR_RGBA2GRAY);
-    const toned = faces.toneForCascades(gray);
     done(searches.map(({ box, angle, cascade, neighbors, flipped }) => ({
-      found: faces.searchFace(toned, box, detector[cascade], neighbors, { angle, flipped }),
+      found: faces.searchFace(gray, box, detector[cascade], neighbors, { angle, flipped }),
       crop: Array.from(faces.cropFaces(gray, [box], [angle])[0]),
       square: Array.from(faces.cutSquare(gray, box, 40, { margin: 0.3, angle }).data),
     })));
@@ -266,7 +265,6 @@ def test_searches_and_crops_of_tilted_and_turned_faces_equal_pythons(worker, cli
 def compare_searches(worker, frame, detector, random, found):
     """Compares searches and crops at places in a frame. Adds to `found`, a Counter, what each cascade found."""
     gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-    toned = cv2.LUT(gray, utils.TONE)
     places = [*random.uniform((-60, -60, 30), (560, 300, 200), (20, 3))]
     places += [face[:3] + random.uniform(-15, 15, 3) for face in utils.find_faces(gray, detector)[0] for _ in range(6)]
     searches = [
@@ -278,7 +276,7 @@ def compare_searches(worker, frame, detector, random, found):
     for search, answer in zip(searches, run_async(worker, SEARCH_FACES, png_address(frame), searches), strict=True):
         box, angle = search["box"], search["angle"]
         cascade = getattr(detector, search["cascade"])
-        expected, agreeing = utils.search_face(toned, box, cascade, search["neighbors"], angle, search["flipped"])
+        expected, agreeing = utils.search_face(gray, box, cascade, search["neighbors"], angle, search["flipped"])
         assert (answer["found"] is None) == (expected is None)
         if expected is not None:
             found[search["cascade"]] += 1
