@@ -40,6 +40,7 @@ KNOWN_NEIGHBORS = 2  # detections that have to agree
 KNOWN_PROFILE_NEIGHBORS = 3
 CHECK_INTERVAL = 0.2  # seconds between careful searches for an upright face; a tilted one is checked in every frame
 CHECK_SIZES = (0.6, 1.35)  # A box at a wrong angle may have become too large.
+FAR = 0.25  # widths of the box: a face that seems to have moved farther in one frame is confirmed
 WIDER = 1.8  # factor by which the surroundings of a face that is missed are enlarged
 MAX_UNCHECKED = 1.0  # seconds that a frontal face is followed although the careful searches miss it
 TILT = 25  # degrees: step of a lost face's search; the cascade tolerates 15 by itself
@@ -61,7 +62,7 @@ MIN_HITS = 3  # frames in which a tilted face or a profile must be found before 
 # Similarity of two thumbnails: correlation, -1..1.
 THUMBNAIL = 24  # pixels
 HELD_SIMILARITY = 0.6  # A held face's place looks like the face.
-SAME_SIMILARITY = 0.4  # What is found at another angle, or farther away, is still this face.
+SAME_SIMILARITY = 0.4  # What is found tilted is still this face.
 PERSON_SIMILARITY = 0.8  # A new face is a person who was lost.
 MIN_CONTRAST = 1  # gray level: standard deviation of a thumbnail, below which it is plain and matches nothing
 HELD_CONTRAST = 0.5  # least contrast of a held face's place, as a share of the face's
@@ -261,17 +262,17 @@ class FaceTracker:
     def _search_known(self, gray, track):
         """Returns similarity, track, box, view and thumbnail of a known face; None if the cascades miss it."""
         if track.view != UPRIGHT or track.time - track.checked >= CHECK_INTERVAL:
-            box, view = self._check(gray, track)
-            if box is not None and (view == track.view or utils.confirm_face(gray, box, self.detector)):
+            find = self._describe(gray, track, *self._check(gray, track))
+            if find:
                 track.checked = track.time
-                return self._describe(gray, track, box, view)
+                return find
         for view in track.views():
             if view.profile or track.view.profile or track.time - track.checked < MAX_UNCHECKED:
-                find = self._search_view(gray, track, view)
+                find = self._describe(gray, track, self._search_view(gray, track, view), view)
                 if find:
                     return find
         track.misses += 1
-        return self._search_widely(gray, track)
+        return self._describe(gray, track, self._search_widely(gray, track), UPRIGHT)
 
     def _check(self, gray, track):
         """Searches carefully for a frontal face; returns box and view, box None if there is none.
@@ -291,36 +292,40 @@ class FaceTracker:
         return utils.search_face(gray, track.box, self.detector.frontal, utils.NEW_NEIGHBORS, angle, **options)
 
     def _search_view(self, gray, track, view):
-        """Returns what `_search_known` does, for one view."""
+        """Returns the box of a known face in a view, float (4,), or None."""
         if view.profile:
             neighbors = KNOWN_PROFILE_NEIGHBORS if view == track.view else utils.PROFILE_NEIGHBORS
-            box = self._search(gray, track.box, view, neighbors)
-        else:
-            options = {"sizes": KNOWN_SIZES, "step": KNOWN_STEP}
-            box = self._search(gray, track.box, view, KNOWN_NEIGHBORS, **options)
-            if box is None and view == track.view:  # A turned face is found more often in the plain gray levels.
-                box = self._search(gray, track.box, view, KNOWN_NEIGHBORS, **options, tone=None)
-        if box is None:
-            return None
-        find = self._describe(gray, track, box, view)
-        # Turned by an angle, a shoulder or a sleeve can pass for a face.
-        if view.angle == track.view.angle or view.profile:
-            return find
-        is_same = find[0] >= SAME_SIMILARITY and utils.confirm_face(gray, box, self.detector, view.angle)
-        return find if is_same else None
+            return self._search(gray, track.box, view, neighbors)
+        box = self._search(gray, track.box, view, KNOWN_NEIGHBORS, sizes=KNOWN_SIZES, step=KNOWN_STEP)
+        for tone in (utils.TONE, None) if box is None and view == track.view else ():
+            # Finer steps find more. A turned face is found more often in the plain gray levels.
+            box = self._search(gray, track.box, view, KNOWN_NEIGHBORS, sizes=KNOWN_SIZES, tone=tone)
+            if box is not None:
+                break
+        return box
 
     def _search_widely(self, gray, track):
-        """Returns what `_search_known` does, for an upright face that has moved far since the last frame."""
+        """Returns the box of an upright face that has moved far since the last frame, float (4,), or None."""
         surroundings, sizes = resize_box(track.box, WIDER * track.box[2]), np.divide(KNOWN_SIZES, WIDER)
         width = round(WIDER * utils.SEARCH_WIDTH)
-        box = self._search(gray, surroundings, UPRIGHT, utils.NEW_NEIGHBORS, face_width=width, sizes=sizes)
-        find = None if box is None else self._describe(gray, track, box, UPRIGHT)
-        return find if find and find[0] >= SAME_SIMILARITY else None
+        return self._search(gray, surroundings, UPRIGHT, utils.NEW_NEIGHBORS, face_width=width, sizes=sizes)
 
     def _describe(self, gray, track, box, view):
-        """Returns similarity, track, box, view and thumbnail of a face that was found for a track."""
+        """Returns similarity, track, box, view and thumbnail of what was found, or None if it is not the track's face.
+
+        A step, to another angle or far away, is confirmed as a new face is: turned by an angle, a shoulder or a sleeve
+        can pass for a face.
+        """
+        if box is None:
+            return None
         thumbnail = utils.cut_square(gray, box, THUMBNAIL, angle=view.angle)
-        return similarity(thumbnail, track.thumbnail), track, box, view, thumbnail
+        alike, distance = similarity(thumbnail, track.thumbnail), np.hypot(*(middle(box) - middle(track.box)))
+        is_step = view.angle != track.view.angle or track.view.profile or distance > FAR * track.box[2]
+        if is_step and not view.profile:
+            is_tilt = view.angle not in (0, track.view.angle)
+            if (is_tilt and alike < SAME_SIMILARITY) or not utils.confirm_face(gray, box, self.detector, view.angle):
+                return None
+        return alike, track, box, view, thumbnail
 
     def _confirm(self, gray, track):
         """Collects evidence that a new track is a face; false detections pass occasionally, not in every frame."""
@@ -341,8 +346,7 @@ class FaceTracker:
             return False
         offset = np.array((left - margin, top - margin)) * track.box[2] / THUMBNAIL
         track.box[:2] += utils.rotate(offset, track.view.angle)
-        middle = track.box[:2] + track.box[2:] / 2
-        return is_within((*middle, 0, 0), gray.shape) and not utils.overlaps_any(track.box, taken)
+        return is_within((*middle(track.box), 0, 0), gray.shape) and not utils.overlaps_any(track.box, taken)
 
     def _begin(self, gray, place, view, time_s):
         """Begins a track at a place that the scan proposes, if two cascades find a face and none is followed there."""
@@ -414,7 +418,9 @@ class Scan:
                     yield box, strip.view
                 if budget <= 0:
                     return
-        self.strips = repeat_large(plan_strips(self.shape, (UPRIGHT, *next(self.sides))))
+        self.strips = plan_strips(self.shape, (UPRIGHT, *next(self.sides)))
+        if search_sides():
+            self.strips = repeat_large(self.strips)
 
     def _scan_strip(self, strip, image, to_padded):
         """Yields the boxes that are found in one strip of a rotated image, in pixels of the reduced frame."""
@@ -479,9 +485,14 @@ def make_track(gray, box, view, time_s):
     return Track(box, view, thumbnail, seen=time_s, time=time_s, checked=time_s)
 
 
+def middle(box):
+    """Returns the middle x, y of a box."""
+    return box[:2] + box[2:] / 2
+
+
 def resize_box(box, width):
     """Returns a square box of another width around the same middle."""
-    return np.array([*(box[:2] + (box[2:] - width) / 2), width, width])
+    return np.array([*(middle(box) - width / 2), width, width])
 
 
 def is_within(box, shape):

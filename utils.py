@@ -30,7 +30,15 @@ import threading
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
+try:
+    import cv2
+except ImportError as error:
+    if "libGL" not in str(error):
+        raise
+    remedy = (
+        "apt-get install libgl1; or, without windows: pip uninstall opencv-python, pip install opencv-python-headless"
+    )
+    raise ImportError(f"OpenCV needs a library of the system ({error}). Install it: {remedy}") from error
 import numpy as np
 
 # 1. Labels, shapes, paths ---------------------------------------------------------------------------------------------

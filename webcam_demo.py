@@ -39,6 +39,7 @@ except ImportError:  # Windows has no such module.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS", "0")  # Windows: a camera opens in 1 s instead of 20.
 
+import utils  # isort: skip - First, because it says what to do where OpenCV cannot be loaded.
 import cv2
 import numpy as np
 import tqdm
@@ -46,7 +47,6 @@ import tqdm
 import cli
 import emotion_log
 import tracking
-import utils
 import video
 from window import Window, has_display
 
@@ -179,7 +179,12 @@ def run(source, labeler, benchmark, window, output, log):
         annotated, faces = call(labeler.label, source_frame, bool(window and window.mirrored))
         benchmark.count(source_frame, len(faces))
         if source_frame.still:
-            print(file_text(source_frame.file, faces) if source.kind == "folder" else image_text(faces), flush=True)
+            print(
+                file_text(source_frame.file, faces)
+                if source.kind == "folder"
+                else image_text(faces, source_frame.image.shape),
+                flush=True,
+            )
         if log:
             utc = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
             log.write(benchmark.frames - 1, source_frame.time_s, source_frame.file, faces, utc)
@@ -201,12 +206,14 @@ def run_to_failure(*args):
         return MemoryError()
 
 
-def image_text(faces):
-    """Returns one line per face of an image."""
+def image_text(faces, shape):
+    """Returns one line per face of an image of a shape (height, width, ...)."""
     lines = []
     for number, face in enumerate(faces, start=1):
         x, y, width, height = face.box
-        lines.append(f"face {number}: {face.label} {face.confidence:.0%}, x {x}, y {y}, width {width}, height {height}")
+        place = f"x {x}, y {y}, width {width}, height {height}"
+        place += ", the image as a whole" if face.box == (0, 0, shape[1], shape[0]) else ""
+        lines.append(f"face {number}: {face.label} {face.confidence:.0%}, {place}")
     return "\n".join(lines) or "No face found."
 
 
@@ -233,7 +240,7 @@ def parse_args(argv=None):
     add("--log", type=cli.path, help="labels and probabilities per face and frame (.csv or .jsonl)")
     add("--camera-size", type=camera_size, metavar="WxH", help="pixels to ask a camera for, such as 1280x720")
     add("--no-display", action="store_true", help="open no window")
-    add("--min-confidence", type=probability, default=0.3, help="below it a face is uncertain (default: 0.3)")
+    add("--min-confidence", type=probability, default=0.5, help="below it a face is uncertain (default: 0.5)")
     add("--benchmark", action="store_true", help="end with a table of times and one line of JSON")
     args = parser.parse_args(argv)
     if args.positional is not None and args.source is not None:

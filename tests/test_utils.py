@@ -222,11 +222,11 @@ SHIPPED = sorted((utils.ROOT / "models").glob("emotions-?"))
 
 @pytest.fixture(scope="module")
 def crops(portrait):
-    """Two photographs' faces in 240 positions, sizes and lights each around where the cascade finds them, uint8."""
+    """Two photographs' faces in 240 positions, sizes and lights each around where a scan finds them, uint8."""
     random, faces = np.random.default_rng(0), []
-    for photograph in (portrait, skimage.data.astronaut()[..., ::-1]):
+    places = (115, 79, 169, 169), (177, 66, 95, 95)
+    for photograph, box in zip((portrait, skimage.data.astronaut()[..., ::-1]), places, strict=True):
         gray = cv2.cvtColor(photograph, cv2.COLOR_BGR2GRAY)
-        (box,) = utils.detect_faces(gray, utils.load_face_detector())
         moves = random.integers(-20, 21, (240, 2))
         boxes = np.array([[box[0] + a, box[1] + b, box[2] + a, box[3] + a] for a, b in moves])
         faces.append(utils.crop_faces(gray, boxes) * random.uniform(0.4, 1.3, (240, 1, 1, 1)))
@@ -432,6 +432,16 @@ print(cv2.getNumThreads(), utils.count_threads(), len(os.listdir("/proc/self/tas
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     printed = subprocess.check_output([sys.executable, "-c", code], cwd=utils.ROOT, text=True, env=environment)
     assert printed.split() == ["1", "1", "1"]
+
+
+def test_opencv_without_libgl_names_the_package(tmp_path):
+    """As in a container without a desktop's libraries."""
+    (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
+    for program in ("utils", "webcam_demo"):
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        command = [sys.executable, "-c", f"import sys; sys.path.append({str(utils.ROOT)!r}); import {program}"]
+        finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+        assert "libGL.so.1" in finished.stderr and "apt-get install libgl1" in finished.stderr.splitlines()[-1]
 
 
 def test_read_emotions_in_five_lines(portrait_path):

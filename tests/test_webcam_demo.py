@@ -123,6 +123,14 @@ def test_image_prints_one_line_per_face_where_the_face_is(demo, portrait_path, t
     assert not changed[y + height + 20 :].any()
 
 
+def test_small_square_portrait_is_a_face_as_a_whole(demo, portrait, tmp_path):
+    face = cv2.resize(portrait[78:250, 116:288], (48, 48), interpolation=cv2.INTER_AREA)
+    cv2.imwrite(str(tmp_path / "face.png"), face)
+    finished = demo("face.png", "--no-display")
+    assert finished.returncode == 0, finished.stderr
+    assert re.match(r"face 1: \w+ \d+%, x 0, y 0, width 48, height 48, the image as a whole\n", finished.stdout)
+
+
 @pytest.mark.parametrize("name", ["photo.avif", "photo.heic", "photo.tga", "photo"])
 def test_every_kind_of_image_prints_its_faces_and_is_written(demo, portrait, tmp_path, name):
     pillow_heif.register_heif_opener()
