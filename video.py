@@ -75,6 +75,7 @@ NO_SOUND = (np.inf, [])  # What follows the sound of a film.
 CANNOT_READ = (
     "{}: cannot be read as a video or image. Check its permissions, copy it again, or convert it to .mp4 or .jpg."
 )
+NO_MEMORY = "{}: needs more memory than there is, or is damaged. Close other programs, or make it smaller."
 
 
 class LimitError(ValueError):
@@ -303,8 +304,10 @@ def open_image(path, name):
             raise LimitError(f"{name}: larger than {MAX_IMAGE_FILE // 10**6} MB. Make the image smaller.")
         with pillow.Image.open(path, formats=["TGA"] if path.suffix.lower() == ".tga" else None) as image:
             yield image
-    except (LimitError, MemoryError):
+    except LimitError:
         raise
+    except MemoryError as error:
+        raise ValueError(NO_MEMORY.format(name)) from error
     except pillow.Image.DecompressionBombError as error:
         limit = f"more than {MAX_IMAGE_PIXELS // 10**6} million pixels"
         raise LimitError(f"{name}: {limit}. Make the image smaller.") from error
@@ -480,7 +483,7 @@ def read_video(target, name):
                 yield SourceFrame(film.show(frame), time_s, file_name(target), film.fps, still=False)
             is_cut_off = film.is_cut_off()
     except (MemoryError, BlockingIOError) as error:  # The latter if there is no room for another thread.
-        raise MemoryError from error
+        raise ValueError(NO_MEMORY.format(name)) from error
     except import_av().FFmpegError:  # It breaks off.
         pass
     if count == 0:
@@ -762,7 +765,9 @@ def read_sound(film, output, name):
         encoder = "libopus" if output.format.name == "webm" else "aac"
         stream = output.add_stream_from_template(source) if is_copied else output.add_stream(encoder, 48_000)
         for packet in container.demux(source):
-            for part in [packet] * (packet.dts is not None) if is_copied else decode(packet):
+            for part in [packet] if is_copied else decode(packet):
+                if part.pts is None:  # The last packet is empty.
+                    continue
                 part.pts = part.dts = part.pts - round(start / part.time_base)
                 packets, time_s = [part] if is_copied else stream.encode(part), float(part.pts * part.time_base)
                 for moved in packets:
