@@ -113,11 +113,9 @@ class Checkpoint(keras.callbacks.Callback):
         def interrupt(number, frame):
             self.interrupted = True
             signal.signal(number, signal.default_int_handler)
-            text = (
-                "Stopping after this batch.\n" if len(self.rows) < len(self.sizes) else "Finishing the export first.\n"
-            )
+            text = "Stopping after this batch." if len(self.rows) < len(self.sizes) else "Finishing the export first."
             with contextlib.suppress(OSError):  # Not print(), which the signal may have interrupted.
-                os.write(2, (os.linesep * sys.stdout.isatty() + text).encode())
+                os.write(2, f"{os.linesep * sys.stdout.isatty()}{text}{os.linesep}".encode())
 
         deferred = [number for number in cli.SIGNALS if signal.getsignal(number) is signal.default_int_handler]
         for number in deferred:
@@ -214,12 +212,12 @@ def previous_folder(output_dir):
     return output_dir.with_name(f"{output_dir.name}.previous")
 
 
-def check_folder(folder, files, markers=None):
+def check_folder(folder, files, markers):
     """Refuses to replace or delete a folder that train.py did not write.
 
     Args:
         files: set of str, what train.py may have written there. Hidden files do not count.
-        markers: set of str, of which the folder holds at least one if it is not empty; None for any of `files`.
+        markers: set of str, of which the folder holds at least one, unless it is empty.
 
     Raises:
         ValueError: says what is there or missing.
@@ -231,12 +229,12 @@ def check_folder(folder, files, markers=None):
         raise ValueError(f"{name}: not a folder. Choose another --output-dir.")
     found = {entry for entry in os.listdir(folder) if not entry.startswith(".")}
     if found - files:
-        foreign = utils.printable(min(found - files))
-        raise ValueError(f"{name} contains {foreign}, which train.py did not write. Choose another --output-dir.")
-    if found and not found & (markers or files):
-        raise ValueError(
-            f"{name} contains no {min(markers)}, so train.py did not write it. Choose another --output-dir."
-        )
+        problem = f"contains {utils.printable(min(found - files))}, which train.py did not write"
+    elif found and not found & markers:
+        problem = f"contains no {min(markers)}, so train.py did not write it"
+    else:
+        return
+    raise ValueError(f"{name} {problem}. Choose another --output-dir.")
 
 
 def check_folders(output_dir):
@@ -244,7 +242,7 @@ def check_folders(output_dir):
     if not output_dir.name:
         raise ValueError(f"--output-dir must be a folder with a name, but it is {output_dir}.")
     check_folder(state_folder(output_dir), STATE_FILES, {"state.npz", "lock"})
-    check_folder(state_folder(output_dir) / "model", MODEL_FILES)
+    check_folder(state_folder(output_dir) / "model", MODEL_FILES, MODEL_FILES)  # Incomplete during an export.
     for folder in (output_dir, previous_folder(output_dir)):
         check_folder(folder, MODEL_FILES, {"model.json"})
 

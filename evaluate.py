@@ -41,8 +41,8 @@ FILES = (
 )  # fmt: skip
 
 
-def select_faces(data, votes, split, num_classes):
-    """Selects the faces to score from a `fer2013.Dataset` and its `Votes`, or None.
+def select_faces(data, votes_path, split, num_classes):
+    """Selects the faces to score from a `fer2013.Dataset`, with their votes unless the path is None.
 
     Returns:
         faces: uint8 (N, 48, 48, 1).
@@ -53,11 +53,13 @@ def select_faces(data, votes, split, num_classes):
     loaded = list(zip(*(data.select(part, num_classes) for part in parts), strict=True))
     faces, labels = (np.concatenate(arrays) for arrays in loaded)
     names = np.repeat(parts, list(map(len, loaded[1])))
-    if not votes:
+    if not votes_path:
         return faces, names, {"labels": labels}
+    votes = data.read_votes(votes_path)
     consensus = np.concatenate([votes.select(part, num_classes)[2] for part in parts])
     if (consensus < 0).all():
-        raise ValueError(f"The votes have a consensus on no face of {SPLIT_NAMES[split]}. Omit --votes.")
+        name = utils.printable(votes_path)
+        raise ValueError(f"{name}: no face of {SPLIT_NAMES[split]} has a consensus. Omit --votes.")
     return faces, names, {"labels": labels, "consensus": consensus}
 
 
@@ -189,8 +191,9 @@ def warn(data, result):
         print(f"Warning: {line}", file=sys.stderr)
 
 
-def format_report(labels, predicted, result, classes, tau):
+def format_report(labels, predicted, result, description):
     """Returns the classification report, with lines on accuracy, copies and consensus."""
+    classes, tau = description["classes"], description["training"].get("tau", 0)
     lines = [f"{SPLIT_NAMES[result['split']]}, {format_accuracy(result)}"]
     if result["rows_also_in_training"]:
         unseen = result["accuracy_unseen"]
@@ -294,7 +297,6 @@ def evaluate(data, votes, model_dir, split, output_dir):
     history, classes = read_history(model_dir / "history.csv", model.heads), model.classes
     print(f"Reading {utils.printable(data)}.", flush=True)
     data = fer2013.read(data)
-    votes = data.read_votes(votes) if votes else None
     faces, parts, truths = select_faces(data, votes, split, len(classes))
     logits, predictions = run_network(model, faces)
     labels = truths["labels"]
@@ -305,8 +307,7 @@ def evaluate(data, votes, model_dir, split, output_dir):
         result["consensus"] = measure(truths["consensus"][rows], predictions["demo"][rows], classes)
     result["splits"] = {part: measure_split(part == parts, truths, predictions) for part in SPLIT_PARTS[split]}
     warn(data, result)
-    tau = model.description["training"].get("tau", 0)
-    report = format_report(labels, predictions["labels"].argmax(axis=1), result, classes, tau)
+    report = format_report(labels, predictions["labels"].argmax(axis=1), result, model.description)
     with replaced_files(output_dir) as folder:
         draw_predictions(folder, truths, predictions, result, classes)
         draw_calibration(folder, truths, logits, predictions)

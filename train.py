@@ -221,14 +221,12 @@ def train(
         print(f"Warning: {warning}", file=sys.stderr)
     batch_size = min(batch_size, len(splits["train"][0]))
     options = {"classes": classes, "epochs": epochs, "batch_size": batch_size, "seed": seed, "limit": limit}
-    config = make_config(data, votes, splits, options)
+    state = checkpoint.Checkpoint(output_dir, make_config(data, votes, splits, options), list_crop_sizes(epochs))
     with checkpoint.locked(output_dir):
         if not resume:  # --resume completes it too.
             checkpoint.complete_replacement(output_dir)
-        state = checkpoint.Checkpoint(output_dir, config, list_crop_sizes(epochs))
-        initial_weights = state.start(resume)
         with state.interrupt_between_batches():
-            fit(state, splits, initial_weights)
+            fit(state, splits, state.start(resume))
             description = write_model(state, output_dir, splits)
     if state.interrupted:  # After the last batch: there was nothing left to stop.
         raise KeyboardInterrupt(f"The training had finished: see {utils.printable(output_dir)}.")

@@ -113,11 +113,10 @@ def test_uncertain_faces_count_in_the_share_only():
 
 
 def test_report_says_when_every_face_is_a_copy():
-    labels, classes = np.array([0, 1]), ("Happy", "Sad")
-    result = {"split": "val", "rows_also_in_training": 2, "accuracy_unseen": None}
-    report = evaluate.format_report(
-        labels, labels, result | evaluate.measure(labels, np.eye(2)[labels], classes), classes, 0.0
-    )
+    labels, description = np.array([0, 1]), {"classes": ["Happy", "Sad"], "training": {}}
+    result = evaluate.measure(labels, np.eye(2)[labels], description["classes"])
+    result |= {"split": "val", "rows_also_in_training": 2, "accuracy_unseen": None}
+    report = evaluate.format_report(labels, labels, result, description)
     assert "2 faces are exact copies of Training's: there are no others." in report
 
 
@@ -227,7 +226,7 @@ def test_consensus_equals_labels_where_all_people_agree_with_them(evaluated, tra
 def test_faces_without_a_consensus_are_left_out(evaluated):
     result = json.loads((evaluated[1] / "metrics.json").read_text())
     data = fer2013.read(evaluated[2])
-    _, _, truths = evaluate.select_faces(data, data.read_votes(evaluated[1].parent / "votes.csv"), "both", 5)
+    _, _, truths = evaluate.select_faces(data, evaluated[1].parent / "votes.csv", "both", 5)
     labels, consensus = truths["labels"], truths["consensus"]
     assert result["consensus"]["rows"] == np.sum(consensus >= 0) < len(labels)
     assert np.array_equal(consensus[consensus >= 0], labels[consensus >= 0])
@@ -329,7 +328,7 @@ def test_missing_split_is_refused(options, sample_csv, tmp_path, capsys):
 
 def test_votes_without_any_consensus_are_refused(options, sample_csv, tmp_path, capsys):
     votes = write_votes(tmp_path / "votes.csv", sample_csv, lambda emotion, _: {emotion: 4, "unknown": 6})
-    check_refused(capsys, flatten(options | {"--votes": votes}), "consensus on no face of PublicTest. Omit --votes.")
+    check_refused(capsys, flatten(options | {"--votes": votes}), "votes.csv: no face of PublicTest has a consensus")
 
 
 HISTORY = (
