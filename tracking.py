@@ -248,6 +248,8 @@ class FaceTracker:
         for _, track, box, view, thumbnail in sorted(filter(None, finds), key=lambda find: -find[0]):
             if not utils.overlaps_any(box, taken):
                 track.move(box, view)
+                if utils.overlaps_any(track.box, taken):
+                    track.box = box  # The smoothed box lags behind and would cover the other face.
                 taken.append(track.box)
                 if is_within(box, gray.shape):  # Half a face is of no use to recognise the person who comes back.
                     track.thumbnail = thumbnail
@@ -255,6 +257,8 @@ class FaceTracker:
         self.tracks = [track for track in self.tracks if track.refusals < MAX_REFUSALS]
         for track in self.tracks:
             track.held = 0 < time_s - track.seen <= HOLD and self._hold(gray, track, taken)
+            if track.held:
+                taken.append(track.box)
 
     def _search(self, gray, box, view, neighbors, **options):
         """Returns the box of a face in this view near another box, float (4,); None if there is none."""
