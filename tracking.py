@@ -30,6 +30,7 @@ OTHER_STRIPS = 8  # between two scans for upright faces of at least a seventh of
 # shown a frame scans one strip, because following it takes time too. Otherwise it scans four.
 STRIP_WINDOWS = 8_000
 STRIP_COST = 1_500
+PADDED_STRIP_COST = 4_500  # Most of it is reducing the padded frame.
 BUDGET = 8_000  # windows
 IDLE_BUDGET = 36_000
 
@@ -239,13 +240,16 @@ class FaceTracker:
         for track in self.tracks:
             track.box[:2] += track.velocity * (time_s - track.time)
             track.time = time_s
-        finds = [find for find in (self._search_known(gray, track) for track in self.tracks) if find]
+        first = min(self.tracks, key=lambda track: track.checked, default=None)
+        finds = [self._search_known(gray, track, track is first) for track in self.tracks]
         # Where one face covers another, both tracks find the front face. It goes to the track whose thumbnail it
         # matches best.
         taken = []
-        for _, track, box, view, thumbnail in sorted(finds, key=lambda find: -find[0]):
+        for _, track, box, view, thumbnail in sorted(filter(None, finds), key=lambda find: -find[0]):
             if not utils.overlaps_any(box, taken):
                 track.move(box, view)
+                if utils.overlaps_any(track.box, taken):
+                    track.box = box  # The smoothed box lags behind and would cover the other face.
                 taken.append(track.box)
                 if is_within(box, gray.shape):  # Half a face is of no use to recognise the person who comes back.
                     track.thumbnail = thumbnail
@@ -253,15 +257,20 @@ class FaceTracker:
         self.tracks = [track for track in self.tracks if track.refusals < MAX_REFUSALS]
         for track in self.tracks:
             track.held = 0 < time_s - track.seen <= HOLD and self._hold(gray, track, taken)
+            if track.held:
+                taken.append(track.box)
 
     def _search(self, gray, box, view, neighbors, **options):
         """Returns the box of a face in this view near another box, float (4,); None if there is none."""
         cascade, options = view.cascade(self.detector), {"tone": view.tone, **options}
         return utils.search_face(gray, box, cascade, neighbors, view.angle, view.flipped, **options)[0]
 
-    def _search_known(self, gray, track):
-        """Returns similarity, track, box, view and thumbnail of a known face; None if the cascades miss it."""
-        if track.view != UPRIGHT or track.time - track.checked >= CHECK_INTERVAL:
+    def _search_known(self, gray, track, is_first):
+        """Returns similarity, track, box, view and thumbnail of a known face; None if the cascades miss it.
+
+        `is_first` is set for the one track whose careful search is longest ago, so that not all fall into one frame.
+        """
+        if track.view != UPRIGHT or track.time - track.checked >= CHECK_INTERVAL * (1 if is_first else 3):
             find = self._describe(gray, track, *self._check(gray, track))
             if find:
                 track.checked = track.time
@@ -461,7 +470,8 @@ def plan_strips(shape, views):
             step = max(1, round(STRIP_WINDOWS / windows_a_row))
             for top in range(0, rows - MIN_SIZE, step):
                 bottom = min(rows, top + step + MAX_SIZE)
-                yield Strip(view, scale, padding, top, bottom, STRIP_COST + (bottom - top - MIN_SIZE) * windows_a_row)
+                cost = (PADDED_STRIP_COST if padding else STRIP_COST) + (bottom - top - MIN_SIZE) * windows_a_row
+                yield Strip(view, scale, padding, top, bottom, cost)
 
 
 def repeat_large(strips):

@@ -344,7 +344,7 @@ def test_tilted_heads_and_profiles_of_both_sides_are_scanned_for(detector, monke
 @pytest.mark.parametrize("budget", [tracking.BUDGET, tracking.IDLE_BUDGET])
 def test_a_frame_costs_at_most_one_strip_more_than_the_budget(detector, monkeypatch, shape, budget):
     frames = scanned_strips(detector, monkeypatch, shape, budget)
-    most = 1.1 * (tracking.STRIP_WINDOWS + tracking.STRIP_COST)  # Rows are rounded, so strips differ a little.
+    most = 1.1 * (tracking.STRIP_WINDOWS + tracking.PADDED_STRIP_COST)  # Rows are rounded, so strips differ a little.
     assert all(sum(strip.cost for strip in next(frames)) < budget + most for _ in range(20))
 
 

@@ -22,6 +22,7 @@ import skimage.data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fer2013
 import tracking
 import utils
 
@@ -516,9 +517,9 @@ def test_read_emotions_takes_a_small_square_portrait_as_a_whole(portrait, width)
     assert found.box == (0, 0, width, width) and found.angle == 0
 
 
-def test_all_cropped_faces_of_fer2013_are_read_as_a_whole(sample_csv):
+def test_cropped_faces_of_a_data_set_are_a_face_as_a_whole(sample_csv):
     """The drawn faces of the sample have FER2013's form: 48x48 pixels, the face fills the image."""
-    faces, _ = utils.load_fer2013(sample_csv, "val")
+    faces, _ = fer2013.read(sample_csv).select("val")
     for face in faces[:10]:
         (found,) = utils.read_emotions(cv2.cvtColor(face, cv2.COLOR_GRAY2BGR))
         assert found.box == (0, 0, 48, 48)
