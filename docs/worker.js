@@ -9,7 +9,7 @@
 const LITERT = new URL("vendor/litert/", self.location).href;
 const OPENCV = new URL("vendor/opencv/", self.location).href;
 const MODEL = new URL("vendor/model/", self.location).href;
-const MIN_CONFIDENCE = 0.3; // As in webcam_demo.py: below it a face is uncertain.
+const MIN_CONFIDENCE = 0.5; // As in webcam_demo.py: below it a face is uncertain.
 
 const canvas = new OffscreenCanvas(1, 1);
 const context = canvas.getContext("2d", { willReadFrequently: true }); // In memory: its pixels are read each frame.
