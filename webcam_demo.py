@@ -30,11 +30,6 @@ import re
 import sys
 from pathlib import Path
 
-try:
-    import resource
-except ImportError:  # Windows has no such module.
-    resource = None
-
 # OpenCV prints lines of its own about every missing camera and damaged file. Ours say what to do.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS", "0")  # Windows: a camera opens in 1 s instead of 20.
@@ -111,11 +106,11 @@ class Benchmark:
 
 
 def peak_memory_mb():
-    """Returns the largest resident memory of this process in MB, or None on Windows."""
-    if resource is None:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)  # Bytes on macOS, kB on Linux.
+    """Returns the largest resident memory of this process in MB, None where the system has no /proc."""
+    with contextlib.suppress(OSError, IndexError):
+        # getrusage counts the memory of the program that started this one too, from before the exec.
+        return round(int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024, 1)
+    return None
 
 
 class FrameLabeler:
