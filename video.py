@@ -18,6 +18,7 @@ import concurrent.futures
 import contextlib
 import fractions
 import functools
+import gc
 import logging
 import os
 import re
@@ -463,6 +464,7 @@ class Film:
 
     def __exit__(self, *_):
         self.container.close()
+        gc.collect()  # The first frame and its side data refer to each other: up to 3 MB a film.
 
 
 def read_video(target, name):

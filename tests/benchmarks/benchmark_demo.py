@@ -5,7 +5,7 @@
 
 The tutorial's loop scans every frame in full and calls `model.predict` for every face. Each loop runs three times, in
 turn; the table has the run with the median frame rate. Reading and writing the clip is timed next to OpenCV, which
-writes MPEG-4 without sound. Then the demo plays the bundled clip 400 times over, for the memory of a long run (on
+writes MPEG-4 without sound. Then the demo plays the bundled clip 80 times over, for the memory of a long run (on
 Linux). Writes figures/benchmark_demo.json. The status is 1 if a target is missed.
 """
 
@@ -32,7 +32,7 @@ import webcam_demo
 
 RUNS = 3
 BASELINE_FRAMES = 75  # The tutorial's loop is slow.
-REPEATS = 400  # Of the bundled clip's 255 frames, to see whether the memory stays flat.
+REPEATS = 80  # Of the bundled clip's 255 frames, to see whether the memory stays flat.
 CLIP = ROOT / "data" / "demo.mp4"  # 640x360 pixels.
 LARGE, SMALL = "1280x720, two faces", "640x360, bundled clip"
 MAX_NETWORK_SHARE = 0.1  # Of a full scan of 640x360 pixels, for one face.
