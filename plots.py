@@ -5,7 +5,10 @@ are chosen for the README, which shows a figure about 830 pixels wide, or two ne
 """
 
 import itertools
+import logging
 import warnings
+
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # Silent about a home that it cannot write to.
 
 import matplotlib
 

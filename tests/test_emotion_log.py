@@ -661,3 +661,19 @@ def test_name_that_the_terminal_cannot_show_is_escaped(tmp_path, run_script):
     finished = run_script("emotion_log.py", tmp_path / "kr\u00f3l.csv", env=environment)
     assert finished.returncode == 2 and "kr\\xf3l.csv" in finished.stderr
     assert len(finished.stderr.splitlines()) == 1
+
+
+def test_folders_that_matplotlib_cannot_write_are_no_message(tmp_path, run_script):
+    (tmp_path / "file").write_text("")
+    names = ("HOME", "MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
+    environment = os.environ | dict.fromkeys(names, str(tmp_path / "file" / "folder"))
+    finished = run_script("emotion_log.py", write_log(tmp_path / "log.csv"), env=environment)
+    assert (finished.returncode, finished.stderr) == (0, "") and "Drew" in finished.stdout
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has names that are bytes")
+def test_c_locale_reads_a_name_beyond_ascii(tmp_path, run_script):
+    log = write_log(tmp_path / "kr\u00f3l.csv")
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    finished = run_script("emotion_log.py", log, env=environment)
+    assert (finished.returncode, finished.stderr) == (0, "") and finished.stdout.startswith("5 faces in 5 frames")
