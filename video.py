@@ -141,8 +141,8 @@ def list_folder(folder, name):
     found = [path for path in paths if path.is_file() and (path.suffix.lower() in FOLDER_SUFFIXES or is_image(path))]
     folders, known = [path.name for path in paths if path.is_dir()], set(found)
     others = collections.Counter(path.suffix or path.name for path in paths if path not in known and not path.is_dir())
-    skipped = [f"{others.total()} files ({', '.join(others)})"] * bool(others)
-    skipped += [f"{len(folders)} subfolders ({', '.join(folders)})"] * bool(folders)
+    groups = (("file", others.total(), others), ("subfolder", len(folders), folders))
+    skipped = [f"{count} {kind}{'s' * (count > 1)} ({', '.join(names)})" for kind, count, names in groups if count]
     if not found:
         raise ValueError(f"{name}: no images or videos. Put files there that end in .jpg, .png, .mp4 or the like.")
     if skipped:

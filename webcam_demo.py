@@ -151,7 +151,7 @@ class FrameLabeler:
         averages = np.reshape(averages, predictions.shape)
         faces = utils.label_faces(boxes, averages, self.model.classes, self.min_confidence)
         return [
-            face._replace(angle=track.view.angle, track=track.track_id, held=track.held)
+            face._replace(angle=float(track.view.angle), track=track.track_id, held=track.held)
             for face, track in zip(faces, tracks, strict=True)
         ]
 
