@@ -15,11 +15,6 @@ import signal
 import sys
 import time
 
-try:
-    import fcntl
-except ImportError:  # Windows.
-    import msvcrt
-
 import keras
 import numpy as np
 
@@ -259,16 +254,9 @@ def locked(output_dir):
     folder = state_folder(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "ab") as file:
-        try:
-            if os.name == "nt":
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
+        if not utils.lock(file):
             problem = "another training is using it. Wait for its end, or choose another --output-dir"
-            raise ValueError(f"{utils.printable(folder)}: {problem}.") from error
-        except OSError:  # Some network drives have no locks.
-            pass
+            raise ValueError(f"{utils.printable(folder)}: {problem}.")
         yield
     shutil.rmtree(folder, ignore_errors=True)  # Windows keeps files that another program has open.
 

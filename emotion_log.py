@@ -15,15 +15,8 @@ import csv
 import io
 import itertools
 import json
-import os
 import sys
 import warnings
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such module, but another one.
-    fcntl = None
-    import msvcrt
 
 import numpy as np
 
@@ -83,7 +76,7 @@ class EmotionLog:
             self.file = open(self.path, "a", newline="", encoding="utf-8", buffering=1)  # noqa: SIM115
         except OSError as error:
             raise OSError(f"{name}: {error.strerror}. Choose another --log.") from error
-        if not lock(self.file):
+        if not utils.lock(self.file):
             self.file.close()
             raise OSError(f"{name}: another demo is writing this log. Choose another --log.")
         self.writer = csv.writer(self.file)
@@ -153,21 +146,6 @@ def check_path(path):
         raise ValueError(f"The name of a log must end in {' or '.join(SUFFIXES)}, but {name} does not.")
     if path.exists() and not path.is_file():  # Opening a named pipe would wait for its other end.
         raise OSError(f"{name}: not a regular file. Choose another name for the log.")
-
-
-def lock(file):
-    """Locks an open file until it is closed or its process ends. Returns False if another process has locked it."""
-    try:
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
-            os.lseek(file.fileno(), 2**30, os.SEEK_SET)  # A byte far behind the log: a locked one cannot be read.
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError:  # Some network drives have no locks.
-        return True
-    return True
 
 
 # Reading --------------------------------------------------------------------------------------------------------------

@@ -41,6 +41,12 @@ except ImportError as error:
     raise ImportError(f"OpenCV needs a library of the system ({error}). Install it: {remedy}") from error
 import numpy as np
 
+try:
+    import fcntl
+except ImportError:  # Windows has another module.
+    fcntl = None
+    import msvcrt
+
 # 1. Labels, shapes, paths ---------------------------------------------------------------------------------------------
 
 ROOT = Path(__file__).resolve().parent
@@ -179,7 +185,8 @@ def _is_portrait(gray):
 
 def _find_frontal(gray, detector, angles):
     """Returns pairs of box and angle of the faces that look ahead, largest first."""
-    places = [(box, angle) for angle in angles for box in _scan(gray, detector.frontal, NEW_NEIGHBORS, angle)]
+    still = _prepare_still(gray, TONE)
+    places = [(box, angle) for angle in angles for box in _scan(still, detector.frontal, NEW_NEIGHBORS, angle)]
     found = [(confirm_face(gray, box, detector, angle, STILL_WIDTH), box, angle) for box, angle in places]
     found.sort(key=lambda face: (-face[0], *face[1]))
     faces = []
@@ -196,24 +203,29 @@ def _find_frontal(gray, detector, angles):
 
 def _find_profiles(gray, detector):
     """Returns pairs of box and angle 0 of the faces that look to a side, largest first."""
-    faces = []
+    faces, still = [], _prepare_still(gray)
     for flipped in (False, True):
-        for box in _scan(gray, detector.profile, PROFILE_NEIGHBORS, flipped=flipped, tone=None):
+        for box in _scan(still, detector.profile, PROFILE_NEIGHBORS, flipped=flipped):
             box, _ = search_face(gray, box, detector.profile, PROFILE_NEIGHBORS, flipped=flipped, tone=None)
             if box is not None and not overlaps_any(box, [other for other, _ in faces]):
                 faces.append((box, 0))
     return sorted(faces, key=lambda face: (-face[0][2], *face[0]))
 
 
-def _scan(gray, cascade, neighbors, angle=0, flipped=False, tone=TONE):
-    """Returns the boxes, float (4,), that a cascade finds in a whole image, turned by an angle and flipped."""
+def _prepare_still(gray, tone=None):
+    """Returns an image reduced, toned and padded for `_scan`, with its padding in pixels and its reduction."""
     reduction = min(1.0, STILL_LINES / min(gray.shape), LONGEST_SIDE / max(gray.shape))
     if min(gray.shape) * reduction < 1:
-        return []
+        return np.zeros((1, 1), np.uint8), 0, 1.0  # No face fits into so narrow an image.
     reduced = cv2.resize(gray, None, fx=reduction, fy=reduction, interpolation=cv2.INTER_AREA)
     reduced = reduced if tone is None else cv2.LUT(reduced, tone)
     padding = round(STILL_PADDING * min(reduced.shape))
-    padded = cv2.copyMakeBorder(reduced, *[padding] * 4, cv2.BORDER_REPLICATE)
+    return cv2.copyMakeBorder(reduced, *[padding] * 4, cv2.BORDER_REPLICATE), padding, reduction
+
+
+def _scan(still, cascade, neighbors, angle=0, flipped=False):
+    """Returns the boxes, float (4,), that a cascade finds in a prepared image, turned by an angle and flipped."""
+    padded, padding, reduction = still
     image, to_padded = turn_upright(padded, angle, flipped)
     found = cascade.detectMultiScale(image, SEARCH_STEP, neighbors, minSize=(IMAGE_SIZE, IMAGE_SIZE))
     # Sorted, because the order of the cascade's threads varies.
@@ -524,8 +536,8 @@ def _read_description(path):
 def read_emotions(frame, model=None, detector=None) -> list[Face]:
     """Finds the faces of an image and names their emotions. Returns a list of `Face`, largest first.
 
-    A small square image in which no face is found, as data sets of faces have them, is a face as a whole. Several
-    threads may call this function; they take turns.
+    A small square image that holds no smaller face is a face as a whole, because data sets have such portraits.
+    Several threads may call this function; they take turns.
 
     Args:
         frame: uint8 (H, W, 3) BGR, as `cv2.imread` returns it.
@@ -546,8 +558,7 @@ def read_emotions(frame, model=None, detector=None) -> list[Face]:
             raise ValueError(f"`model` must be a folder or from load_emotion_model, but it is {type(model).__name__}.")
         boxes, angles = find_faces(gray, detector)
         probabilities = model.predict(crop_faces(gray, boxes, angles))
-    faces = label_faces(boxes, probabilities, model.classes)
-    return [face._replace(angle=float(angle)) for face, angle in zip(faces, angles, strict=True)]
+    return label_faces(boxes, angles, probabilities, model.classes)
 
 
 def _check_frame(frame):
@@ -606,11 +617,13 @@ def choose_labels(probabilities, classes, min_confidence=0.0) -> list[tuple[str,
     return [(classes[i] if confidence >= min_confidence else UNCERTAIN, confidence) for i, confidence in best]
 
 
-def label_faces(boxes, probabilities, classes, min_confidence=0.0) -> list[Face]:
-    """Returns the upright faces of boxes, int (F, 4), and probabilities, float (F, C)."""
+def label_faces(boxes, angles, probabilities, classes, min_confidence=0.0) -> list[Face]:
+    """Returns the faces of boxes, int (F, 4), angles, F degrees clockwise, and probabilities, float (F, C)."""
     labels = choose_labels(probabilities, classes, min_confidence)
-    rows = zip(boxes.tolist(), labels, probabilities.tolist(), strict=True)
-    return [Face(tuple(box), *label, dict(zip(classes, row, strict=True))) for box, label, row in rows]
+    rows = zip(boxes.tolist(), labels, probabilities.tolist(), angles, strict=True)
+    return [
+        Face(tuple(box), *label, dict(zip(classes, row, strict=True)), float(angle)) for box, label, row, angle in rows
+    ]
 
 
 def annotate_frame(frame, faces, numbered=False) -> np.ndarray:
@@ -740,6 +753,21 @@ def replaced(path):
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def lock(file):
+    """Locks an open file until it is closed or its process ends. Returns False if another process has locked it."""
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            os.lseek(file.fileno(), 2**30, os.SEEK_SET)  # A byte far behind its end: a locked one cannot be read.
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:  # Some network drives have no locks.
+        return True
+    return True
 
 
 def printable(source):

@@ -37,6 +37,7 @@ import numpy as np
 
 import utils
 
+LIVE_KINDS = ("camera", "stream")
 DEMO_CLIP = utils.ROOT / "data" / "demo.mp4"
 OUTPUT_DIR = Path("output")  # Snapshots, and annotated files without --output.
 WRITABLE_IMAGES = {".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -464,7 +465,8 @@ class Film:
 
     def __exit__(self, *_):
         self.container.close()
-        gc.collect()  # The first frame and its side data refer to each other: up to 3 MB a film.
+        if self.matrix is not None:
+            gc.collect()  # The first frame and its side data refer to each other: up to 3 MB a film.
 
 
 def read_video(target, name):

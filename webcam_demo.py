@@ -45,8 +45,6 @@ import tracking
 import video
 from window import Window, has_display
 
-LIVE_KINDS = ("camera", "stream")
-
 
 class Benchmark:
     """Counts frames and faces, and times the stages of each frame. Its clock starts when it is made."""
@@ -149,11 +147,9 @@ class FrameLabeler:
         predictions = self.model.predict(utils.crop_faces(gray, boxes, angles))
         averages = [track.average(new, time_s) for track, new in zip(tracks, predictions, strict=True)]
         averages = np.reshape(averages, predictions.shape)
-        faces = utils.label_faces(boxes, averages, self.model.classes, self.min_confidence)
-        return [
-            face._replace(angle=float(track.view.angle), track=track.track_id, held=track.held)
-            for face, track in zip(faces, tracks, strict=True)
-        ]
+        faces = utils.label_faces(boxes, angles, averages, self.model.classes, self.min_confidence)
+        pairs = zip(faces, tracks, strict=True)
+        return [face._replace(track=track.track_id, held=track.held) for face, track in pairs]
 
 
 def run(source, labeler, benchmark, window, output, log):
@@ -174,12 +170,9 @@ def run(source, labeler, benchmark, window, output, log):
         annotated, faces = call(labeler.label, source_frame, bool(window and window.mirrored))
         benchmark.count(source_frame, len(faces))
         if source_frame.still:
-            print(
-                file_text(source_frame.file, faces)
-                if source.kind == "folder"
-                else image_text(faces, source_frame.image.shape),
-                flush=True,
-            )
+            is_folder = source.kind == "folder"
+            text = file_text(source_frame.file, faces) if is_folder else image_text(faces, source_frame.image.shape)
+            print(text, flush=True)
         if log:
             utc = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
             log.write(benchmark.frames - 1, source_frame.time_s, source_frame.file, faces, utc)
@@ -280,7 +273,9 @@ def open_output(args, source, window):
         name = re.sub("^[a-z]+://[^/]*", "", source.title)  # An address without its host.
         stem = "camera" if source.kind == "camera" else Path(name and os.path.abspath(name)).stem[:100] or "stream"
         path = video.OUTPUT_DIR / f"labelled-{stem}{suffix}"
-        print(f"Writing {utils.printable(path)} instead{'; Ctrl-C ends it' if source.kind in LIVE_KINDS else ''}.")
+        print(
+            f"Writing {utils.printable(path)} instead{'; Ctrl-C ends it' if source.kind in video.LIVE_KINDS else ''}."
+        )
     check_paths(args, source, path)
     if path is None:
         return None
@@ -332,7 +327,7 @@ def demo(args):
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(video.open_source(args.source, args.camera_size))
         window = open_window(args, source)
-        is_folder, is_live = source.kind == "folder", source.kind in LIVE_KINDS
+        is_folder, is_live = source.kind == "folder", source.kind in video.LIVE_KINDS
         log = emotion_log.EmotionLog(args.log, model.classes, is_folder, is_live) if args.log else None
         output = open_output(args, source, window)
         for part in filter(None, (window, log, output)):

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 import utils
-from video import OUTPUT_DIR, write_image
+from video import LIVE_KINDS, OUTPUT_DIR, write_image
 
 TITLE = "Emotions"
 FLAGS = cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL  # GUI_NORMAL: without Qt's toolbar.
@@ -81,7 +81,7 @@ class Window:
         if self.draw is None:
             cv2.resizeWindow(TITLE, *window_size(*annotated.shape[1::-1]))
         now, time_s, rate = time.perf_counter(), source_frame.time_s, f"{fps:.0f} frames/s"
-        if self.source.kind in ("camera", "stream"):
+        if self.source.kind in LIVE_KINDS:
             due = now
             rate += f", {1000 * (now - self.source.started - time_s):.0f} ms behind"
         elif source_frame.still:
