@@ -158,7 +158,7 @@ def save_state(path, config, rows, weights, best_weights):
     arrays |= {f"best_{i}": value for i, value in enumerate(best_weights)}
     content = io.BytesIO()
     np.savez(content, header=np.array(json.dumps({"config": config, "rows": rows})), **arrays)
-    with utils.replaced(path) as temporary, open(temporary, "wb") as file:
+    with cli.replaced(path) as temporary, open(temporary, "wb") as file:
         file.write(content.getbuffer())
         file.write(hashlib.sha256(content.getbuffer()).digest())
 
@@ -254,7 +254,7 @@ def locked(output_dir):
     folder = state_folder(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "ab") as file:
-        if not utils.lock(file):
+        if not cli.lock(file):
             problem = "another training is using it. Wait for its end, or choose another --output-dir"
             raise ValueError(f"{utils.printable(folder)}: {problem}.")
         yield

@@ -1,4 +1,5 @@
-"""Command-line code that the scripts share: signals, exit status, option types. Uses the standard library only.
+"""What the scripts share and the library does without: signals, exit status, option types, and files that are replaced
+or locked. Uses the standard library only.
 
 A user error prints one line on stderr; the status is 2. Ctrl-C prints one line at any moment; the status is 130.
 """
@@ -13,8 +14,16 @@ import sys
 import threading
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows has another module.
+    fcntl = None
+    import msvcrt
+
 # Ctrl-C, a kill, a closed terminal. Windows has no SIGHUP.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+NEW_PREFIX = ".new-"  # Prefix of a file being written; a kill leaves it.
 
 
 def handle_signals(handler):
@@ -78,6 +87,33 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(usage=argparse.SUPPRESS, description=description, formatter_class=formatter)
+
+
+@contextlib.contextmanager
+def replaced(path):
+    """Yields a temporary path with the same suffix. On success it replaces `path`; on an error it is deleted."""
+    temporary = path.with_name(f"{NEW_PREFIX}{os.getpid()}-{path.name[-40:]}")  # Names have at most 255 bytes.
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def lock(file):
+    """Locks an open file until it is closed or its process ends. Returns False if another process has locked it."""
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            os.lseek(file.fileno(), 2**30, os.SEEK_SET)  # A byte far behind its end: a locked one cannot be read.
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:  # Some network drives have no locks.
+        return True
+    return True
 
 
 def path(text):

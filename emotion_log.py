@@ -76,7 +76,7 @@ class EmotionLog:
             self.file = open(self.path, "a", newline="", encoding="utf-8", buffering=1)  # noqa: SIM115
         except OSError as error:
             raise OSError(f"{name}: {error.strerror}. Choose another --log.") from error
-        if not utils.lock(self.file):
+        if not cli.lock(self.file):
             self.file.close()
             raise OSError(f"{name}: another demo is writing this log. Choose another --log.")
         self.writer = csv.writer(self.file)
@@ -375,7 +375,7 @@ def write_intervals(rows, path):
     for column in {"log", "file"} & set(intervals):
         intervals[column] = intervals[column].map(escape_formula)
     try:
-        with utils.replaced(path) as new:
+        with cli.replaced(path) as new:
             intervals.to_csv(new, index=False, encoding="utf-8-sig" if has_names else "utf-8")
     except OSError as error:
         raise OSError(f"{utils.printable(path)}: cannot be written ({error.strerror}). Choose another path.") from error
@@ -418,7 +418,7 @@ def draw_timeline(rows, path, command):
             return None
         import plots  # Matplotlib, which the demo does without.
 
-        with utils.replaced(path) as new:
+        with cli.replaced(path) as new:
             plots.timeline(curves, list_classes(rows), others, new)
     except ModuleNotFoundError:
         return f"For a timeline: pip install matplotlib seaborn, then {command}"

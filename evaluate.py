@@ -276,7 +276,7 @@ def draw_model(folder, history, description, model_dir):
 def replaced_files(folder):
     """Yields a temporary folder. On success each of `FILES` is moved to `folder`, or deleted there if missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=utils.NEW_PREFIX) as new:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=cli.NEW_PREFIX) as new:
         yield Path(new)
         for name in FILES:
             if (Path(new) / name).exists():

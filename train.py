@@ -301,7 +301,7 @@ def write_description(folder, description, splits):
     read_out, record = fit_read_out(model, splits)
     description |= read_out
     description["training"] |= record
-    with utils.replaced(folder / "model.json") as path:
+    with cli.replaced(folder / "model.json") as path:
         path.write_text(json.dumps(description, indent=2), encoding="utf-8")
     return description
 

@@ -35,6 +35,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+import cli
 import utils
 
 LIVE_KINDS = ("camera", "stream")
@@ -662,7 +663,7 @@ def write_image(path, image):
         raise OSError(f"{name}: the format cannot hold {image.shape[1]}x{image.shape[0]} pixels. Choose .png.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with utils.replaced(path) as new:
+        with cli.replaced(path) as new:
             new.write_bytes(content)  # Python opens paths that OpenCV cannot, on Windows.
     except OSError as error:
         raise OSError(f"{name}: cannot be written ({error.strerror}). Choose another path.") from error
@@ -688,7 +689,7 @@ class VideoWriter:
         self.tick = fractions.Fraction(1, 1000 if format_name in ("matroska", "webm") else 90_000)  # Seconds.
         self.start = 0.0 if film else first.time_s  # A live source has been open for a while.
         self.stack = contextlib.ExitStack()
-        self.path = self.stack.enter_context(utils.replaced(path))
+        self.path = self.stack.enter_context(cli.replaced(path))
         with self._explain():
             options = {"movflags": "faststart"}
             self.container = av.open(str(self.path.resolve()), "w", format_name, container_options=options)

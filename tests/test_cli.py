@@ -129,3 +129,15 @@ def test_signal_while_python_ends_changes_nothing():
 def test_ctrl_c_a_kill_and_a_closed_terminal_are_handled():
     assert {number.name for number in cli.SIGNALS} >= {"SIGINT", "SIGTERM"}
     assert sys.platform == "win32" or signal.SIGHUP in cli.SIGNALS
+
+
+def test_replaced_file_is_complete_or_unchanged(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(OSError, match="disk"), cli.replaced(path) as temporary:
+        temporary.write_text("half")
+        raise OSError("The disk is full.")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    with cli.replaced(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
