@@ -231,7 +231,7 @@ class FaceTracker:
         return not any(track.shown for track in self.tracks)
 
     def _forget(self, tracks):
-        """Stops following these tracks, and keeps the people among them to recognise them."""
+        """Stops following these tracks, and keeps the people among them to recognize them."""
         self.tracks = [track for track in self.tracks if track not in tracks]
         self.lost = ([track for track in tracks if track.track_id] + self.lost)[:LOST_PEOPLE]
 
@@ -251,7 +251,7 @@ class FaceTracker:
                 if utils.overlaps_any(track.box, taken):
                     track.box = box  # The smoothed box lags behind and would cover the other face.
                 taken.append(track.box)
-                if is_within(box, gray.shape):  # Half a face is of no use to recognise the person who comes back.
+                if is_within(box, gray.shape):  # Half a face is of no use to recognize the person who comes back.
                     track.thumbnail = thumbnail
                 self._confirm(gray, track)
         self.tracks = [track for track in self.tracks if track.refusals < MAX_REFUSALS]

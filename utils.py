@@ -1,4 +1,4 @@
-"""The path from input to labelled frame, shared by train.py, evaluate.py and webcam_demo.py.
+"""The path from input to labeled frame, shared by train.py, evaluate.py and webcam_demo.py.
 
 A function belongs here only if it is a step on that path and all scripts must agree on it. The exceptions are the
 helpers for files and messages. Importing this module loads OpenCV and NumPy. LiteRT is imported when a
@@ -14,7 +14,7 @@ The data that flows has the same names in every file:
     votes          float32 (N, C)        share of the raters' votes per class; rows sum to 1, or 0 without votes
     probabilities  float32 (N, C)        rows sum to 1, columns in the order of the model's classes
 
-A layer inside the saved model normalises the gray levels, so every script feeds the network as in training.
+A layer inside the saved model normalizes the gray levels, so every script feeds the network as in training.
 """
 
 import collections
@@ -46,7 +46,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent
 DEFAULT_MODEL = ROOT / "models" / "emotions-5"
 
-# RGB, the same in every figure and on every frame: the Okabe-Ito palette, which colour-blind readers can tell apart.
+# RGB, the same in every figure and on every frame: the Okabe-Ito palette, which color-blind readers can tell apart.
 EMOTION_COLORS = {
     "Angry": (213, 94, 0),
     "Disgust": (0, 158, 115),

@@ -1,9 +1,9 @@
 """Shows the emotion of every face on a camera, a video, an image, a folder of them or a stream.
 
     python webcam_demo.py                                     camera 0, or the bundled clip where there is none
-    python webcam_demo.py film.mp4 --output labelled.mp4 --log emotions.csv
+    python webcam_demo.py film.mp4 --output labeled.mp4 --log emotions.csv
     python webcam_demo.py photo.jpg --no-display              prints one line per face
-    python webcam_demo.py photos/ --output labelled/          prints one line per file
+    python webcam_demo.py photos/ --output labeled/           prints one line per file
     python webcam_demo.py http://192.168.0.7:8080/video
     python webcam_demo.py film.mp4 --no-display --benchmark
     python webcam_demo.py 1 --camera-size 1280x720            another camera; for two at once, run it twice

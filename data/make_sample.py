@@ -20,7 +20,7 @@ import numpy as np
 IMAGE_SIZE = 48  # Pixels, width and height of a face.
 SUPERSAMPLING = 4  # Canvas pixels per image pixel: averaged down, thin lines keep their place.
 HELD_OUT = 0.25  # Rows of PublicTest and of PrivateTest, as a share of Training's.
-MAX_FACES_PER_CLASS = 5000  # 52,500 rows; utils.py reads at most 80,000.
+MAX_FACES_PER_CLASS = 5000  # 52,500 rows, 440 MB.
 
 # Ranges of the features of each emotion, after the action units of Ekman & Friesen (1978). Lengths are in image pixels.
 #   brow angle     degrees, positive where the inner ends are low     mouth curve    height of the corners
@@ -46,7 +46,7 @@ SCALE = (1.0, 1.16)
 MAX_SHADOW = 0.35  # Share of the light that is missing at the dark edge.
 NOISE = (1, 5)  # Standard deviation in gray levels.
 
-# Coordinates below: x to the right and y down from the centre of the image, in pixels. Brightness: 0..255.
+# Coordinates below: x to the right and y down from the center of the image, in pixels. Brightness: 0..255.
 
 
 def draw_line(canvas, x, y, brightness, width=None):
@@ -103,8 +103,8 @@ def draw_face(emotion, rng):
 
 def photograph(canvas, rng):
     """Returns the image, uint8 (48, 48), of a canvas: tilted, shifted, scaled, lit from one side, noisy."""
-    centre = len(canvas) / 2
-    matrix = cv2.getRotationMatrix2D((centre, centre), rng.uniform(-MAX_TILT, MAX_TILT), rng.uniform(*SCALE))
+    center = len(canvas) / 2
+    matrix = cv2.getRotationMatrix2D((center, center), rng.uniform(-MAX_TILT, MAX_TILT), rng.uniform(*SCALE))
     matrix[:, 2] += rng.uniform(-MAX_SHIFT, MAX_SHIFT, 2) * SUPERSAMPLING
     canvas = cv2.warpAffine(canvas, matrix, canvas.shape, borderMode=cv2.BORDER_REPLICATE)
     image = cv2.resize(canvas, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_AREA).astype(np.float32)

@@ -54,7 +54,7 @@ def copy_litert(packages, output):
     for build in LITERT_BUILDS:
         for suffix in (".js", ".wasm"):
             shutil.copy(packages / "@litertjs/core/wasm" / (build + suffix), output)
-    # The package states its licence and does not hold the text, which is the same as OpenCV's.
+    # The package states its license and does not hold the text, which is the same as OpenCV's.
     shutil.copy(packages / "@opencvjs/web/LICENSE", output)
 
 

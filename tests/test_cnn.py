@@ -96,7 +96,7 @@ def test_augmentation_does_nothing_in_inference():
 
 
 def draw_disc():
-    """Returns 200 copies of a bright disc in the centre, and the coordinates of the pixels."""
+    """Returns 200 copies of a bright disc in the center, and the coordinates of the pixels."""
     y, x = np.mgrid[:48, :48]
     disc = ((x - 23.5) ** 2 + (y - 23.5) ** 2 < 100)[..., np.newaxis] * 200.0
     return np.tile(disc, (200, 1, 1, 1)).astype(np.float32), x, y
@@ -121,7 +121,7 @@ def test_rotation_turns_a_bar_by_up_to_its_degrees(unchanged, monkeypatch):
     monkeypatch.setattr(cnn, "MAX_ROTATION", 20)
     _, x, _ = draw_disc()
     bar = np.where(np.abs(x - 23.5) < 2, 200.0, 0)[np.newaxis, ..., np.newaxis].repeat(200, 0).astype(np.float32)
-    # A bar through the centre, seen 20 rows above it: 20 * tan(angle) to the side.
+    # A bar through the center, seen 20 rows above it: 20 * tan(angle) to the side.
     angles = [
         np.rad2deg(np.arctan2((x[3] * face[3, :, 0]).sum() / face[3].sum() - 23.5, 20.5)) for face in augment(bar)
     ]

@@ -143,16 +143,16 @@ def write_votes(path, data, votes_of):
 
 
 @pytest.fixture(scope="module")
-def mislabelled(sample_csv, tmp_path_factory):
+def mislabeled(sample_csv, tmp_path_factory):
     """The drawn data set with every fifth face called Happy, so that there are mistakes to draw."""
-    path = tmp_path_factory.mktemp("data") / "mislabelled.csv"
+    path = tmp_path_factory.mktemp("data") / "mislabeled.csv"
     header, *rows = sample_csv.read_text().splitlines(keepends=True)
     path.write_text(header + "".join("3" + row[1:] if i % 5 == 0 else row for i, row in enumerate(rows)))
     return path
 
 
 @pytest.fixture(scope="module")
-def evaluated(run_script, trained, mislabelled, tmp_path_factory):
+def evaluated(run_script, trained, mislabeled, tmp_path_factory):
     """The script run with votes on both evaluation splits: the finished process, the results and the data.
 
     Nine of ten people agree with the label, except for every tenth face, whose votes are split.
@@ -160,11 +160,11 @@ def evaluated(run_script, trained, mislabelled, tmp_path_factory):
     folder = tmp_path_factory.mktemp("figures") / "drawn"
     votes = write_votes(
         folder.parent / "votes.csv",
-        mislabelled,
+        mislabeled,
         lambda emotion, i: {emotion: 5, "unknown": 5} if i % 10 == 0 else {emotion: 9, "NF": 1},
     )
-    options = ("--data", mislabelled, "--votes", votes, "--model", trained[0], "--split", "both")
-    return run_script("evaluate.py", *options, "--output-dir", folder), folder, mislabelled
+    options = ("--data", mislabeled, "--votes", votes, "--model", trained[0], "--split", "both")
+    return run_script("evaluate.py", *options, "--output-dir", folder), folder, mislabeled
 
 
 def test_script_writes_and_prints_everything(evaluated):
@@ -239,7 +239,7 @@ def test_picture_is_not_blank(evaluated, name):
     assert 0.005 < (picture < 250).any(axis=-1).mean() < 0.98
 
 
-def test_shipped_model_needs_two_files_and_no_votes(mislabelled, tmp_path, capsys):
+def test_shipped_model_needs_two_files_and_no_votes(mislabeled, tmp_path, capsys):
     """Files of an earlier evaluation with votes and history disappear; other files stay."""
     model, results = tmp_path / "model", tmp_path / "results"
     model.mkdir(), results.mkdir()
@@ -247,7 +247,7 @@ def test_shipped_model_needs_two_files_and_no_votes(mislabelled, tmp_path, capsy
         shutil.copy(utils.DEFAULT_MODEL / name, model)
     (results / "consensus_matrix.png").write_text("old")
     (results / "notes.txt").write_text("mine")
-    options = ["--data", mislabelled, "--model", model, "--split", "val", "--output-dir", results]
+    options = ["--data", mislabeled, "--model", model, "--split", "val", "--output-dir", results]
     assert evaluate.main(list(map(str, options))) == 0
     missing = {"consensus_matrix.png", "accuracy.png", "loss.png"}
     assert {path.name for path in results.iterdir()} == {*evaluate.FILES, "notes.txt"} - missing

@@ -54,7 +54,7 @@ def test_confusion_matrix_shows_shares_of_rows_and_counts(tmp_path, figures):
     assert ax.get_ylabel() == "Label" and ax.get_xlabel() == "Prediction (% of the row, faces)"
 
 
-def test_roc_has_a_curve_per_class_in_its_colour_and_the_mean(tmp_path, figures):
+def test_roc_has_a_curve_per_class_in_its_color_and_the_mean(tmp_path, figures):
     """Two curves of areas 0.5 and 1 have the mean 0.75."""
     curves = {
         "Happy": (np.array([0, 1]), np.array([0, 1]), 0.5),
@@ -135,7 +135,7 @@ LAYERS = [
 ]
 
 
-def test_architecture_merges_normalisation_and_names_the_heads(tmp_path, figures):
+def test_architecture_merges_normalization_and_names_the_heads(tmp_path, figures):
     plots.architecture(LAYERS, "Title", tmp_path / "a.png")
     check_picture(tmp_path / "a.png")
     texts = [text.get_text() for text in figures[0].axes[0].texts]

@@ -81,7 +81,7 @@ def test_evaluation_measures_what_training_recorded(trained, sample_csv, tmp_pat
     measured = json.loads((tmp_path / "metrics.json").read_text())["accuracy"]
     training = json.loads((trained[0] / "model.json").read_text())["training"]
     assert measured == training["val_accuracy"]["labels"]
-    # Keras validated the same epoch before quantisation, so a few faces may fall on the other side.
+    # Keras validated the same epoch before quantization, so a few faces may fall on the other side.
     best = pd.read_csv(trained[0] / "history.csv").set_index("epoch").loc[training["best_epoch"]]
     assert measured == pytest.approx(best["val_labels_accuracy"], abs=0.02)
 

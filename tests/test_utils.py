@@ -1,4 +1,4 @@
-"""The path from a pixel to a labelled pixel: faces, models, drawing.
+"""The path from a pixel to a labeled pixel: faces, models, drawing.
 
 python -m pytest tests/test_utils.py
 """
@@ -656,7 +656,7 @@ def test_labels_of_neighbors_cover_no_other_label_and_no_middle_of_a_face(size, 
 def test_annotate_frame_turns_the_box_of_a_tilted_face_clockwise():
     """The box 100..200 around (150, 150), turned by 30 degrees.
 
-    The middle of its top edge, 50 above the centre, moves to 50 (sin 30, -cos 30) = (25, -43) from it: (175, 107).
+    The middle of its top edge, 50 above the center, moves to 50 (sin 30, -cos 30) = (25, -43) from it: (175, 107).
     That of its bottom edge moves to (125, 193).
     """
     frame = np.full((300, 300, 3), 200, np.uint8)

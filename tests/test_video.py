@@ -677,7 +677,7 @@ def test_frames_of_another_size_are_resized(tmp_path):
     assert [frame.image.shape for frame in frames] == 3 * [(120, 160, 3)]
 
 
-def test_video_of_single_pixels_is_labelled_and_written(run_script, tmp_path):
+def test_video_of_single_pixels_is_labeled_and_written(run_script, tmp_path):
     path = write_animation(tmp_path / "a.gif", [np.full((1, 1, 3), 20 * number, np.uint8) for number in range(5)])
     finished = run_script("webcam_demo.py", path, "--no-display", "--output", tmp_path / "out.mp4")
     assert finished.returncode == 0, finished.stderr

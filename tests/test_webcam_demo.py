@@ -90,7 +90,7 @@ def count_frames(path):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_video_is_labelled_frame_by_frame(headless, clip, tmp_path, without_matplotlib):
+def test_video_is_labeled_frame_by_frame(headless, clip, tmp_path, without_matplotlib):
     finished = headless(clip, "--no-display", "--output", "out.mp4", "--log", "log.csv", env=without_matplotlib)
     assert finished.returncode == 0, finished.stderr
     rows = read_csv(tmp_path / "log.csv")
@@ -215,7 +215,7 @@ def labeler():
     return webcam_demo.FrameLabeler(model, detector, 0.3, webcam_demo.Benchmark())
 
 
-def test_mirrored_face_is_labelled_on_the_other_side_with_its_number(labeler, portrait):
+def test_mirrored_face_is_labeled_on_the_other_side_with_its_number(labeler, portrait):
     frame = np.full((450, 900, 3), 90, np.uint8)
     frame[:, :384] = portrait
     left = []
@@ -247,7 +247,7 @@ def test_only_a_camera_is_shown_mirrored(monkeypatch):
 
 
 @LINUX
-def test_without_source_camera_and_display_the_bundled_clip_is_labelled(demo, clip, tmp_path, monkeypatch):
+def test_without_source_camera_and_display_the_bundled_clip_is_labeled(demo, clip, tmp_path, monkeypatch):
     """A shorter clip takes its place here."""
     if cv2.VideoCapture(0).isOpened():
         pytest.skip("this machine has a camera")
@@ -617,7 +617,7 @@ def mjpeg(portrait):
 
 
 @LINUX
-def test_live_stream_is_labelled_and_shows_no_secrets(mjpeg, serve, tmp_path, monkeypatch, capsys):
+def test_live_stream_is_labeled_and_shows_no_secrets(mjpeg, serve, tmp_path, monkeypatch, capsys):
     """Its end is a sentence. User, password, query and fragment are in no text, title, log or name of a file."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(webcam_demo, "has_display", lambda: False)

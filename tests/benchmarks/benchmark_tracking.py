@@ -9,7 +9,7 @@ Each clip moves photographed heads over a photographed background, so every fram
     Eileen Collins   skimage.data.astronaut(), NASA, public domain
     Grace Hopper     matplotlib's sample_data/grace_hopper.jpg, United States Navy, public domain
     small faces      skimage.data.lfw_subset(), 25x25 pixels of Labeled Faces in the Wild, seven dark-skinned people
-                     and five light-skinned ones; the package's licence note is in skimage/data/README.txt
+                     and five light-skinned ones; the package's license note is in skimage/data/README.txt
     backgrounds      skimage.data: brick, coffee, grass, gravel, motorcycle, page, rocket, text
 
 A face counts as found if a box overlaps it by at least half of their union. No package ships a large portrait of a
