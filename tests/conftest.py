@@ -63,7 +63,7 @@ sys.exit(train.main(sys.argv[1:]))
 def trained(tmp_path_factory, sample_csv, sample_votes):
     """A model folder with two heads trained on the drawn faces, and what the training printed."""
     folder = tmp_path_factory.mktemp("models") / "drawn"
-    arguments = ["--data", sample_csv, "--votes", sample_votes, "--epochs", 20, "--batch-size", 32]
+    arguments = ["--data", sample_csv, "--votes", sample_votes, "--epochs", 10, "--batch-size", 32]
     command = [sys.executable, "-c", TRAIN_TINY, *map(str, arguments), "--output-dir", str(folder)]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert finished.returncode == 0, finished.stderr

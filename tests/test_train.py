@@ -72,7 +72,7 @@ def test_training_prints_accuracies_folder_and_next_command(trained):
     accuracy = json.loads((folder / "model.json").read_text())["training"]["val_accuracy"]
     for words in (f"labels {accuracy['labels']:.4f}, votes {accuracy['votes']:.4f}", str(folder), "python evaluate.py"):
         assert words in printed
-    assert "Epoch 20/20" in printed and "minutes left" in printed
+    assert "Epoch 10/10" in printed and "minutes left" in printed
 
 
 def test_evaluation_measures_what_training_recorded(trained, sample_csv, tmp_path):
