@@ -1,9 +1,9 @@
 """Faces over time: found fast, kept through misses, their probabilities averaged; used by webcam_demo.py.
 
 The cascade needs 33 ms to scan a frame of 640x360 pixels, so each frame is scanned only in part. A known face is
-searched for near its expected place, at about its size, which takes 1 ms. Now and then it is searched for carefully:
-more detections have to agree, and an upright face wins over a tilted one. A candidate from the scan counts as a face
-once a second cascade confirms it. A profile has to be found in several frames.
+searched for near its expected place, at about its size, which takes 1 ms, unless that place looks as it did. Now and
+then it is searched for carefully: more detections have to agree, and an upright face wins over a tilted one. A
+candidate from the scan counts as a face once a second cascade confirms it. A profile has to be found in several frames.
 """
 
 import itertools
@@ -41,6 +41,7 @@ KNOWN_NEIGHBORS = 2  # detections that have to agree
 KNOWN_PROFILE_NEIGHBORS = 3
 CHECK_INTERVAL = 0.2  # seconds between careful searches for an upright face; a tilted one is checked in every frame
 CHECK_SIZES = (0.6, 1.35)  # A box at a wrong angle may have become too large.
+SETTLED = 0.05  # widths of the box: a search that moves and resizes it by less has confirmed it
 FAR = 0.25  # widths of the box: a face that seems to have moved farther in one frame is confirmed
 WIDER = 1.8  # factor by which the surroundings of a face that is missed are enlarged
 MAX_UNCHECKED = 1.0  # seconds that a frontal face is followed although the careful searches miss it
@@ -63,6 +64,7 @@ MIN_HITS = 3  # frames in which a tilted face or a profile must be found before 
 # Similarity of two thumbnails: correlation, -1..1.
 THUMBNAIL = 24  # pixels
 HELD_SIMILARITY = 0.6  # A held face's place looks like the face.
+UNCHANGED_SIMILARITY = 0.96  # A face is where it is expected: between the careful searches it is not searched for.
 SAME_SIMILARITY = 0.4  # What is found tilted is still this face.
 PERSON_SIMILARITY = 0.8  # A new face is a person who was lost.
 MIN_CONTRAST = 1  # gray level: standard deviation of a thumbnail, below which it is plain and matches nothing
@@ -101,6 +103,7 @@ class Track:
     time: float  # seconds: of `box`, later than `seen` while the face is held or lost
     track_id: int = 0  # from 1, given when the face is first shown
     checked: float = 0.0  # seconds: when a careful search last found the face
+    settled: bool = False  # The last search found the face where the box was.
     held: bool = False  # The cascades miss the face, but its place looks like it.
     hits: int = 1  # frames in which it was found
     misses: int = 0  # frames since it was last found
@@ -137,6 +140,7 @@ class Track:
         """
         elapsed = max(self.time - self.seen, 1e-3)
         residual, width, growth = box - self.box, self.box[2], MAX_GROWTH**elapsed
+        self.settled = view == self.view == UPRIGHT and np.abs(residual).max() < SETTLED * width
         if view == self.view or view.profile:
             box = self.box + POSITION_GAIN * residual
             box = resize_box(box, np.clip(box[2], width / growth, width * growth))
@@ -270,6 +274,8 @@ class FaceTracker:
 
         `is_first` is set for the one track whose careful search is longest ago, so that not all fall into one frame.
         """
+        if self._is_unchanged(gray, track):
+            return 1.0, track, track.box, track.view, track.thumbnail
         if track.view != UPRIGHT or track.time - track.checked >= CHECK_INTERVAL * (1 if is_first else 3):
             find = self._describe(gray, track, *self._check(gray, track))
             if find:
@@ -282,6 +288,13 @@ class FaceTracker:
                     return find
         track.misses += 1
         return self._describe(gray, track, self._search_widely(gray, track), UPRIGHT)
+
+    def _is_unchanged(self, gray, track):
+        """Returns whether the expected place of an upright face that was found a moment ago looks as it did."""
+        is_due = track.time - track.checked >= CHECK_INTERVAL
+        if is_due or not track.settled or track.misses or track.evidence < TRUSTED_EVIDENCE:
+            return False
+        return similarity(utils.cut_square(gray, track.box, THUMBNAIL), track.thumbnail) >= UNCHANGED_SIMILARITY
 
     def _check(self, gray, track):
         """Searches carefully for a frontal face; returns box and view, box None if there is none.

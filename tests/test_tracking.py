@@ -192,6 +192,19 @@ def test_the_box_of_a_face_at_rest_keeps_its_size(detector, heads):
     assert np.abs(widths / 120 - 1).max() < 0.15  # The face is 120 pixels wide.
 
 
+def test_a_face_at_rest_is_searched_for_only_now_and_then(detector, head, monkeypatch):
+    tracker, searches, search = tracking.FaceTracker(detector), [], utils.search_face
+    monkeypatch.setattr(utils, "search_face", lambda *args, **more: searches.append(args) or search(*args, **more))
+    at_rest, moved = scene((head, 240, 80)), scene((head, 262, 80))
+    for number in range(75):
+        if number == 50:
+            searches.clear()
+        (before,) = [track.box.copy() for track in tracker.find(at_rest, number / FPS)]
+    assert 4 <= len(searches) <= 6  # In the last second, one for each CHECK_INTERVAL.
+    (track,) = tracker.find(moved, 75 / FPS)
+    assert track.box[0] - before[0] > 10  # The face is 22 pixels to the right; its path is smoothed.
+
+
 def test_a_box_grows_no_faster_than_a_head_can(detector):
     box, blank = np.array([100.0, 100, 80, 80]), np.zeros((24, 24), np.uint8)
     track = tracking.Track(box, tracking.UPRIGHT, blank, seen=0.0, time=1 / FPS)
