@@ -311,6 +311,20 @@ export function standardDeviation(numbers) {
   return Math.sqrt(numbers.reduce((total, number) => total + (number - average) ** 2, 0) / numbers.length);
 }
 
+// Returns how alike two thumbnails are, -1..1, whatever their brightness and contrast.
+export function similarity(thumbnail, other) {
+  const deviations = [thumbnail, other].map(standardDeviation);
+  if (Math.min(...deviations) < 1) return 0; // A plain image looks like nothing.
+  const levels = center(other);
+  return mean(center(thumbnail).map((level, i) => level * levels[i])) / (deviations[0] * deviations[1]);
+}
+
+// Returns gray levels less their mean.
+export function center(image) {
+  const average = mean(image);
+  return Float64Array.from(image, (level) => level - average);
+}
+
 // Rounds as Python does.
 export function roundHalfToEven(number) {
   const rounded = Math.round(number);

@@ -4,8 +4,8 @@
 // for carefully, and a scan of the reduced frame proposes new places, which a second cascade has to confirm.
 
 import {
-  NEW_NEIGHBORS, TONE, applyTone, confirmFace, cutSquare, cv, detectMultiScale, findFaces, mean,
-  overlapsAny, searchFace, standardDeviation, temporary, turnUpright,
+  NEW_NEIGHBORS, TONE, applyTone, center, confirmFace, cutSquare, cv, detectMultiScale, findFaces, mean,
+  overlapsAny, searchFace, similarity, temporary, turnUpright,
 } from "./faces.js";
 
 // The scan.
@@ -19,6 +19,7 @@ const KNOWN = { sizes: [0.75, 1.25], step: 1.2 }; // see searchFace
 const KNOWN_NEIGHBORS = 2; // detections that have to agree
 const CHECK_INTERVAL = 0.2; // seconds between careful searches for an upright face; a tilted one is checked always
 const CHECK_SIZES = [0.6, 1.35]; // A box at a wrong angle may have become too large.
+const SETTLED = 0.05; // widths of the box: a search that moves and resizes it by less has confirmed it
 const MAX_UNCHECKED = 1.0; // seconds that a face is followed although the careful searches miss it
 const TILT = 25, MAX_TILT = 50; // degrees: step and limit of the search; the cascades tolerate 15 by themselves
 const MAX_GROWTH = 3; // factor per second by which a face grows or shrinks, as when a head comes near
@@ -38,6 +39,7 @@ const MIN_HITS = 3; // frames in which a tilted face must be found before it is 
 // Similarity of two thumbnails: correlation, -1..1.
 const THUMBNAIL = 24; // pixels
 const HELD_SIMILARITY = 0.6; // A held face's place looks like the face.
+const UNCHANGED_SIMILARITY = 0.96; // A face is where it is expected, and need not be searched for.
 const SAME_SIMILARITY = 0.4; // What is found at another angle is still this face.
 const PERSON_SIMILARITY = 0.8; // A new face is a person who was lost.
 
@@ -48,6 +50,7 @@ class Track {
     this.thumbnail = cutThumbnail(gray, box, angle);
     this.velocity = [0, 0]; // pixels per second
     this.trackId = 0; // from 1, given when the face is first shown
+    this.settled = false; // The last search found the face where the box was.
     this.held = false; // The cascades miss the face, but its place looks like it.
     this.hits = 1; // frames in which it was found
     this.evidence = this.refusals = 0;
@@ -65,6 +68,7 @@ class Track {
   move(box, angle) {
     const elapsed = Math.max(this.time - this.seen, 1e-3), growth = MAX_GROWTH ** elapsed;
     const residual = box.map((side, i) => side - this.box[i]), former = this.box[2];
+    this.settled = !angle && !this.angle && Math.max(...residual.map(Math.abs)) < SETTLED * former;
     if (angle === this.angle) {
       const [x, y, wide] = this.box.map((side, i) => side + POSITION_GAIN * residual[i]);
       const width = Math.min(Math.max(wide, former / growth), former * growth), shift = (wide - width) / 2;
@@ -134,6 +138,7 @@ export class FaceTracker {
   follow(gray, time) {
     for (const track of this.tracks) {
       for (const axis of [0, 1]) track.box[axis] += track.velocity[axis] * (time - track.time);
+      track.settled &&= track.seen === track.time;
       track.time = time;
     }
     const finds = this.tracks.map((track) => this.searchKnown(gray, track)).filter(Boolean);
@@ -163,6 +168,10 @@ export class FaceTracker {
       return { track, box, angle, thumbnail, alike: similarity(thumbnail, track.thumbnail) };
     };
     const isDue = track.time - track.checked >= CHECK_INTERVAL;
+    if (!isDue && track.settled && track.evidence >= TRUSTED_EVIDENCE) {
+      const find = describe(track, 0);
+      if (find.alike >= UNCHANGED_SIMILARITY) return { ...find, thumbnail: track.thumbnail };
+    }
     if (track.angle || isDue) {
       const upright = search(NEW_NEIGHBORS, track.angle ? { sizes: CHECK_SIZES } : {});
       const tilted = track.angle && (upright || isDue) ? search(NEW_NEIGHBORS, { angle: track.angle }) : null;
@@ -237,14 +246,3 @@ function scanReduced(gray, cascade, angle) {
 const cutThumbnail = (gray, box, angle) => cutSquare(gray, box, THUMBNAIL, { angle }).data.slice();
 
 const isWithin = ([x, y, width, height], { cols, rows }) => Math.min(x, y, cols - x - width, rows - y - height) >= 0;
-
-// Returns how alike two thumbnails are, -1..1, whatever their brightness and contrast.
-function similarity(thumbnail, other) {
-  const deviations = [thumbnail, other].map(standardDeviation);
-  if (Math.min(...deviations) < 1) return 0; // A plain image looks like nothing.
-  const levels = center(other);
-  return mean(center(thumbnail).map((level, i) => level * levels[i])) / (deviations[0] * deviations[1]);
-}
-
-// Returns gray levels less their mean.
-const center = (image, average = mean(image)) => Float64Array.from(image, (level) => level - average);
