@@ -175,8 +175,9 @@ def load_state(path):
     with np.load(io.BytesIO(content[:-32])) as archive:
         arrays = dict(archive)
     header = json.loads(str(arrays.pop("header")))
-    best = [value for name, value in arrays.items() if name.startswith("best_")]
-    return header["config"], header["rows"], list(arrays.values())[: len(arrays) - len(best)], best
+    prefixes = ("weights_", "best_")
+    weights, best = ([arrays[name] for name in arrays if name.startswith(prefix)] for prefix in prefixes)
+    return header["config"], header["rows"], weights, best
 
 
 def check_same_run(began, config):

@@ -54,20 +54,13 @@ class EmotionLog:
 
     def __init__(self, path, classes, file_column=False, utc_column=False):
         check_path(path)
-        self.path, self.classes, self.file_column, self.utc_column = path, classes, file_column, utc_column
-        self.columns = ["frame", "time_s", "track", "x", "y", "width", "height", "label", "confidence", *classes]
-        self.columns = ["file"] * file_column + self.columns + ["angle", "held"] + ["utc"] * utc_column
-        self.file, self.rows, self.json_lines = None, 0, path.suffix.lower() == ".jsonl"
+        self.path, self.file_column, self.utc_column = path, file_column, utc_column
+        self.face_columns = ["track", "x", "y", "width", "height", "label", "confidence", *classes, "angle", "held"]
+        self.columns = ["file"] * file_column + ["frame", "time_s", *self.face_columns] + ["utc"] * utc_column
+        self.rows, self.json_lines = 0, path.suffix.lower() == ".jsonl"
 
     def __enter__(self):
-        self.open()
-        return self
-
-    def __exit__(self, *error):
-        self.close()
-
-    def open(self):
-        """Opens the file and keeps other demos from writing it, until `close`."""
+        """Opens the file and keeps other demos from writing it."""
         name = utils.printable(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,6 +73,14 @@ class EmotionLog:
             self.file.close()
             raise OSError(f"{name}: another demo is writing this log. Choose another --log.")
         self.writer = csv.writer(self.file)
+        return self
+
+    def __exit__(self, *error):
+        """Closes the file, and deletes it if it is new and no frame came."""
+        with contextlib.suppress(OSError):  # After a failed write, which raised, closing fails too.
+            self.file.close()
+        if self.is_new and self.rows == 0:
+            self.path.unlink(missing_ok=True)
 
     def write(self, number, time_s, file, faces, utc=None):
         """Adds the rows of a frame: one per `utils.Face`, or one with empty fields.
@@ -90,12 +91,10 @@ class EmotionLog:
             file: name of the frame's file.
             utc: time of day in ISO 8601.
         """
-        if self.file is None:
-            self.open()
         try:
             if self.rows == 0:
                 self._begin()
-            for fields in map(face_fields, faces) if faces else [[None] * (9 + len(self.classes))]:
+            for fields in map(face_fields, faces) if faces else [[None] * len(self.face_columns)]:
                 row = [number, round(time_s, 3), *fields]
                 row = [round(value, 4) if isinstance(value, float) else value for value in row]
                 self._write_row([file] * self.file_column + row + [utc] * self.utc_column)
@@ -118,18 +117,9 @@ class EmotionLog:
             self.writer.writerow(map(escape_formula, row))
         self.rows += 1
 
-    def close(self):
-        """Closes the file, and deletes it if it is new and no frame came."""
-        if self.file is None:
-            return
-        with contextlib.suppress(OSError):  # After a failed write, which raised, closing fails too.
-            self.file.close()
-        if self.is_new and self.rows == 0:
-            self.path.unlink(missing_ok=True)
-
 
 def face_fields(face):
-    """Returns the fields of a `utils.Face` in the order of the log's columns, from `track` to `held`."""
+    """Returns the fields of a `utils.Face` in the order of `EmotionLog.face_columns`."""
     probabilities = face.probabilities.values()
     return face.track, *face.box, face.label, face.confidence, *probabilities, face.angle, int(face.held)
 
@@ -185,8 +175,8 @@ def parse_log(content, json_lines):
     """Returns the rows of a log from its bytes, with the columns of `read_log` except `log` and `seconds`."""
     import pandas as pd
 
-    chunks, count = [], 0
-    for chunk in (parse_json_lines if json_lines else parse_csv)(content.removeprefix(codecs.BOM_UTF8)):
+    chunks, count, parse = [], 0, parse_json_lines if json_lines else parse_csv
+    for chunk in parse(content.removeprefix(codecs.BOM_UTF8)):
         chunks.append(check_rows(chunk.set_index(np.arange(count, count + len(chunk)) + 1)))
         count += len(chunk)
         if count > MAX_LOG_ROWS:
@@ -212,10 +202,10 @@ def parse_csv(content):
     """Yields DataFrames of at most `CHUNK` rows from the bytes of a CSV with commas, semicolons or tabs."""
     import pandas as pd
 
-    header, separator = first_line(content), None
+    header, separator = io.BytesIO(content).readline(), None
     if header.startswith(b"sep="):  # A line for spreadsheets.
         separator, content = chr(header[4]), content[len(header) :]
-        header = first_line(content)
+        header = io.BytesIO(content).readline()
     separator = separator or max(",;\t", key=header.decode(errors="replace").count)
     start = content.rfind(b"\n") + 1
     if 0 < count_fields(content[start:], separator) < count_fields(header, separator):
@@ -226,11 +216,6 @@ def parse_csv(content):
             io.BytesIO(content), sep=separator, chunksize=CHUNK, dtype={"file": str, "label": str}, low_memory=False,
             keep_default_na=False, na_values=[""], index_col=False, encoding_errors="replace",
         )  # fmt: skip
-
-
-def first_line(content):
-    """Returns the first line of bytes, with its end."""
-    return io.BytesIO(content).readline()
 
 
 def count_fields(line, separator):
@@ -364,8 +349,8 @@ def find_intervals(rows):
     rows_of = seen.groupby(starts.cumsum())
     intervals = rows_of[same].first().assign(start_s=rows_of["time_s"].first(), end_s=rows_of["end_s"].last())
     intervals = intervals[intervals["end_s"] > intervals["start_s"]].round(3)
-    needless = [column for column, few in (("log", 2), ("file", 1)) if (rows[column].unique() != "").sum() < few]
-    return intervals.drop(columns=needless)
+    is_needed = {"log": rows["log"].nunique() > 1, "file": (rows["file"] != "").any()}
+    return intervals.drop(columns=[column for column in is_needed if not is_needed[column]])
 
 
 def write_intervals(rows, path):
@@ -445,7 +430,8 @@ def read_logs(paths):
     logs = []
     for path in paths:
         in_folder = path.is_dir()
-        for file in sorted(find_logs(path)) if in_folder else [path]:
+        named = [file for file in path.rglob("[!.]*") if file.suffix.lower() in SUFFIXES and file.is_file()]
+        for file in sorted(named) if in_folder else [path]:
             try:
                 logs.append(read_log(file))
             except ValueError as error:
@@ -461,13 +447,6 @@ def read_logs(paths):
 def command_for(paths):
     """Returns the command that sums these logs up."""
     return f"python emotion_log.py {' '.join(map(utils.printable, paths))}"
-
-
-def find_logs(folder):
-    """Yields the files of a folder and its subfolders that may be logs by their names."""
-    for file in folder.rglob("[!.]*"):
-        if file.suffix.lower() in SUFFIXES and file.is_file():
-            yield file
 
 
 def report(paths, intervals=None):

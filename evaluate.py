@@ -34,7 +34,6 @@ SPLIT_PARTS = {"test": ("test",), "val": ("val",), "both": ("val", "test")}
 SPLIT_NAMES = {split: " and ".join(fer2013.SPLITS[part] for part in parts) for split, parts in SPLIT_PARTS.items()}
 FACES_PER_STEP = 256  # Step of the progress bar.
 MIN_CONFIDENCES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # Values of the demo's --min-confidence that are compared.
-MAX_EPOCHS = 10_000  # Rows of a history.csv that are read.
 FILES = (
     "metrics.json", "classification_report.txt", "confusion_matrix.png", "consensus_matrix.png", "roc.png",
     "accuracy.png", "loss.png", "calibration.png", "mistakes.png", "architecture.png",
@@ -71,7 +70,7 @@ def read_history(path, heads):
         return None
     columns += [f"{part}{head}_{value}" for head in heads for part in ("", "val_") for value in ("accuracy", "loss")]
     try:
-        table = pd.read_csv(path, usecols=columns, dtype=float, nrows=MAX_EPOCHS)
+        table = pd.read_csv(path, usecols=columns, dtype=float)
         if table.empty or not np.isfinite(table).all(axis=None):
             raise ValueError("no rows, or fields without a number")
     except ValueError as error:

@@ -130,7 +130,7 @@ class Track:
         angles = (self.view.angle - TILT, self.view.angle + TILT)
         others = [view for view in (*map(View, angles), *PROFILES) if view != self.view and abs(view.angle) <= MAX_TILT]
         if self.time - self.seen > HOLD:
-            others = others[self.misses % len(others) :][:1]
+            others = [others[self.misses % len(others)]]
         return [self.view, *others]
 
     def move(self, box, view):
@@ -163,15 +163,10 @@ class Track:
 
 
 class FaceTracker:
-    """Follows the faces of a video.
+    """Follows the faces of a video, with a detector from `utils.load_face_detector`."""
 
-    Args:
-        detector: from `utils.load_face_detector`.
-        still: the frames are unrelated images; each one is scanned, and finely.
-    """
-
-    def __init__(self, detector, still=False):
-        self.detector, self.still, self.scan = detector, still, Scan(detector)
+    def __init__(self, detector):
+        self.detector, self.scan = detector, Scan(detector)
         self.tracks, self.lost, self.count = [], [], 0
         self.scene = None  # float (18, 32): the frame before, reduced
 
@@ -182,10 +177,7 @@ class FaceTracker:
             gray: uint8 (H, W).
             time_s: the frame's time in seconds, which never goes back.
         """
-        if self.still:
-            self._find_still(gray, time_s)
-        else:
-            self._find_moving(gray, time_s)
+        self._update(gray, time_s)
         shown = [track for track in self.tracks if track.shown]
         for track in shown:
             if not track.track_id:
@@ -203,15 +195,7 @@ class FaceTracker:
             is_flipped = track.view.profile and not track.view.flipped
             track.view = track.view._replace(angle=-track.view.angle, flipped=is_flipped)
 
-    def _find_still(self, gray, time_s):
-        """Finds the faces of a single image."""
-        self.tracks = []
-        for box, angle in zip(*utils.find_faces(gray, self.detector), strict=True):
-            track = make_track(gray, box.astype(float), View(angle), time_s)
-            track.evidence, track.hits = SHOWN_EVIDENCE, MIN_HITS  # There are no further frames.
-            self.tracks.append(track)
-
-    def _find_moving(self, gray, time_s):
+    def _update(self, gray, time_s):
         """Updates the tracks by the next frame of a video."""
         reduced, reduction = reduce_frame(gray)
         is_new_scene = self._is_cut(reduced)
@@ -318,13 +302,14 @@ class FaceTracker:
         if view.profile:
             neighbors = KNOWN_PROFILE_NEIGHBORS if view == track.view else utils.PROFILE_NEIGHBORS
             return self._search(gray, track.box, view, neighbors)
-        box = self._search(gray, track.box, view, KNOWN_NEIGHBORS, sizes=KNOWN_SIZES, step=KNOWN_STEP)
-        for tone in (utils.TONE, None) if box is None and view == track.view else ():
-            # Finer steps find more. A turned face is found more often in the plain gray levels.
-            box = self._search(gray, track.box, view, KNOWN_NEIGHBORS, sizes=KNOWN_SIZES, tone=tone)
+        searches = [{"step": KNOWN_STEP}]
+        if view == track.view:  # Finer steps find more. A turned face is found more often in the plain gray levels.
+            searches += [{}, {"tone": None}]
+        for options in searches:
+            box = self._search(gray, track.box, view, KNOWN_NEIGHBORS, sizes=KNOWN_SIZES, **options)
             if box is not None:
-                break
-        return box
+                return box
+        return None
 
     def _search_widely(self, gray, track):
         """Returns the box of an upright face that has moved far since the last frame, float (4,), or None."""
@@ -362,7 +347,7 @@ class FaceTracker:
         margin = round(THUMBNAIL * utils.SEARCH_MARGIN)
         patch = utils.cut_square(gray, track.box, THUMBNAIL + 2 * margin, margin / THUMBNAIL, track.view.angle)
         _, best, _, (left, top) = cv2.minMaxLoc(cv2.matchTemplate(patch, track.thumbnail, cv2.TM_CCOEFF_NORMED))
-        # A nearly plain place correlates through traces of the face, a plain one by OpenCV's definition.
+        # Traces of the face make a nearly plain place correlate. With a plain thumbnail OpenCV returns 1 everywhere.
         contrast = patch[top : top + THUMBNAIL, left : left + THUMBNAIL].std()
         if best < HELD_SIMILARITY or contrast < max(MIN_CONTRAST, HELD_CONTRAST * track.thumbnail.std()):
             return False
@@ -495,6 +480,15 @@ def repeat_large(strips):
     for start in range(0, max(1, len(others)), OTHER_STRIPS):
         yield from large
         yield from others[start : start + OTHER_STRIPS]
+
+
+def find_still(gray, detector):
+    """Returns the faces of a single image, list of Track with numbers from 1."""
+    tracks = []
+    for number, (box, angle) in enumerate(zip(*utils.find_faces(gray, detector), strict=True), start=1):
+        tracks.append(make_track(gray, box.astype(float), View(angle), time_s=0.0))
+        tracks[-1].track_id = number
+    return tracks
 
 
 def stack_boxes(tracks):

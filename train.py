@@ -80,8 +80,8 @@ class ShuffledFaces(keras.utils.PyDataset):
 def load_splits(data, votes_path, num_classes, limit=None):
     """Loads Training and PublicTest.
 
-    In Training labels are smoothed, and a face's votes weigh by the share of them that falls on the classes. In
-    PublicTest only faces with a consensus count.
+    In Training the labels are smoothed, and the weight of a face's votes is the share that falls on the classes. In
+    PublicTest the votes of faces without a consensus have weight 0.
 
     Args:
         data: `fer2013.Dataset`.
@@ -137,7 +137,8 @@ def fit(state, splits, initial_weights):
         splits: from `load_splits`.
         initial_weights: those of an interrupted run, or an empty list.
     """
-    config, epochs, (faces, targets, _) = state.config, len(state.sizes), splits["train"]
+    config, epochs = state.config, len(state.sizes)
+    faces, targets, _ = splits["train"]
     keras.utils.set_random_seed(config["seed"])
     keras.config.set_dtype_policy(config["precision"])
     model = cnn.AugmentedModel(cnn.build_model(config["classes"], tuple(targets), image_size=None))
@@ -285,10 +286,7 @@ def describe(network, state, labels):
 
 
 def calibrate(folder, data_path, votes_path=None):
-    """Fits the read-out of a model folder again and writes it into its `model.json`. Returns the content.
-
-    python -c "import train; train.calibrate('models/emotions-5', 'data/fer2013.csv', 'data/fer2013new.csv')"
-    """
+    """Fits temperatures and bias of a model folder again, writes them into its `model.json` and returns its content."""
     description = json.loads((Path(folder) / "model.json").read_text(encoding="utf-8"))
     config = description["training"]
     splits = load_splits(fer2013.read(data_path), votes_path, config["classes"], config["limit"])
@@ -318,7 +316,8 @@ def fit_read_out(model, splits):
         record: dict of `tau` and `val_accuracy` (dict of head to accuracy without the bias), for its `training`.
     """
     (_, train_targets, train_weights), (faces, targets, weights) = splits["train"], splits["val"]
-    temperatures, accuracies, tau, bias = dict.fromkeys(model.heads, 1.0), {}, 0.0, np.zeros(len(model.classes))
+    temperatures, accuracies = dict.fromkeys(model.heads, 1.0), {}
+    tau, bias = 0.0, np.zeros(len(model.classes))
     for head, logits in model.logits(faces).items():
         rows = weights[head] > 0
         if not rows.any():  # A short run's faces may have no consensus.

@@ -1,8 +1,8 @@
 """The path from input to labeled frame, shared by train.py, evaluate.py and webcam_demo.py.
 
 A function belongs here only if it is a step on that path and all scripts must agree on it. The exceptions are the
-helpers for files and messages. Importing this module loads OpenCV and NumPy. LiteRT is imported when a
-model is loaded, Pillow when a label is drawn, TensorFlow and Keras never.
+metrics that train.py and evaluate.py share, and the helpers for files and messages. Importing this module loads OpenCV
+and NumPy. LiteRT is imported when a model is loaded, Pillow when a label is drawn, TensorFlow and Keras never.
 
 The data that flows has the same names in every file:
 
@@ -21,7 +21,6 @@ import collections
 import contextlib
 import functools
 import hashlib
-import itertools
 import json
 import os
 import re
@@ -157,9 +156,7 @@ def detect_faces(gray, detector) -> np.ndarray:
 
 
 def find_faces(gray, detector):
-    """Finds the faces of a single image, tilted ones and profiles too.
-
-    A small square image that holds no smaller face is a face as a whole, because data sets have such portraits.
+    """Finds the faces of a single image, tilted ones and profiles too. A portrait (`PORTRAIT_SIZES`) is one face.
 
     Returns:
         boxes: int (F, 4), largest first.
@@ -190,8 +187,8 @@ def _find_frontal(gray, detector, angles):
             faces.append((box, angle))
     if not faces:
         least = LEAST_SHARE * min(gray.shape)
-        alone = (face for face in found if face[0] >= LEAST_EVIDENCE and face[1][2] >= least and face[2] == 0)
-        faces = [(box, angle) for _, box, angle in itertools.islice(alone, 1)]
+        upright = [(evidence, box) for evidence, box, angle in found if angle == 0]
+        faces = [(box, 0) for evidence, box in upright if evidence >= LEAST_EVIDENCE and box[2] >= least][:1]
     return sorted(faces, key=lambda face: (-face[0][2], *face[0]))
 
 
@@ -496,12 +493,12 @@ def _read_description(path):
         heads, temperatures = description["heads"], description["temperatures"]
         numbers = {name: description[name] for name in ("parameters", "macs")}
         numbers |= {f"temperatures.{head}": temperatures[head] for head in heads}
-        bias = [type(number) in (int, float) and abs(number) <= sys.float_info.max for number in description["bias"]]
+        finite = [type(number) in (int, float) and abs(number) <= sys.float_info.max for number in description["bias"]]
         checks = {
             "classes": (tuple(description["fer2013_ids"]), tuple(description["classes"])) in known,
             "image_size": description["image_size"] == IMAGE_SIZE,
             "heads": tuple(heads) in (HEADS, HEADS[:1]),
-            "bias": len(bias) == len(description["classes"]) and all(bias),
+            "bias": len(finite) == len(description["classes"]) and all(finite),
             "training": isinstance(description["training"], dict),
             "tflite_sha256": re.fullmatch("[0-9a-f]{64}", description["tflite_sha256"]),
         }
@@ -547,12 +544,10 @@ def read_emotions(frame, model=None, detector=None) -> list[Face]:
 
 def _check_frame(frame):
     """Returns a frame, or raises ValueError with what to do instead."""
-    if isinstance(frame, np.ndarray):
-        if frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3 and frame.size:
-            return frame
-        received, remedy = f"{frame.dtype} {frame.shape}", ""
-    else:
-        received, remedy = type(frame).__name__, ""
+    is_array, remedy = isinstance(frame, np.ndarray), ""
+    if is_array and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3 and frame.size:
+        return frame
+    received = f"{frame.dtype} {frame.shape}" if is_array else type(frame).__name__
     if isinstance(frame, str | os.PathLike):
         remedy = " Read the file first: frame = cv2.imread(path)."
     elif hasattr(frame, "convert"):  # An image of Pillow, which is not imported here.
@@ -620,14 +615,16 @@ def annotate_frame(frame, faces, numbered=False) -> np.ndarray:
         frame: uint8 (H, W, 3) BGR.
         faces: list of `Face`.
     """
-    frame, sizes = frame.copy(), [label_size(frame, face) for face in faces]
+    frame = frame.copy()
+    sizes = [label_size(frame, face) for face in faces]
     edges = [draw_box(frame, face, max(1, round(size / 8))) for face, size in zip(faces, sizes, strict=True)]
-    labels, numbered = [], numbered or len(faces) > 1  # x, y, width, height of each label.
+    numbered = numbered or len(faces) > 1
+    placed = []  # x, y, width, height of each label.
     for face, size, edge in zip(faces, sizes, edges, strict=True):
         label = shrink(draw_label(face, size, numbered and face.track is not None), frame.shape[1])
-        corner = place_label(label, edge, frame, labels, [other.box for other in faces])
+        corner = place_label(label, edge, frame, placed, [other.box for other in faces])
         paste(frame, label, corner)
-        labels.append((*corner, *label.shape[1::-1]))
+        placed.append((*corner, *label.shape[1::-1]))
     return frame
 
 
@@ -694,7 +691,7 @@ def shrink(image, width):
 
 
 def place_label(label, edges, frame, others, boxes):
-    """Returns the corner x, y of a label: next to its face, where it covers no other label and no middle of a face.
+    """Returns the corner x, y of a label next to its face, where it covers least of other labels and middles of faces.
 
     Args:
         label, frame: the images, whose sizes count.

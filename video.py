@@ -21,6 +21,7 @@ import functools
 import gc
 import logging
 import os
+import queue
 import re
 import shutil
 import tempfile
@@ -206,7 +207,7 @@ def file_name(target):
     return os.fsencode(target.name).decode(errors="backslashreplace") if is_path else utils.printable(target)
 
 
-class FileSource:
+class FileSource(contextlib.AbstractContextManager):
     """Images and videos, one after the other, every frame of each.
 
     `paths` is a list of Path, or of one address. `folder` is the temporary one of a downloaded file, or None.
@@ -218,9 +219,10 @@ class FileSource:
     def __init__(self, paths, title, is_folder=False, folder=None):
         self.paths, self.title, self.folder, self.problems, self.ended = paths, title, folder, [], False
         self.readers = {path: find_reader(path) for path in paths}
-        is_image = self.readers[paths[0]] is read_image
-        self.kind, self.total = "folder" if is_folder else "image" if is_image else "video", 1 if is_image else None
-        if not is_folder and self.readers[paths[0]] is read_video:
+        first = self.readers[paths[0]]
+        self.kind = "folder" if is_folder else "image" if first is read_image else "video"
+        self.total = 1 if self.kind == "image" else None
+        if self.kind == "video" and first is read_video:  # Not an animated image.
             try:
                 with Film(paths[0], title) as film:
                     self.total = round(film.seconds * film.fps) or None
@@ -243,9 +245,6 @@ class FileSource:
         if self.kind == "folder" and self.problems:
             return f"{self.title}: {len(self.problems)} of {len(self.paths)} files could not be read to their ends."
         return "".join(self.problems) or None
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *_):
         if self.folder:
@@ -319,11 +318,7 @@ def open_image(path, name):
 
 
 def read_image(path, name):
-    """Yields the one frame of an image, turned as its EXIF data say.
-
-    Raises:
-        ValueError: it cannot be read, or is too large.
-    """
+    """Yields the one frame of an image, turned as its EXIF data say. Raises what `open_image` does."""
     with utils.quiet_stderr(), open_image(path, name) as image:  # libpng and libtiff print what is wrong with a file.
         decoded, pages = None, image.n_frames if image.format in ALBUMS else 1
         if image.format not in ("AVIF", "HEIF"):  # OpenCV does not turn them.
@@ -340,11 +335,7 @@ def read_image(path, name):
 
 
 def read_animation(path, name):
-    """Yields the frames of an animated image with their times.
-
-    Raises:
-        ValueError: it cannot be read, or is too large.
-    """
+    """Yields the frames of an animated image with their times. Raises what `open_image` does."""
     time_s = 0.0
     with open_image(path, name) as image:
         for picture in import_pillow().ImageSequence.Iterator(image):
@@ -400,13 +391,13 @@ def decode(packet):
     """Returns the frames of a packet, none if it is damaged."""
     try:
         return packet.decode()
-    except MemoryError:
+    except MemoryError:  # PyAV's is an FFmpegError too.
         raise
     except import_av().FFmpegError:
         return []
 
 
-class Film:
+class Film(contextlib.AbstractContextManager):
     """The video of a file (Path) or address (str). A context manager.
 
     Raises:
@@ -461,9 +452,6 @@ class Film:
             image, x_to_x, y_to_y = cv2.transpose(image), y_to_x, x_to_y
         return np.ascontiguousarray(image[:: -1 if y_to_y < 0 else 1, :: -1 if x_to_x < 0 else 1])
 
-    def __enter__(self):
-        return self
-
     def __exit__(self, *_):
         self.container.close()
         if self.matrix is not None:
@@ -514,7 +502,7 @@ def read_camera(index, size=None):
         capture.release()
 
 
-class LiveSource:
+class LiveSource(contextlib.AbstractContextManager):
     """A camera or stream, read in a background thread.
 
     Only the newest frame is kept, so a slow consumer skips frames instead of lagging. While the stream stalls, frames
@@ -526,7 +514,7 @@ class LiveSource:
     def __init__(self, kind, title, open_frames, frames=None):
         self.kind, self.title, self.open_frames, self.problem = kind, title, open_frames, None
         self.started = time.perf_counter()
-        self.newest, self.condition, self.stopped = None, threading.Condition(), threading.Event()
+        self.newest, self.stopped = queue.Queue(maxsize=1), threading.Event()
         self.thread = threading.Thread(target=self._run, args=[frames or open_frames()], daemon=True)
         self.thread.start()
 
@@ -550,9 +538,9 @@ class LiveSource:
         frame = None
         try:
             for frame in frames:
-                with self.condition:
-                    self.newest = self._date(frame)
-                    self.condition.notify()
+                with contextlib.suppress(queue.Empty):
+                    self.newest.get_nowait()  # The consumer was too slow for it.
+                self.newest.put(self._date(frame))
                 if self.stopped.is_set():
                     break
         except LimitError:
@@ -567,22 +555,19 @@ class LiveSource:
 
     def frames(self):
         stalled = SourceFrame(None, 0.0, self.title, ASSUMED_FPS, still=False)
-        while not self.stopped.is_set() or self.newest:
-            with self.condition:
-                if self.newest is None:
-                    self.condition.wait(timeout=PATIENCE)
-                newest, self.newest = self.newest, None
-            yield newest or self._date(stalled)
-
-    def __enter__(self):
-        return self
+        while not self.stopped.is_set() or not self.newest.empty():
+            try:
+                frame = self.newest.get(timeout=PATIENCE)
+            except queue.Empty:
+                frame = self._date(stalled)
+            yield frame
 
     def __exit__(self, *_):
         self.stopped.set()
         self.thread.join(timeout=STREAM_TIMEOUT)
 
 
-class AnnotatedFiles:
+class AnnotatedFiles(contextlib.AbstractContextManager):
     """Writes annotated frames to an image or a video or, for the files of a folder, to a folder of them.
 
     A context manager, which completes the last video, after an exception too. A video's frame is encoded in a thread
@@ -596,12 +581,7 @@ class AnnotatedFiles:
         self.path, self.source, self.outputs, self.written = path, source, annotated_paths(path, source), 0
         self.inputs = {file_name(path): path for path in source.paths}
         self.pool, self.file, self.writer, self.pending = concurrent.futures.ThreadPoolExecutor(1), None, None, None
-        folder = path if source.kind == "folder" else path.parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            name = utils.printable(folder)
-            raise OSError(f"{name}: cannot be a folder ({error.strerror}). Choose another --output.") from error
+        (path if source.kind == "folder" else path.parent).mkdir(parents=True, exist_ok=True)
 
     def write(self, annotated, source_frame):
         """Writes a frame, uint8 (H, W, 3), that was drawn on a `SourceFrame`."""
@@ -631,9 +611,6 @@ class AnnotatedFiles:
                 self._wait()
             finally:
                 writer.close(whole)
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *_):
         with self.pool:

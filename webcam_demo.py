@@ -52,7 +52,7 @@ class Benchmark:
     STAGES = ("read", "detect", "classify", "draw")
 
     def __init__(self):
-        self.seconds = {stage: array.array("d") for stage in self.STAGES}  # 8 bytes each: 3 MB for an hour of video.
+        self.seconds = array.array("d")  # Of each stage of each frame, in turn: 3 MB for an hour of video.
         self.frames = self.faces = 0
         self.video_frames, self.video_faces = collections.Counter(), collections.Counter()  # Of each file.
         self.startup = None  # Seconds from the start of the script to the first frame with a labeled face.
@@ -69,8 +69,7 @@ class Benchmark:
 
     def count(self, source_frame, faces):
         """Completes a frame with this number of faces."""
-        for name, seconds in self.current.items():
-            self.seconds[name].append(seconds)
+        self.seconds.extend(self.current.values())
         self.frames, self.faces = self.frames + 1, self.faces + faces
         if not source_frame.still:
             self.video_frames[source_frame.file] += 1
@@ -89,10 +88,10 @@ class Benchmark:
 
     def report(self):
         """Returns a table for people, followed by one line of JSON for programs."""
-        finished = min(map(len, self.seconds.values()))  # Ctrl-C can fall into `count`.
-        stages = 1000 * np.array([seconds[:finished] for seconds in self.seconds.values()])  # (4, N), milliseconds.
-        times = np.vstack([stages, stages.sum(axis=0)])
-        medians, p95s = np.percentile(times, (50, 95), axis=1).round(2).tolist() if finished else [[0.0] * 5] * 2
+        stages = 1000 * np.reshape(self.seconds, (-1, len(self.STAGES)))  # (N, 4), milliseconds.
+        times = np.column_stack([stages, stages.sum(axis=1)])
+        times = times if len(times) else np.zeros((1, 5))
+        medians, p95s = np.percentile(times, (50, 95), axis=0).round(2).tolist()
         result = {"frames": self.frames, "faces": self.faces, "fps": round(self.fps(), 1), "startup_s": self.startup}
         result |= {"peak_memory_mb": peak_memory_mb()}
         rows = list(zip((*self.STAGES, "frame"), medians, p95s, strict=True))
@@ -126,15 +125,16 @@ class FrameLabeler:
             annotated: uint8 (H, W, 3) BGR.
             faces: list of `utils.Face`, in the order of their tracks.
         """
-        frame, time_s = cv2.flip(source_frame.image, 1) if mirrored else source_frame.image, source_frame.time_s
+        frame = cv2.flip(source_frame.image, 1) if mirrored else source_frame.image
+        time_s = source_frame.time_s
         if source_frame.file != self.file:
-            self.tracker = tracking.FaceTracker(self.detector, still=source_frame.still)
+            self.tracker = tracking.FaceTracker(self.detector)
         elif mirrored != self.mirrored:
             self.tracker.mirror(frame.shape[1])
         self.file, self.mirrored = source_frame.file, mirrored
         with self.benchmark.stage("detect"):
             gray = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-            tracks = self.tracker.find(gray, time_s)
+            tracks = tracking.find_still(gray, self.detector) if source_frame.still else self.tracker.find(gray, time_s)
         with self.benchmark.stage("classify"):
             faces = self.classify(gray, tracks, time_s)
         with self.benchmark.stage("draw"):
@@ -270,12 +270,12 @@ def open_output(args, source, window):
     path = args.output
     if not path and not window and not args.no_display:
         suffix = {"folder": "", "image": ".png"}.get(source.kind, ".mp4")
-        name = re.sub("^[a-z]+://[^/]*", "", source.title)  # An address without its host.
-        stem = "camera" if source.kind == "camera" else Path(name and os.path.abspath(name)).stem[:100] or "stream"
+        # The path of a file or address; a camera has none.
+        place = "" if source.kind == "camera" else re.sub("^[a-z]+://[^/]*", "", source.title)
+        stem = Path(place and os.path.abspath(place)).stem[:100] or source.kind
         path = video.OUTPUT_DIR / f"labelled-{stem}{suffix}"
-        print(
-            f"Writing {utils.printable(path)} instead{'; Ctrl-C ends it' if source.kind in video.LIVE_KINDS else ''}."
-        )
+        hint = "; Ctrl-C ends it" if source.kind in video.LIVE_KINDS else ""
+        print(f"Writing {utils.printable(path)} instead{hint}.")
     check_paths(args, source, path)
     if path is None:
         return None

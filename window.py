@@ -1,6 +1,7 @@
 """The demo's window: its keys, what they switch, and the text over the image."""
 
 import concurrent.futures
+import contextlib
 import datetime
 import functools
 import os
@@ -17,10 +18,7 @@ from video import LIVE_KINDS, OUTPUT_DIR, write_image
 TITLE = "Emotions"
 FLAGS = cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL  # GUI_NORMAL: without Qt's toolbar.
 HINT = "h: help, q: quit"
-HELP = {
-    "q, Esc": "quit", "space": "pause", "s": "snapshot", "m": "mirror", "b": "probabilities", "f": "frame rate",
-    "h": "help",
-}  # fmt: skip
+HELP = ("q, Esc: quit", "space: pause", "s: snapshot", "m: mirror", "b: probabilities", "f: frame rate", "h: help")
 PAUSED = "paused, space continues"
 ESCAPE = 27
 MAX_WINDOW = (1280, 720)  # Pixels of a new window. Its edges can be dragged.
@@ -30,7 +28,7 @@ KEY_INTERVAL = 0.01  # Seconds. Qt keeps only the last of the keys that were pre
 SECONDS_PER_IMAGE = 1.0  # For the images of a folder. A single one stays until a key ends it.
 
 
-class Window:
+class Window(contextlib.AbstractContextManager):
     """Shows annotated frames, and handles the keys.
 
     Args:
@@ -51,11 +49,9 @@ class Window:
         self.worker = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         cv2.namedWindow(TITLE, FLAGS)
 
-    def __enter__(self):
-        return self
-
     def __exit__(self, *error):
-        self.close()
+        self.worker.shutdown()
+        cv2.destroyAllWindows()
 
     def call(self, function, *args):
         """Calls a function in another thread, and handles the keys until it returns."""
@@ -101,10 +97,6 @@ class Window:
             self.draw(message=f"No picture from {self.source.title}; trying to open it again.")
         self._wait(0.0)
 
-    def close(self):
-        self.worker.shutdown()
-        cv2.destroyAllWindows()
-
     def _draw(self, annotated, faces, rate, message=None):
         self.picture = annotated.copy()
         if faces and "b" in self.overlays:
@@ -114,8 +106,9 @@ class Window:
         self.notes = {text: end for text, end in self.notes.items() if end > now}
         lines = [message, PAUSED if self.paused else None, rate if "f" in self.overlays else None]
         lines += [note for note in self.notes if note != HINT or "h" not in self.overlays]
+        lines += HELP if "h" in self.overlays else ()
         shown = self.picture.copy()
-        put_lines(shown, list(filter(None, lines)), HELP if "h" in self.overlays else {})
+        put_lines(shown, list(filter(None, lines)))
         cv2.imshow(TITLE, shown)
 
     def _wait(self, due):
@@ -188,14 +181,11 @@ def window_size(width, height):
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def put_lines(image, lines, table):
-    """Writes lines of text, and a table of two columns, into the upper left corner of an image, uint8 (H, W, 3) BGR."""
-    draw = functools.partial(utils.draw_text, size=utils.text_size(image), color=utils.DARK)
-    parts = [draw(line) for line in lines]
-    if table:
-        parts.append(np.hstack([stack(map(draw, table)), stack(map(draw, table.values()))]))
-    if parts:
-        utils.paste(image, utils.shrink(stack(parts), image.shape[1]), (0, 0))
+def put_lines(image, lines):
+    """Writes lines of text into the upper left corner of an image, uint8 (H, W, 3) BGR."""
+    if lines:
+        text = stack([utils.draw_text(line, utils.text_size(image), utils.DARK) for line in lines])
+        utils.paste(image, utils.shrink(text, image.shape[1]), (0, 0))
 
 
 def put_bars(image, face, numbered):
@@ -215,8 +205,7 @@ def put_bars(image, face, numbered):
 
 
 def stack(images):
-    """Returns images, uint8 (h, w, 3), below each other, made equally wide."""
-    images = list(images)
+    """Returns a list of images, uint8 (h, w, 3), below each other, made equally wide."""
     width = max(image.shape[1] for image in images)
     return np.vstack([
         cv2.copyMakeBorder(image, 0, 0, 0, width - image.shape[1], cv2.BORDER_CONSTANT, value=utils.DARK)

@@ -175,14 +175,14 @@ def test_log_that_cannot_be_opened_is_refused_before_the_first_frame(tmp_path):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
 def test_full_disk_is_reported_with_the_name_of_the_log(tmp_path):
     log = emotion_log.EmotionLog(tmp_path / "log.csv", CLASSES)
-    log.open()
+    log.__enter__()
     log.write(0, 0.0, None, [])
     full = os.open("/dev/full", os.O_WRONLY)
     os.dup2(full, log.file.fileno())
     os.close(full)
     with pytest.raises(OSError, match=r"log.csv: the log ends early \(No space left on device\)"):
         log.write(1, 0.1, None, [])
-    log.close()
+    log.__exit__()
 
 
 @pytest.mark.parametrize("name", ["log.txt", "model.json", "", "log"])
@@ -463,12 +463,9 @@ def test_curve_is_zero_while_the_face_is_away(tmp_path):
 
 
 def test_photograph_in_a_folder_of_videos_has_no_share_of_the_time(tmp_path):
-    log = emotion_log.EmotionLog(tmp_path / "log.csv", CLASSES, file_column=True)
-    for number, (time_s, file) in enumerate([(0.0, "a.jpg"), (0.0, "b.mp4"), (0.5, "b.mp4")]):
-        log.write(
-            number, time_s, file, [utils.Face((10, 20, 30, 40), "Happy", 0.8, {"Happy": 0.8, "Sad": 0.2}, track=1)]
-        )
-    log.close()
+    with emotion_log.EmotionLog(tmp_path / "log.csv", CLASSES, file_column=True) as log:
+        for number, (time_s, file) in enumerate([(0.0, "a.jpg"), (0.0, "b.mp4"), (0.5, "b.mp4")]):
+            log.write(number, time_s, file, [make_face(1, "Happy", 0.8)])
     rows = emotion_log.read_log(tmp_path / "log.csv")
     assert emotion_log.summarize(rows).splitlines()[1:] == ["  b.mp4, face 1: 1.0 s, Happy 100%"]
     assert [name for name, *_ in emotion_log.timeline_curves(rows)[0]] == ["b.mp4, face 1"]
@@ -493,13 +490,10 @@ def test_script_draws_the_timeline_next_to_the_log(tmp_path, capsys):
 
 
 def test_log_without_faces_removes_the_former_timeline(tmp_path):
-    log = emotion_log.EmotionLog(tmp_path / "log.csv", CLASSES)
-    for number in range(3):
-        log.write(number, number / 2, None, [])
-    log.close()
-    emotion_log.timeline_path(log.path).write_bytes(b"of another video")
-    assert emotion_log.report([log.path]) == "0 faces in 3 frames, 0 tracks."
-    assert not emotion_log.timeline_path(log.path).exists()
+    log = write_log(tmp_path / "log.csv", [(number, number / 2, []) for number in range(3)])
+    emotion_log.timeline_path(log).write_bytes(b"of another video")
+    assert emotion_log.report([log]) == "0 faces in 3 frames, 0 tracks."
+    assert not emotion_log.timeline_path(log).exists()
 
 
 def test_timeline_that_cannot_be_written_leaves_the_summary(tmp_path):

@@ -289,15 +289,14 @@ def test_mirroring_takes_the_faces_along(detector, head):
     assert track.track_id == 1 and abs(track.box[0] + track.box[2] / 2 - (640 - 135)) < 20  # The head is 150 wide.
 
 
-def test_still_pictures_share_no_face(detector, head):
-    tracker = tracking.FaceTracker(detector, still=True)
-    assert [numbers for numbers, _ in follow(tracker, [scene((head, 200, 80))] * 3)] == [[1], [2], [3]]
+def test_faces_of_a_still_picture_are_numbered_from_1(detector, head):
+    tracks = tracking.find_still(scene((head, 80, 80), (head, 400, 80)), detector)
+    assert [track.track_id for track in tracks] == [1, 2]
 
 
 @pytest.mark.parametrize("tilt", [-35, 35])
 def test_a_tilted_face_is_found_in_a_still_picture(detector, heads, tilt):
-    tracker = tracking.FaceTracker(detector, still=True)
-    (track,) = tracker.find(pose(heads["collins"], tilt=tilt), 0.0)
+    (track,) = tracking.find_still(pose(heads["collins"], tilt=tilt), detector)
     assert track.view.angle in (np.sign(tilt) * 25, np.sign(tilt) * 50)
     assert np.abs(track.box - (260, 120, 120, 120)).max() < 30  # Pixels; the face is 120 wide.
 
@@ -308,7 +307,7 @@ def test_textures_are_not_faces(detector, name):
     picture = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     results = follow(tracking.FaceTracker(detector), [picture[i:, i:] for i in range(12)])
     assert all(numbers == [] for numbers, _ in results)
-    assert tracking.FaceTracker(detector, still=True).find(picture, 0.0) == []
+    assert tracking.find_still(picture, detector) == []
 
 
 def test_noise_is_not_a_face(detector):
@@ -318,8 +317,8 @@ def test_noise_is_not_a_face(detector):
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 700), (700, 1), (24, 24), (400, 30), (1, 99_000), (90_000, 30)])
 def test_a_frame_of_any_size_is_searched(detector, shape):
-    found = [tracking.FaceTracker(detector, still).find(np.zeros(shape, np.uint8), 0.0) for still in (False, True)]
-    assert found == [[], []]
+    gray = np.zeros(shape, np.uint8)
+    assert tracking.FaceTracker(detector).find(gray, 0.0) == tracking.find_still(gray, detector) == []
 
 
 def scanned_strips(detector, monkeypatch, shape, budget):

@@ -493,7 +493,7 @@ def test_read_emotions_finds_what_the_demo_finds_in_an_image(face_detector, head
     """Tilted faces too, each with its angle."""
     gray = np.hstack([draw(heads["collins"], 30), draw(heads["hopper"])])
     faces = utils.read_emotions(cv2.cvtColor(gray, cv2.COLOR_GRAY2BGR), detector=face_detector)
-    tracks = tracking.FaceTracker(face_detector, still=True).find(gray, 0.0)
+    tracks = tracking.find_still(gray, face_detector)
     assert [face.box for face in faces] == [tuple(box) for box in tracking.stack_boxes(tracks).tolist()]
     assert [face.angle for face in faces] == [track.view.angle for track in tracks]
     assert sorted(face.angle for face in faces) == [0, 25] and all(face.track is None for face in faces)

@@ -237,7 +237,7 @@ def test_each_overlay_is_drawn_while_its_key_is_on(pictures, monkeypatch):
 def test_stall_is_written_on_the_last_frame(pictures, monkeypatch):
     monkeypatch.setattr(window, "HINT_SECONDS", -1)
     (shown, keys), opened, frame, texts = pictures, window.Window(Source()), gray_frame(), []
-    monkeypatch.setattr(window, "put_lines", lambda _, lines, __: texts.append(lines))
+    monkeypatch.setattr(window, "put_lines", lambda _, lines: texts.append(lines))
     opened.stall()  # Before its first frame.
     assert shown == []
     keys[:] = "f"
@@ -251,7 +251,7 @@ def test_live_source_shows_its_frame_rate_and_latency(pictures, monkeypatch):
     monkeypatch.setattr(window, "HINT_SECONDS", -1)
     source, texts = Source(), []
     source.started -= 0.08
-    monkeypatch.setattr(window, "put_lines", lambda _, lines, __: texts.append(lines))
+    monkeypatch.setattr(window, "put_lines", lambda _, lines: texts.append(lines))
     frame = gray_frame()._replace(time_s=0.02)
     window.Window(source).show(frame.image, frame, [], fps=30.0)
     behind = re.fullmatch(r"30 frames/s, (\d+) ms behind", *texts[-1])
@@ -264,7 +264,7 @@ def test_line_of_keys_is_shown_for_the_first_seconds_and_no_frame_rate_on_a_stil
     source, texts = Source(), []
     source.kind = "image"
     opened = window.Window(source)
-    monkeypatch.setattr(window, "put_lines", lambda _, lines, __: texts.append(lines))
+    monkeypatch.setattr(window, "put_lines", lambda _, lines: texts.append(lines))
     monkeypatch.setattr(cv2, "waitKey", lambda _: time.sleep(0.02) or (-1 if len(texts) < 2 else ord("q")))
     frame = gray_frame(still=True)
     opened.show(frame.image, frame, [], fps=30.0)
@@ -276,7 +276,7 @@ def test_paused_is_shown_while_paused(pictures, monkeypatch):
     monkeypatch.setattr(window, "HINT_SECONDS", -1)
     (_, keys), source, texts = pictures, Source(), []
     source.kind = "video"
-    monkeypatch.setattr(window, "put_lines", lambda _, lines, __: texts.append(lines))
+    monkeypatch.setattr(window, "put_lines", lambda _, lines: texts.append(lines))
     keys[:] = "  "
     frame = gray_frame()
     window.Window(source).show(frame.image, frame, [], fps=30.0)
@@ -289,7 +289,7 @@ def test_note_after_a_snapshot_vanishes(pictures, monkeypatch, tmp_path, capsys)
     monkeypatch.chdir(tmp_path)
     (_, keys), source, texts = pictures, Source(), []
     source.kind = "image"
-    monkeypatch.setattr(window, "put_lines", lambda _, lines, __: texts.append(lines))
+    monkeypatch.setattr(window, "put_lines", lambda _, lines: texts.append(lines))
     monkeypatch.setattr(
         cv2, "waitKey", lambda _: time.sleep(0.02) or (ord("q") if len(texts) > 2 else ord(keys.pop()) if keys else -1)
     )

@@ -222,12 +222,11 @@ def log_reader(folder):
 
     paths = [folder / "log.csv", folder / "log.jsonl"]
     for path in paths:
-        log = emotion_log.EmotionLog(path, utils.EMOTIONS, file_column=True, utc_column=True)
-        for number in range(6):
-            probabilities = dict(zip(utils.EMOTIONS, [0.7] + 6 * [0.05], strict=True))
-            face = utils.Face((10, 20, 48, 48), utils.EMOTIONS[number], 0.7, probabilities, track=1 + number % 2)
-            log.write(number, number / 25, "a.mp4", [face] * (number % 3), "2026-01-01T00:00:00Z")
-        log.close()
+        with emotion_log.EmotionLog(path, utils.EMOTIONS, file_column=True, utc_column=True) as log:
+            for number in range(6):
+                probabilities = dict(zip(utils.EMOTIONS, [0.7] + 6 * [0.05], strict=True))
+                face = utils.Face((10, 20, 48, 48), utils.EMOTIONS[number], 0.7, probabilities, track=1 + number % 2)
+                log.write(number, number / 25, "a.mp4", [face] * (number % 3), "2026-01-01T00:00:00Z")
     contents = [path.read_bytes() for path in paths]
 
     def check(edits):
