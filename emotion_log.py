@@ -15,6 +15,7 @@ import csv
 import io
 import itertools
 import json
+import os
 import sys
 import warnings
 
@@ -355,11 +356,14 @@ def find_intervals(rows):
 
 def write_intervals(rows, path):
     """Writes `find_intervals` as a CSV, for annotation tools such as ELAN."""
+    if os.path.realpath(path) in map(os.path.realpath, rows["log"].unique()):
+        raise ValueError(f"{utils.printable(path)}: one of the logs. Choose another --intervals.")
     intervals = find_intervals(rows)
     has_names = "log" in intervals or "file" in intervals
     for column in {"log", "file"} & set(intervals):
         intervals[column] = intervals[column].map(escape_formula)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with cli.replaced(path) as new:
             intervals.to_csv(new, index=False, encoding="utf-8-sig" if has_names else "utf-8")
     except OSError as error:
@@ -369,7 +373,7 @@ def write_intervals(rows, path):
 def timeline_path(log):
     """Returns the path of the figure of a log or of a folder of logs."""
     log = log if log.name else log.resolve()  # The folder "." has no name.
-    return log.with_name(f"{log.stem}-timeline.png")
+    return log.with_name(f"{log.stem if log.suffix.lower() in SUFFIXES else log.name}-timeline.png")
 
 
 def timeline_curves(rows):
@@ -428,7 +432,7 @@ def read_logs(paths):
         command = f"pip install pandas matplotlib seaborn, then {command_for(paths)}"
         raise ValueError(f"pandas is missing ({utils.shorten(error)}). For a summary: {command}") from error
     logs = []
-    for path in paths:
+    for path in dict.fromkeys(paths):
         in_folder = path.is_dir()
         named = [file for file in path.rglob("[!.]*") if file.suffix.lower() in SUFFIXES and file.is_file()]
         for file in sorted(named) if in_folder else [path]:
@@ -474,8 +478,8 @@ def parse_args(argv=None):
     parser.add_argument("logs", nargs="+", metavar="LOG", type=cli.path, help="log (.csv, .jsonl), or folder of logs")
     parser.add_argument("--intervals", metavar="CSV", type=cli.path, help="write track, label, start_s, end_s")
     args = parser.parse_args(argv)
-    if args.intervals and (args.intervals.suffix.lower() != ".csv" or args.intervals in args.logs):
-        parser.error(f"--intervals must be another file and end in .csv, but it is {utils.printable(args.intervals)}.")
+    if args.intervals and args.intervals.suffix.lower() != ".csv":
+        parser.error(f"--intervals must end in .csv, but it is {utils.printable(args.intervals)}.")
     return args
 
 

@@ -640,14 +640,45 @@ def test_images_have_no_intervals(tmp_path):
     assert (tmp_path / "out.csv").read_text() == "track,label,start_s,end_s\n"
 
 
-@pytest.mark.parametrize("name", ["log.csv", "out.txt"])
-def test_intervals_into_the_log_or_another_suffix_are_refused(tmp_path, name, capsys):
+def test_intervals_with_another_suffix_are_refused(tmp_path, capsys):
     log = write_log(tmp_path / "log.csv")
-    before = log.read_bytes()
     with pytest.raises(SystemExit) as stop:
-        emotion_log.main([str(log), "--intervals", str(tmp_path / name)])
-    assert stop.value.code == 2 and "--intervals must be another file and end in .csv" in capsys.readouterr().err
-    assert log.read_bytes() == before and os.listdir(tmp_path) == ["log.csv"]
+        emotion_log.main([str(log), "--intervals", str(tmp_path / "out.txt")])
+    assert stop.value.code == 2 and "--intervals must end in .csv, but it is" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["log.csv"]
+
+
+@pytest.mark.parametrize("named", ["log.csv", "."])
+@pytest.mark.parametrize("intervals", ["log.csv", "{}/log.csv", "sub/../log.csv"])
+def test_intervals_never_replace_a_log(tmp_path, monkeypatch, named, intervals, capsys):
+    log = write_log(tmp_path / "log.csv")
+    (tmp_path / "sub").mkdir()
+    before = log.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    assert emotion_log.main([named, "--intervals", intervals.format(tmp_path)]) == 2
+    assert "log.csv: one of the logs. Choose another --intervals." in capsys.readouterr().err
+    assert log.read_bytes() == before
+
+
+def test_folder_of_the_intervals_is_made(log, tmp_path):
+    assert emotion_log.main([str(log), "--intervals", str(tmp_path / "new" / "out.csv")]) == 0
+    assert (tmp_path / "new" / "out.csv").stat().st_size > 0
+
+
+def test_log_that_is_named_twice_counts_once(log, capsys):
+    assert emotion_log.main([str(log)]) == 0
+    once = capsys.readouterr().out
+    assert emotion_log.main([str(log), str(log)]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == once.splitlines()[0]
+
+
+def test_folders_with_a_dot_in_their_names_have_a_timeline_each(tmp_path):
+    folders = [tmp_path / "logs.2026", tmp_path / "logs.2027"]
+    for folder in folders:
+        folder.mkdir()
+        write_log(folder / "log.csv")
+        assert emotion_log.main([str(folder)]) == 0
+    assert {path.name for path in tmp_path.glob("*.png")} == {"logs.2026-timeline.png", "logs.2027-timeline.png"}
 
 
 def test_name_that_the_terminal_cannot_show_is_escaped(tmp_path, run_script):
