@@ -39,7 +39,7 @@ HOW_TO_GET_VOTES = "Download fer2013new.csv from github.com/microsoft/FERPlus."
 MAX_FILE_BYTES = 1_000_000_000  # fer2013.csv has 301 million.
 ROWS_PER_TABLE = 2000  # Rows whose text is in memory at once, 17 MB.
 
-# What FER2013 is like, and when a copy is not like it.
+# Properties of FER2013, and the limits beyond which a copy is reported.
 FACES_PER_CLASS = (  # Training, PublicTest, PrivateTest; in the order of EMOTIONS.
     (3995, 436, 4097, 7215, 4830, 3171, 4965),
     (467, 56, 496, 895, 653, 415, 607),

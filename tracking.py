@@ -185,7 +185,7 @@ class FaceTracker:
         return sorted(shown, key=lambda track: track.track_id)
 
     def mirror(self, width):
-        """Moves what is known to the other side: from now on the frames, this wide in pixels, are mirrored."""
+        """Mirrors all tracks, because from now on the frames, `width` pixels wide, are mirrored."""
         if self.scene is not None:
             self.scene = self.scene[:, ::-1]
         for track in self.tracks + self.lost:
@@ -320,8 +320,8 @@ class FaceTracker:
     def _describe(self, gray, track, box, view):
         """Returns similarity, track, box, view and thumbnail of what was found, or None if it is not the track's face.
 
-        A step, to another angle or far away, is confirmed as a new face is: turned by an angle, a shoulder or a sleeve
-        can pass for a face.
+        A face at another angle or far away is confirmed like a new one, because a tilted shoulder or sleeve can look
+        like a face.
         """
         if box is None:
             return None

@@ -243,7 +243,7 @@ def export(network, path):
 
 
 def write_model(state, output_dir, splits):
-    """Exports the best epoch, fits its read-out, and moves the folder into place; returns the content of model.json."""
+    """Exports and calibrates the best epoch, and moves the folder into place. Returns the content of model.json."""
     if keras.backend.backend() != "tensorflow":
         raise ValueError("The export needs TensorFlow. Repeat the command with KERAS_BACKEND=tensorflow and --resume.")
     keras.config.set_dtype_policy("float32")

@@ -9,7 +9,7 @@ The data that flows has the same names in every file:
     frame          uint8 (H, W, 3)       BGR image as OpenCV gives it
     gray           uint8 (H, W)          grayscale frame
     boxes          int (F, 4)            x, y, width, height in frame pixels; (0, 4) without a face
-    faces          uint8 (N, 48, 48, 1)  raw 0..255, from the CSV and from the camera alike: the network's input
+    faces          uint8 (N, 48, 48, 1)  raw 0..255, the network's input, from the CSV or the camera
     labels         int (N,)              index into the model's classes
     votes          float32 (N, C)        share of the raters' votes per class; rows sum to 1, or 0 without votes
     probabilities  float32 (N, C)        rows sum to 1, columns in the order of the model's classes
@@ -66,7 +66,7 @@ UNCERTAIN = "uncertain"  # The label of a face whose most probable emotion is be
 
 
 class Face(NamedTuple):
-    """One face of a frame: where it is and what is seen in it."""
+    """One face in a frame: its place and its emotion."""
 
     box: tuple[int, int, int, int]  # x, y, width, height in pixels of the frame
     label: str  # The most probable emotion, or `UNCERTAIN`.
@@ -87,35 +87,34 @@ CASCADES = {
     "profile": "haarcascade_profileface.xml",
 }
 FaceDetector = collections.namedtuple("FaceDetector", CASCADES)
-# The frontal cascades get the square root of the gray levels, in which they miss fewer dark-skinned and dim faces. The
-# profile cascade misses more in it. The network gets the gray levels as they are, as in training.
+# On the square root of the gray levels, the frontal cascades miss fewer dark-skinned and dim faces, but the profile
+# cascade misses more. The network gets the plain gray levels, as in training.
 TONE = np.rint(np.sqrt(np.arange(256) / 255) * 255).astype(np.uint8)
 SEARCH_WIDTH = 64  # Pixels of the face in a search around a box.
 SEARCH_MARGIN = 0.3  # On each side of the box, in widths of the box.
 SEARCH_SIZES = (0.75, 1.35)  # The smallest and the largest face, in widths of the box.
 SEARCH_STEP = 1.1  # Ratio of successive sizes.
-# Detections that have to agree on a new face: of `default`, of `alt`, and of `default` if `alt` finds none. Of 112
-# places that are not a face and that `default` proposes, one had 30.
+# How many detections must agree on a new face: by `default`, by `alt`, and by `default` if `alt` finds none. Of 112
+# false proposals by `default`, one had 30.
 NEW_NEIGHBORS = 5
 CONFIRMING_NEIGHBORS = 4
 SURE_NEIGHBORS = 30
 MIN_OVERLAP = 0.5  # Two boxes sharing this much of the smaller one cannot both be faces.
 
 # Single images, where time does not matter.
-STILL_LINES = 1440  # Of the shorter side; a larger image is reduced, so the smallest face is a thirtieth of it.
+STILL_LINES = 1440  # Pixels. The shorter side of a larger image is reduced to it; its smallest face is a thirtieth.
 LONGEST_SIDE = 20_000  # Pixels; OpenCV cannot rotate an image of 32,767.
 STILL_WIDTH = 96  # Pixels of the face when it is confirmed.
 STILL_ANGLES = (0, -25, 25, -50, 50)  # Degrees; the cascade tolerates 15 by itself.
-STILL_PADDING = 0.25  # Of the shorter side: the edge is repeated around the image to find faces that it cuts off.
+STILL_PADDING = 0.25  # Share of the shorter side by which the edge is repeated, to find faces that it cuts off.
 STILL_EVIDENCE = 30  # See `confirm_face`.
-LEAST_EVIDENCE = 20  # Enough for an upright face that is alone, if its share of the image's shorter side is large.
-LEAST_SHARE = 0.2
+LEAST_EVIDENCE = 20  # Enough for the only upright face, if it is wide enough.
+LEAST_SHARE = 0.2  # Least width of such a face, as a share of the image's shorter side.
 PROFILE_NEIGHBORS = 7  # Nothing confirms a profile, so more detections have to agree.
-# Square images of these sides in pixels, as data sets of faces have them, are a face as a whole. The least contrast is
-# a standard deviation in gray levels. A face found in them is another one only if it is narrower than this share.
-PORTRAIT_SIZES = (IMAGE_SIZE, 112)
-PORTRAIT_CONTRAST = 5
-PORTRAIT_SHARE = 0.7
+# A small square image counts as one face, as in data sets of faces, unless a smaller face is found in it.
+PORTRAIT_SIZES = (IMAGE_SIZE, 112)  # Least and largest side in pixels.
+PORTRAIT_CONTRAST = 5  # Least standard deviation of the gray levels.
+PORTRAIT_SHARE = 0.7  # Width of the smaller face, at most, as a share of the side.
 
 
 def load_face_detector():
@@ -510,7 +509,7 @@ def _read_description(path):
         ) from error
     wrong = next((name for name, right in checks.items() if not right), None)
     if wrong:
-        raise ValueError(f"`{wrong}` in {printable(path)} is not one that train.py writes. Train the model again.")
+        raise ValueError(f"`{wrong}` in {printable(path)} has a value that cannot be right. Train the model again.")
     return description
 
 
@@ -556,7 +555,7 @@ def _check_frame(frame):
 
 
 class _Shared:
-    """What the calls of `read_emotions` share. Cascades and networks keep state during a call: threads take turns."""
+    """What calls of `read_emotions` share. Cascades and networks keep state during a call, so threads take turns."""
 
     def __init__(self):
         self.lock = threading.Lock()
@@ -696,7 +695,7 @@ def place_label(label, edges, frame, others, boxes):
     Args:
         label, frame: the images, whose sizes count.
         edges: left, top, right and bottom of the face in pixels.
-        others: list of x, y, width, height of the labels that have their place.
+        others: list of x, y, width, height of the labels already placed.
         boxes: list of x, y, width, height of the faces in the frame.
     """
     (height, width), (left, top, right, bottom) = label.shape[:2], edges

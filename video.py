@@ -58,22 +58,22 @@ LIVE_START = re.compile(rb"--|#EXTM3U|\s*<")  # Parts, a playlist; or a web page
 ANIMATIONS, ALBUMS = {"AVIF", "GIF", "PNG", "WEBP"}, {"HEIF", "TIFF"}  # Pillow's names of formats with several images.
 MAX_IMAGE_PIXELS = 100_000_000  # The demo needs 8 bytes for each.
 MAX_IMAGE_FILE = 4 * MAX_IMAGE_PIXELS  # Bytes.
-MAX_SCANNED_PIXELS = 1_000_000_000  # Of all scans of a progressive JPEG, which take 10 s. Most have ten scans.
+MAX_SCANNED_PIXELS = 1_000_000_000  # Total over a progressive JPEG's scans, mostly ten. This many take 10 s.
 MAX_VIDEO_PIXELS = 40_000_000  # Per frame: 8K has 33 million.
 MAX_DOWNLOAD = 1_000_000_000  # Bytes.
 MAX_CAMERAS = 1000  # A larger number is not a camera's index.
 STREAM_TIMEOUT = 5.0  # Seconds without data before a stream is opened again. A camera's driver has its own.
 PATIENCE = 0.5  # Seconds without a frame before a stream counts as stalled. Slower cameras are rare.
 RETRY_PAUSES = (0.5, 1, 2, 4)  # Seconds before each attempt to open it again.
-ASSUMED_FPS, MAX_FPS = 25.0, 1000.0  # Where no rate is announced. Higher ones are those of timestamps.
-MISSING_SECONDS = 1.0  # At the end of a Matroska file, from which on it counts as cut off.
+ASSUMED_FPS, MAX_FPS = 25.0, 1000.0  # If no rate is announced; higher values are timestamp rates.
+MISSING_SECONDS = 1.0  # A Matroska file that ends this much too early counts as cut off.
 HD_HEIGHT = 720  # Lines from which on players assume the colors of BT.709, where a video states none.
 BT709, UNSPECIFIED, BT601, LIMITED_RANGE = 1, 2, 6, 1  # FFmpeg's numbers for colors.
 COVER = 1 << 10  # FFmpeg's number for the picture of a piece of music.
 DISK_RESERVE = 16_000_000  # Bytes that stay free for the index at the end of a video: 16 a frame, for 11 hours.
 H264 = ("libx264", {"preset": "ultrafast", "crf": "25"})  # Slower presets take longer than the demo.
 VP9 = ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "row-mt": "1", "lag-in-frames": "0", "crf": "32"})
-# Format of a video -> codecs of sound that its players know. Those of Matroska know all.
+# Video format -> audio codecs that its players support. Matroska players support all.
 COPIED_SOUND = {"mp4": {"aac", "mp3"}, "mov": {"aac", "mp3"}, "webm": {"opus", "vorbis"}}
 NO_SOUND = (np.inf, [])  # What follows the sound of a film.
 CANNOT_READ = (
@@ -138,7 +138,7 @@ def open_path(source):
 
 
 def list_folder(folder, name):
-    """Returns the images and videos of a folder. Prints what else is in it, but for hidden files."""
+    """Returns the images and videos of a folder. Prints which other files it skips, except hidden ones."""
     # macOS leaves a ._photo.jpg, which is not an image, next to each photo.jpg on disks of other systems.
     paths = sorted(path for path in folder.iterdir() if path.name[0] != ".")
     found = [path for path in paths if path.is_file() and (path.suffix.lower() in FOLDER_SUFFIXES or is_image(path))]
@@ -261,7 +261,7 @@ def find_reader(target):
 
 
 def read_ahead(frames):
-    """Yields the items of a generator, each of which is made in a thread while the one before is used."""
+    """Yields the items of a generator. A thread makes the next item while the current one is used."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, frames, None)
         while frame := coming.result():
@@ -280,7 +280,7 @@ def is_image(path):
 
 @functools.cache
 def import_pillow():
-    """Imports Pillow, which cameras and videos do without, with support for HEIC."""
+    """Imports Pillow with support for HEIC. Cameras and videos do not need it."""
     import PIL.Image
     import PIL.ImageOps
     import PIL.ImageSequence
@@ -418,7 +418,7 @@ class Film(contextlib.AbstractContextManager):
         self.shown_size(self.stream.codec_context)
 
     def shown_size(self, frame):
-        """Returns the width and height of a frame in square pixels, none of which is left out. Refuses large ones."""
+        """Returns width and height of a frame in square pixels: one side is enlarged. Refuses large frames."""
         ratio = self.stream.sample_aspect_ratio or 1  # Width of a pixel over its height.
         size = round(frame.width * max(ratio, 1)), round(frame.height / min(ratio, 1))
         check_frame_size(*size, self.name)

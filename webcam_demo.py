@@ -155,7 +155,7 @@ class FrameLabeler:
 def run(source, labeler, benchmark, window, output, log):
     """Labels the frames of a source until it ends or the window is closed. `window`, `output` and `log` may be None."""
     hidden = True if source.total in (None, 1) or sys.stderr is None else None  # None: a bar on a terminal only.
-    # The bar is delayed, so that it comes after what is said about the output.
+    # The bar is delayed, so that it comes after the messages about the output.
     frames = iter(tqdm.tqdm(source.frames(), total=source.total, unit=" frames", disable=hidden, delay=1))
     call = window.call if window else lambda function, *args: function(*args)
     while not (window and window.closed):
@@ -317,7 +317,7 @@ def file_identity(path):
 
 
 def demo(args):
-    """Opens what the arguments name, runs the loop, closes and reports.
+    """Opens the source and the outputs, runs the loop, closes them and reports.
 
     Raises:
         KeyboardInterrupt, MemoryError, OSError, ValueError: it was stopped, the source ended early, or a file cannot be
@@ -342,7 +342,7 @@ def demo(args):
 
 def report(args, source, output, log, benchmark):
     """Prints what was seen and written."""
-    table = benchmark.report()  # Now, because drawing the timeline takes memory that the loop does not.
+    table = benchmark.report()  # Before the timeline is drawn, which needs more memory than the loop.
     if source.kind == "folder":
         for file, frames in benchmark.video_frames.items():
             print(f"{utils.printable(file)}: {frames} frames, {benchmark.video_faces[file]} faces")

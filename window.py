@@ -125,7 +125,7 @@ class Window(contextlib.AbstractContextManager):
                 return
 
     def _handle_keys(self, milliseconds):
-        """Waits so long for a key, and does what it asks for."""
+        """Waits up to this many milliseconds for a key, and acts on it."""
         key = cv2.waitKey(milliseconds) & 0xFF
         self.closed = self.closed or key in (ord("q"), ESCAPE) or not is_visible(TITLE)
         if key == ord(" "):
