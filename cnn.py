@@ -75,7 +75,7 @@ def build_model(num_classes, heads=utils.HEADS, image_size=utils.IMAGE_SIZE):
 
 
 def count_macs(model):
-    """Returns the multiply-adds of one face's forward pass in convolutions and dense layers; the rest is under 2 %."""
+    """Returns the multiply-adds of one face's forward pass in convolutions and dense layers; the rest is under 2%."""
     macs = 0
     for layer in model.layers:
         if isinstance(layer, layers.Conv2D):

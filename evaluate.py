@@ -120,7 +120,7 @@ def measure(labels, probabilities, classes):
 
 
 def summarize(labels, probabilities):
-    """Computes the accuracy with its 95 % interval (Wilson, 1927), the mean recall, and the calibration error."""
+    """Computes the accuracy with its 95% interval (Wilson, 1927), the mean recall, and the calibration error."""
     right = probabilities.argmax(axis=1) == labels
     interval = scipy.stats.binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
     return {
@@ -213,7 +213,7 @@ def format_report(labels, predicted, result, description):
 def format_accuracy(result):
     """Returns the accuracy and the mean recall of a section of `metrics.json` in words."""
     low, high = result["accuracy_ci95"]
-    interval = f"95 % interval {low:.4f} to {high:.4f}"
+    interval = f"95% interval {low:.4f} to {high:.4f}"
     baseline = f"the most frequent class: {result['majority_baseline']:.4f}"
     recall = f"mean recall {result['balanced_accuracy']:.4f}"
     return f"{result['rows']:,} faces: accuracy {result['accuracy']:.4f} ({interval}; {baseline}), {recall}"

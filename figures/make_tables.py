@@ -66,7 +66,7 @@ def table_of_confidences(results):
 
 def format_row(*cells):
     """Returns a row of a table; numbers become percentages."""
-    return f"| {' | '.join(cell if isinstance(cell, str) else f'{cell:.1%}'.replace('%', ' %') for cell in cells)} |"
+    return f"| {' | '.join(cell if isinstance(cell, str) else f'{cell:.1%}' for cell in cells)} |"
 
 
 TABLES = {"models": table_of_models, "read-outs": table_of_read_outs, "confidences": table_of_confidences}

@@ -42,7 +42,7 @@ def check_axes(figure):
 
 
 def test_confusion_matrix_shows_shares_of_rows_and_counts(tmp_path, figures):
-    """Three of four faces with label Happy are predicted as Happy: 75 %. A class without faces has shares of 0."""
+    """Three of four faces with label Happy are predicted as Happy: 75%. A class without faces has shares of 0."""
     counts = np.zeros((5, 5), int)
     counts[1, 1], counts[1, 2] = 3, 1
     plots.confusion_matrix(counts, CLASSES, "Label", "Prediction", "Title", tmp_path / "a.png")

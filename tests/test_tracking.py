@@ -377,7 +377,7 @@ def test_the_bundled_clip_shows_two_people_who_tilt_turn_and_leave(detector):
 
 @pytest.mark.parametrize("fps", [10, 60])
 def test_smoothing_takes_the_same_seconds_at_any_frame_rate(fps):
-    """After one time constant of a new answer, 1 - 1/e = 63 % of it has arrived."""
+    """After one time constant of a new answer, 1 - 1/e = 63% of it has arrived."""
     track = tracking.Track(np.zeros(4), tracking.UPRIGHT, np.zeros((24, 24), np.uint8), 0.0, 0.0)
     track.average(np.array([1, 0], np.float32), 0.0)
     for number in range(1, round(tracking.SMOOTHING * fps) + 1):

@@ -5,7 +5,7 @@
 
 A web server on loopback sends the bundled clip over and over as motion JPEG. It hangs up every three minutes. Writes
 figures/long_run.json. The status is 1 if memory, threads, descriptors or time a frame grow, if the frame rate falls by
-5 %, or if the log has gaps.
+5%, or if the log has gaps.
 """
 
 import argparse
