@@ -8,6 +8,7 @@ import argparse
 import atexit
 import contextlib
 import errno
+import importlib.util
 import os
 import signal
 import sys
@@ -32,6 +33,14 @@ def handle_signals(handler):
         for number in SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, handler)
+
+
+def check_installed(script, *packages):
+    """Ends a script with one line if a package is missing that the demo does without."""
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        print(f"{script}: {missing[0]} is not installed. Install it: pip install -r requirements.txt", file=sys.stderr)
+        sys.exit(2)
 
 
 def run_script(script, run):

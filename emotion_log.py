@@ -31,7 +31,7 @@ MAX_LOG_ROWS = 2_000_000  # 18 hours of one face at 30 frames a second.
 MAX_LOG_BYTES = 1_000_000_000  # That many rows are 200 million bytes of CSV, or 600 million of JSON lines.
 CHUNK = 50_000  # Rows that are parsed at once. A row takes 2,000 bytes as a dict, later 80.
 MAX_TIME = 1e9  # Seconds, 30 years. A frame has no later time.
-LONGEST_FRAME = 1.0  # Seconds that one row counts at most, so that a stream's stall is not counted.
+LONGEST_FRAME = 1.0  # Seconds that a row of a camera or stream counts at most, so that a stall is not counted.
 MIN_GAP = 0.002  # Seconds. Times are rounded to thousandths.
 TRACKS_LISTED = 12  # In the summary, those seen longest.
 TRACKS_DRAWN = 6  # In the timeline, those seen longest.
@@ -152,7 +152,7 @@ def read_log(path):
             frame, track: int; track 0 for no face.
             time_s, seconds: float, when the frame was shown, and for how long.
             label: one of `LABELS`.
-            held: bool.
+            held, live: bool; live for a camera or stream.
             one per class: float32, its probability 0..1, or 0 without a face.
 
     Raises:
@@ -244,16 +244,17 @@ def check_rows(chunk):
         "time_s": numbers["time_s"].abs() < MAX_TIME,
         "track": no_face | whole["track"] & numbers["track"].between(1, 2**31),
         "label": no_face | chunk["label"].isin(LABELS[:-1]),
-    } | {emotion: no_face | numbers[emotion].between(0, 1) for emotion in classes}
+    } | {emotion: chunk[emotion].isna() | numbers[emotion].between(0, 1) for emotion in classes}
     for column, rows in valid.items():
         if not rows.all():
             raise ValueError(f"row {rows.idxmin()}: {column} {chunk[column][rows.idxmin()]}")
     label = pd.Categorical(chunk["label"].mask(no_face, ""), categories=LABELS)
     file = chunk["file"].fillna("").astype(str).str.replace(ESCAPED, "", regex=True) if "file" in chunk else ""
-    held = to_numbers(chunk["held"]).fillna(0) != 0 if "held" in chunk else False  # Older logs have no such column.
-    numbers[["track", *classes]] = numbers[["track", *classes]].mask(no_face, 0)
+    # Older logs have no such column, and pandas may have saved it as True and False.
+    held = chunk["held"].astype(str).str.lower().isin(("1", "1.0", "true")) if "held" in chunk else False
+    numbers[["track", *classes]] = numbers[["track", *classes]].mask(no_face, 0).fillna(0)
     numbers = numbers.astype({"frame": int, "track": int} | dict.fromkeys(classes, np.float32))
-    return numbers.assign(label=label, file=file, held=held)
+    return numbers.assign(label=label, file=file, held=held, live="utc" in chunk)
 
 
 def list_classes(rows):
@@ -273,10 +274,11 @@ def to_numbers(column):
 def frame_seconds(rows):
     """Returns how long the frame of each row was shown, seconds (N,).
 
-    A file's last frame counts as long as the frame before it.
+    The last frame of a file counts as long as the frame before it. `LONGEST_FRAME` limits those of a camera or stream.
     """
     frames = rows.drop_duplicates("frame").sort_values("frame").set_index("frame")
-    seconds = -frames.groupby("file")["time_s"].diff(-1).clip(-LONGEST_FRAME, 0)
+    seconds = -frames.groupby("file")["time_s"].diff(-1).clip(upper=0)
+    seconds = seconds.mask(frames["live"], seconds.clip(upper=LONGEST_FRAME))
     return rows["frame"].map(seconds.groupby(frames["file"]).ffill().fillna(0))
 
 
@@ -308,6 +310,11 @@ def describe(rows):
     return ", ".join([f"{total:.1f} s", *(f"{label} {share:.0%}" for label, share in (seconds / total).items())])
 
 
+def count_labels(rows):
+    """Returns how many of these rows have each label."""
+    return ", ".join(f"{label} {count}" for label, count in sum_by_label(rows, rows["track"] > 0).items())
+
+
 def plural(number, noun):
     """Returns for example "1 face" or "1,200 faces"."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
@@ -327,13 +334,14 @@ def summarize(rows):
     text = f"{plural(len(faces), 'face')} in {plural(frames, 'frame')}"
     text += f" of {logs:,} logs" * (logs > 1) + f", {held:,} of them held" * (held > 0)
     if not rows["seconds"].any():  # Images.
-        labels = [f"{label} {count}" for label, count in sum_by_label(seen, seen["track"] > 0).items()]
-        return f"{text}: {', '.join(labels) or 'no face'}."
+        return f"{text}: {count_labels(seen) or 'no face'}."
     tracks, number = find_tracks(rows, TRACKS_LISTED)
     lines = [f"{text}, {plural(number, 'track')}.{' Shares of the time that each was seen:' if number else ''}"]
     lines += [f"  All: {describe(seen)}"] * (logs > 1 and number > 0)
     lines += [f"  {track_name(track, logs > 1)}: {describe(track)}" for track in tracks]
     lines += [f"  and {number - len(tracks):,} more, seen for less time"] * (number > len(tracks))
+    images = seen[seen["seconds"] == 0]
+    lines += [f"  Images: {count_labels(images)}"] * (len(images) > 0)
     return "\n".join(lines)
 
 
@@ -401,10 +409,12 @@ def draw_timeline(rows, path, command):
     """Draws the curves into a file, unless there are none. Returns a line that says so, or why it cannot be drawn."""
     name = utils.printable(path)
     try:
-        path.unlink(missing_ok=True)  # A former log with this name may have left it.
         curves, others = timeline_curves(rows)
         if not curves:
-            return None
+            if not path.exists():
+                return None
+            path.unlink()  # A former log with this name may have left it.
+            return f"Deleted {name}: this log has no timeline."
         import plots  # Matplotlib, which the demo does without.
 
         with cli.replaced(path) as new:
@@ -431,11 +441,14 @@ def read_logs(paths):
     except ImportError as error:
         command = f"pip install pandas matplotlib seaborn, then {command_for(paths)}"
         raise ValueError(f"pandas is missing ({utils.shorten(error)}). For a summary: {command}") from error
-    logs = []
-    for path in dict.fromkeys(paths):
+    logs, known = [], set()
+    for path in paths:
         in_folder = path.is_dir()
         named = [file for file in path.rglob("[!.]*") if file.suffix.lower() in SUFFIXES and file.is_file()]
         for file in sorted(named) if in_folder else [path]:
+            if file.resolve() in known:  # Named twice, or in a folder that is named too.
+                continue
+            known.add(file.resolve())
             try:
                 logs.append(read_log(file))
             except ValueError as error:

@@ -16,8 +16,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import cli
+
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports at once. `cli.run_script` handles it later.
+    cli.check_installed("evaluate.py", "pandas", "scipy", "sklearn", "matplotlib", "seaborn")
 
 import numpy as np
 import pandas as pd
@@ -25,7 +28,6 @@ import scipy.stats
 import tqdm
 from sklearn import metrics
 
-import cli
 import fer2013
 import plots
 import utils

@@ -20,8 +20,11 @@ import signal
 import sys
 from pathlib import Path
 
+import cli
+
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports at once. `cli.run_script` handles it later.
+    cli.check_installed("train.py", "keras", "pandas")
     print("Loading TensorFlow.", flush=True)
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's messages would bury ours.
@@ -35,7 +38,6 @@ import numpy as np
 import pandas as pd
 
 import checkpoint
-import cli
 import cnn
 import fer2013
 

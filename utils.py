@@ -532,6 +532,8 @@ def read_emotions(frame, model=None, detector=None) -> list[Face]:
     gray = cv2.cvtColor(_check_frame(frame), cv2.COLOR_BGR2GRAY)
     with _shared.lock:
         detector = _shared.load_detector() if detector is None else detector
+        if not isinstance(detector, FaceDetector):
+            raise ValueError(f"`detector` must be from load_face_detector, but it is {type(detector).__name__}.")
         if model is None or isinstance(model, str | os.PathLike):
             model = _shared.load_model(DEFAULT_MODEL if model is None else model)
         elif not isinstance(model, EmotionModel):
@@ -549,6 +551,11 @@ def _check_frame(frame):
     received = f"{frame.dtype} {frame.shape}" if is_array else type(frame).__name__
     if isinstance(frame, str | os.PathLike):
         remedy = " Read the file first: frame = cv2.imread(path)."
+    elif frame is None:
+        remedy = " cv2.imread found no image that it can read: check the path."
+    elif is_array and frame.dtype == np.uint8 and frame.shape[2:] in ((), (1,), (4,)) and frame.size:
+        code = "BGRA2BGR" if frame.shape[2:] == (4,) else "GRAY2BGR"
+        remedy = f" Convert it: frame = cv2.cvtColor(frame, cv2.COLOR_{code})."
     elif hasattr(frame, "convert"):  # An image of Pillow, which is not imported here.
         remedy = ' Convert it: frame = numpy.array(image.convert("RGB"))[:, :, ::-1].copy().'
     raise ValueError(f"`frame` must be a uint8 array (height, width, 3), but it is {received}.{remedy}")

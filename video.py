@@ -50,7 +50,7 @@ FOLDER_SUFFIXES = {".avif", ".gif", ".heic", ".heif", ".jp2", ".tga", *WRITABLE_
 FOLDER_SUFFIXES |= {".3g2", ".3gp", ".asf", ".avi", ".dv", ".flv", ".m2ts", ".m2v", ".mpeg", ".mpg", ".mts", ".mxf"}
 FOLDER_SUFFIXES |= {".ogv", ".ts", ".vob", ".wmv"}
 IMAGE_START = re.compile(
-    rb"\xff\xd8\xff|\x89PNG|GIF8|BM|II\*\0|MM\0\*|P[1-7fF]\s|\0\0\0\x0cjP  |\xff\x4f\xff\x51|RIFF....WEBP"
+    rb"\xff\xd8\xff|\x89PNG|GIF8|BM|II[*+]\0|MM\0[*+]|P[1-6f]\s|\0\0\0\x0cjP  |\xff\x4f\xff\x51|RIFF....WEBP"
     rb"|....ftyp(avi[fos]|hei[cfmsx]|hev[cmsx]|mif1|msf1)",
     re.DOTALL,
 )
@@ -66,6 +66,7 @@ STREAM_TIMEOUT = 5.0  # Seconds without data before a stream is opened again. A 
 PATIENCE = 0.5  # Seconds without a frame before a stream counts as stalled. Slower cameras are rare.
 RETRY_PAUSES = (0.5, 1, 2, 4)  # Seconds before each attempt to open it again.
 ASSUMED_FPS, MAX_FPS = 25.0, 1000.0  # If no rate is announced; higher values are timestamp rates.
+MIN_FPS = 0.01  # Of a written video: its last frame is shown for 100 seconds at most.
 MISSING_SECONDS = 1.0  # A Matroska file that ends this much too early counts as cut off.
 HD_HEIGHT = 720  # Lines from which on players assume the colors of BT.709, where a video states none.
 BT709, UNSPECIFIED, BT601, LIMITED_RANGE = 1, 2, 6, 1  # FFmpeg's numbers for colors.
@@ -116,7 +117,7 @@ def open_source(source, camera_size=None):
         if source:
             raise ValueError(
                 f"Camera {source}: cannot be opened. Check that it is plugged in, that no other program uses it and "
-                "that this terminal may use it, or try without one: --source data/demo.mp4"
+                f"that this terminal may use it, or try without one: --source {utils.printable(DEMO_CLIP)}"
             )
         print(f"No camera found; playing the bundled clip {utils.printable(DEMO_CLIP)}.")
         source = str(DEMO_CLIP)
@@ -409,7 +410,7 @@ class Film(contextlib.AbstractContextManager):
         self.container, self.name = open_container(target), name
         self.stream = self.container.streams.best("video")
         if self.stream is None or self.stream.codec_context is None or self.stream.disposition & COVER:
-            raise ValueError(f"{name}: has no video of a known kind. Convert it to .mp4, or name another file.")
+            raise ValueError(f"{name}: has no video that can be decoded. Name another file, or convert it to H.264.")
         self.stream.thread_type = "AUTO" if isinstance(target, Path) else "SLICE"  # Threads of frames delay a stream.
         rate, self.seconds = float(self.stream.average_rate or 0), (self.container.duration or 0) / 1e6
         self.fps = rate if 0 < rate <= MAX_FPS else ASSUMED_FPS
@@ -718,7 +719,7 @@ class VideoWriter:
 def add_video(container, size, fps, tick):
     """Adds a video of this width and height to a container. Returns its stream."""
     codec, options = VP9 if container.format.name == "webm" else H264
-    stream = container.add_stream(codec, fractions.Fraction(max(fps, 1)).limit_denominator(1001), options)
+    stream = container.add_stream(codec, fractions.Fraction(max(fps, MIN_FPS)).limit_denominator(1001), options)
     stream.width, stream.height = size[0] + size[0] % 2, size[1] + size[1] % 2  # Most players need even numbers.
     stream.pix_fmt, stream.time_base, stream.codec_context.time_base = "yuv420p", tick, tick
     stream.color_primaries, stream.color_trc, stream.colorspace, stream.color_range = BT709, BT709, BT601, LIMITED_RANGE

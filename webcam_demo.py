@@ -214,6 +214,8 @@ def file_text(file, faces):
 class Parser(cli.Parser):
     def error(self, message):
         """Ends the script with one line. Addresses in it lose their secrets."""
+        if message.startswith("unrecognized arguments"):
+            message += ". Give one SOURCE: for several files, name their folder."
         message = re.sub(r"\S+://\S+", lambda address: utils.printable(address.group()), message)
         super().error(utils.shorten(message))
 
@@ -324,20 +326,25 @@ def demo(args):
             written. The files are completed and reported first.
     """
     model, detector = utils.load_emotion_model(args.model), utils.load_face_detector()
-    with contextlib.ExitStack() as stack:
-        source = stack.enter_context(video.open_source(args.source, args.camera_size))
+    with video.open_source(args.source, args.camera_size) as source:
         window = open_window(args, source)
         is_folder, is_live = source.kind == "folder", source.kind in video.LIVE_KINDS
         log = emotion_log.EmotionLog(args.log, model.classes, is_folder, is_live) if args.log else None
         output = open_output(args, source, window)
-        for part in filter(None, (window, log, output)):
-            stack.enter_context(part)
-        benchmark = Benchmark()
-        labeler = FrameLabeler(model, detector, args.min_confidence, benchmark, numbered=log is not None)
-        failure = run_to_failure(source, labeler, benchmark, window, output, log)
-    report(args, source, output, log, benchmark)
+        with contextlib.ExitStack() as stack:
+            for part in filter(None, (window, log, output)):
+                stack.enter_context(part)
+            benchmark = Benchmark()
+            labeler = FrameLabeler(model, detector, args.min_confidence, benchmark, numbered=log is not None)
+            failure = run_to_failure(source, labeler, benchmark, window, output, log)
+        report(args, source, output, log, benchmark)  # Before closing a stream that stalls, which takes seconds.
     if failure or source.problem:
         raise failure or ValueError(source.problem)
+
+
+def count_faces(frames, faces):
+    """Returns for example "1 frame, 2 faces"."""
+    return f"{emotion_log.plural(frames, 'frame')}, {emotion_log.plural(faces, 'face')}"
 
 
 def report(args, source, output, log, benchmark):
@@ -345,9 +352,9 @@ def report(args, source, output, log, benchmark):
     table = benchmark.report()  # Before the timeline is drawn, which needs more memory than the loop.
     if source.kind == "folder":
         for file, frames in benchmark.video_frames.items():
-            print(f"{utils.printable(file)}: {frames} frames, {benchmark.video_faces[file]} faces")
+            print(f"{utils.printable(file)}: {count_faces(frames, benchmark.video_faces[file])}")
     if source.kind != "image":
-        print(f"{benchmark.frames} frames, {benchmark.faces} faces, {benchmark.fps():.1f} frames/s.")
+        print(f"{count_faces(benchmark.frames, benchmark.faces)}, {benchmark.fps():.1f} frames/s.")
     if output and output.written:
         print(f"Wrote {utils.printable(output.path)}.")
     if log and log.rows:

@@ -5,6 +5,7 @@
 It needs npm, and from requirements.txt OpenCV and PyAV. npm checks the packages against package-lock.json.
 """
 
+import argparse
 import base64
 import hashlib
 import json
@@ -103,6 +104,7 @@ def encode_clip(output):
 
 def main():
     """Replaces docs/vendor/ once everything is complete."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory(dir=DOCS, prefix=".new-") as folder:
         output = Path(folder) / "vendor"
         output.mkdir()

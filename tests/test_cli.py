@@ -131,6 +131,14 @@ def test_ctrl_c_a_kill_and_a_closed_terminal_are_handled():
     assert sys.platform == "win32" or signal.SIGHUP in cli.SIGNALS
 
 
+def test_missing_package_is_one_line():
+    finished = start(before="cli.check_installed('script.py', 'sys', 'not_there')")
+    assert finished.communicate(timeout=60) == (
+        "", "script.py: not_there is not installed. Install it: pip install -r requirements.txt\n"
+    )  # fmt: skip
+    assert finished.returncode == 2
+
+
 def test_replaced_file_is_complete_or_unchanged(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")

@@ -272,15 +272,31 @@ def test_log_that_pandas_wrote_as_json_lines_is_read(tmp_path):
     assert rows["track"].tolist() == [1, 1, 2, 1, 1, 0] and rows["label"].tolist()[-1] == ""
 
 
-def test_frame_counts_at_most_a_second_and_the_last_of_a_file_as_long_as_the_one_before(tmp_path):
+@pytest.mark.parametrize(("column", "longest"), [("utc", 1), ("height", 8.8)])
+def test_last_frame_counts_as_the_one_before_and_a_streams_at_most_a_second(tmp_path, column, longest):
     """Two files: frames at 0, 0.2 and 9 s, then at 0 and 0.1 s, then a file of one frame."""
-    lines = ["file,frame,time_s,track,label,Happy"]
+    lines = [f"file,frame,time_s,track,label,Happy,{column}"]
     for frame, (file, time_s) in enumerate([("a", 0), ("a", 0.2), ("a", 9), ("b", 0), ("b", 0.1), ("c", 0)]):
-        lines.append(f"{file},{frame},{time_s},1,Happy,1")
+        lines.append(f"{file},{frame},{time_s},1,Happy,1,9")
     (tmp_path / "log.csv").write_text("\n".join(lines))
     rows = emotion_log.read_log(tmp_path / "log.csv")
     assert rows["file"].tolist() == list("aaabbc")
-    assert np.allclose(rows["seconds"], [0.2, 1, 1, 0.1, 0.1, 0])
+    assert np.allclose(rows["seconds"], [0.2, longest, longest, 0.1, 0.1, 0])
+
+
+def test_held_faces_are_held_in_a_log_that_pandas_saved_as_true_and_false(tmp_path):
+    frames = [(number, number / 2, [(1, "Happy", 0.8, number == 2)]) for number in range(4)]
+    table = pd.read_csv(write_log(tmp_path / "log.csv", frames))
+    table.assign(held=table["held"] == 1).to_csv(tmp_path / "log.csv", index=False)
+    assert emotion_log.read_log(tmp_path / "log.csv")["held"].tolist() == [False, False, True, False]
+
+
+def test_logs_of_two_models_in_one_file_are_read(tmp_path):
+    table = pd.read_csv(write_log(tmp_path / "log.csv"))
+    other = table.rename(columns={"Sad": "Fear"}).assign(frame=table["frame"] + 10, time_s=table["time_s"] + 10)
+    pd.concat([table, other.replace({"label": {"Sad": "Fear"}})]).to_csv(tmp_path / "log.csv", index=False)
+    rows = emotion_log.read_log(tmp_path / "log.csv")
+    assert len(rows) == 12 and rows["Fear"][:6].eq(0).all() and rows["Sad"][6:].eq(0).all()
 
 
 @pytest.mark.parametrize(
@@ -467,7 +483,8 @@ def test_photograph_in_a_folder_of_videos_has_no_share_of_the_time(tmp_path):
         for number, (time_s, file) in enumerate([(0.0, "a.jpg"), (0.0, "b.mp4"), (0.5, "b.mp4")]):
             log.write(number, time_s, file, [make_face(1, "Happy", 0.8)])
     rows = emotion_log.read_log(tmp_path / "log.csv")
-    assert emotion_log.summarize(rows).splitlines()[1:] == ["  b.mp4, face 1: 1.0 s, Happy 100%"]
+    lines = ["  b.mp4, face 1: 1.0 s, Happy 100%", "  Images: Happy 1"]
+    assert emotion_log.summarize(rows).splitlines()[1:] == lines
     assert [name for name, *_ in emotion_log.timeline_curves(rows)[0]] == ["b.mp4, face 1"]
 
 
@@ -492,7 +509,8 @@ def test_script_draws_the_timeline_next_to_the_log(tmp_path, capsys):
 def test_log_without_faces_removes_the_former_timeline(tmp_path):
     log = write_log(tmp_path / "log.csv", [(number, number / 2, []) for number in range(3)])
     emotion_log.timeline_path(log).write_bytes(b"of another video")
-    assert emotion_log.report([log]) == "0 faces in 3 frames, 0 tracks."
+    deleted = f"Deleted {emotion_log.timeline_path(log)}: this log has no timeline."
+    assert emotion_log.report([log]).splitlines() == ["0 faces in 3 frames, 0 tracks.", deleted]
     assert not emotion_log.timeline_path(log).exists()
 
 
@@ -668,8 +686,9 @@ def test_folder_of_the_intervals_is_made(log, tmp_path):
 def test_log_that_is_named_twice_counts_once(log, capsys):
     assert emotion_log.main([str(log)]) == 0
     once = capsys.readouterr().out
-    assert emotion_log.main([str(log), str(log)]) == 0
-    assert capsys.readouterr().out.splitlines()[0] == once.splitlines()[0]
+    for names in ([log, log], [log.parent, log]):
+        assert emotion_log.main([*map(str, names)]) == 0
+        assert capsys.readouterr().out.splitlines()[0] == once.splitlines()[0]
 
 
 def test_folders_with_a_dot_in_their_names_have_a_timeline_each(tmp_path):

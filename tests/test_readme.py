@@ -66,12 +66,13 @@ def test_dask_labels_a_folder_on_a_cluster(photos):
 @pytest.mark.skipif(not shutil.which("xargs"), reason="needs xargs")
 def test_one_process_per_file_writes_a_log_each(tmp_path, clip):
     (tmp_path / "films").mkdir()
-    for name in ("a.mp4", "two words.mp4"):
+    names = ("a.mp4", "two words.mp4", "it's.mp4")
+    for name in names:
         shutil.copy(clip, tmp_path / "films" / name)
     command = next(line for line in README.splitlines() if "xargs" in line)
     command = command.replace(".venv/bin/python webcam_demo.py", f"{sys.executable} {ROOT}/webcam_demo.py")
     finished = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert finished.returncode == 0, finished.stderr
-    for name in ("a.mp4", "two words.mp4"):
+    for name in names:
         with open(tmp_path / "logs" / f"{name}.csv", newline="", encoding="utf-8-sig") as file:
             assert {int(row["frame"]) for row in csv.DictReader(file)} == set(range(30))

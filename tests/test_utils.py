@@ -457,6 +457,21 @@ def test_read_emotions_refuses_other_arrays(frame):
         utils.read_emotions(frame)
 
 
+@pytest.mark.parametrize("code", ["GRAY2BGR", "BGRA2BGR"])
+def test_read_emotions_says_how_to_convert_gray_and_transparent_images(portrait, code):
+    other = cv2.cvtColor(portrait, getattr(cv2, f"COLOR_BGR2{code.removesuffix('2BGR')}"))
+    with pytest.raises(ValueError, match=re.escape(f"Convert it: frame = cv2.cvtColor(frame, cv2.COLOR_{code}).")):
+        utils.read_emotions(other)
+    assert len(utils.read_emotions(cv2.cvtColor(other, getattr(cv2, f"COLOR_{code}")))) == 1
+
+
+def test_read_emotions_says_that_an_image_was_not_found(portrait):
+    with pytest.raises(ValueError, match="cv2.imread found no image that it can read: check the path."):
+        utils.read_emotions(cv2.imread("missing.jpg"))
+    with pytest.raises(ValueError, match="`detector` must be from load_face_detector, but it is CascadeClassifier."):
+        utils.read_emotions(portrait, detector=cv2.CascadeClassifier())
+
+
 def test_read_emotions_says_what_to_do_with_a_path_or_a_pillow_image(portrait_path):
     for path in (portrait_path, str(portrait_path)):
         with pytest.raises(ValueError, match=re.escape("Read the file first: frame = cv2.imread(path).")):

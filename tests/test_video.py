@@ -226,6 +226,22 @@ def test_animated_images_are_read_frame_by_frame(tmp_path, suffix):
     assert [frame.image.mean() for frame in frames] == pytest.approx([54, 84, 114], abs=4)
 
 
+def test_last_frame_of_a_slow_video_keeps_its_duration(tmp_path):
+    """Two pictures of 5 seconds each."""
+    source = video.open_source(str(write_animation(tmp_path / "a.gif", gray_frames(20)[9:15:5], [5000, 5000])))
+    with video.AnnotatedFiles(tmp_path / "a.mp4", source) as output:
+        for frame in read_all(source):
+            output.write(frame.image, frame)
+    with av.open(str(tmp_path / "a.mp4")) as written:
+        assert written.duration == pytest.approx(10_000_000, rel=0.01)
+
+
+def test_big_tiff_is_an_image(tmp_path, quarters):
+    Image.fromarray(quarters[..., ::-1]).save(tmp_path / "a.tif", big_tiff=True)
+    (frame,), _ = read_path(tmp_path / "a.tif")
+    check_quarters(frame.image, *TURNS[1])
+
+
 @pytest.mark.parametrize("suffix", [".tif", ".heic"])
 def test_further_pages_are_mentioned(tmp_path, capsys, suffix):
     first, *others = map(Image.fromarray, gray_frames(12))

@@ -90,6 +90,12 @@ def count_frames(path):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def test_two_sources_are_refused_with_the_next_step(headless):
+    finished = headless("a.jpg", "b.jpg")
+    assert finished.returncode == 2
+    assert "arguments: b.jpg. Give one SOURCE: for several files, name their folder." in finished.stderr
+
+
 def test_video_is_labeled_frame_by_frame(headless, clip, tmp_path, without_matplotlib):
     finished = headless(clip, "--no-display", "--output", "out.mp4", "--log", "log.csv", env=without_matplotlib)
     assert finished.returncode == 0, finished.stderr
