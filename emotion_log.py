@@ -251,7 +251,8 @@ def check_rows(chunk):
     label = pd.Categorical(chunk["label"].mask(no_face, ""), categories=LABELS)
     file = chunk["file"].fillna("").astype(str).str.replace(ESCAPED, "", regex=True) if "file" in chunk else ""
     # Older logs have no such column, and pandas may have saved it as True and False.
-    held = chunk["held"].astype(str).str.lower().isin(("1", "1.0", "true")) if "held" in chunk else False
+    texts = chunk.get("held", pd.Series("", chunk.index)).astype(str).str.lower().replace("true", "1")
+    held = to_numbers(texts).fillna(0) != 0
     numbers[["track", *classes]] = numbers[["track", *classes]].mask(no_face, 0).fillna(0)
     numbers = numbers.astype({"frame": int, "track": int} | dict.fromkeys(classes, np.float32))
     return numbers.assign(label=label, file=file, held=held, live="utc" in chunk)

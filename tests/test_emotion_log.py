@@ -284,10 +284,11 @@ def test_last_frame_counts_as_the_one_before_and_a_streams_at_most_a_second(tmp_
     assert np.allclose(rows["seconds"], [0.2, longest, longest, 0.1, 0.1, 0])
 
 
-def test_held_faces_are_held_in_a_log_that_pandas_saved_as_true_and_false(tmp_path):
+@pytest.mark.parametrize("texts", [("False", "True"), ("0.0", "1.0"), ("0,0", "1,0")])
+def test_held_faces_are_held_in_a_log_that_was_saved_again(tmp_path, texts):
     frames = [(number, number / 2, [(1, "Happy", 0.8, number == 2)]) for number in range(4)]
     table = pd.read_csv(write_log(tmp_path / "log.csv", frames))
-    table.assign(held=table["held"] == 1).to_csv(tmp_path / "log.csv", index=False)
+    table.assign(held=table["held"].map(dict(enumerate(texts)))).to_csv(tmp_path / "log.csv", index=False)
     assert emotion_log.read_log(tmp_path / "log.csv")["held"].tolist() == [False, False, True, False]
 
 
