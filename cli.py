@@ -100,11 +100,15 @@ class Parser(argparse.ArgumentParser):
 
 @contextlib.contextmanager
 def replaced(path):
-    """Yields a temporary path with the same suffix. On success it replaces `path`; on an error it is deleted."""
+    """Yields a temporary path with the same suffix.
+
+    A file there replaces `path`, unless there is an error; then it is deleted.
+    """
     temporary = path.with_name(f"{NEW_PREFIX}{os.getpid()}-{path.name[-40:]}")  # Names have at most 255 bytes.
     try:
         yield temporary
-        temporary.replace(path)
+        if temporary.exists():  # A video that is stopped before its first frame has no file.
+            temporary.replace(path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()

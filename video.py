@@ -611,7 +611,7 @@ class AnnotatedFiles(contextlib.AbstractContextManager):
             try:
                 self._wait()
             finally:
-                writer.close(whole)
+                self.pool.submit(writer.close, whole).result()  # In its turn: Ctrl-C may have hidden a frame under way.
 
     def __exit__(self, *_):
         with self.pool:

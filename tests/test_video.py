@@ -683,6 +683,15 @@ def test_colors_of_an_annotated_video_are_those_of_the_film(tmp_path, quarters, 
         assert container.streams.video[0].codec_context.colorspace == video.BT601
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
+def test_video_stopped_before_its_first_frame_leaves_the_former_file(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    path.write_bytes(b"former")
+    writer = video.VideoWriter(path, (160, 120), video.SourceFrame(None, 0.0, "a", 10.0, still=False))
+    writer.close(whole=False)
+    assert os.listdir(tmp_path) == [path.name] and path.read_bytes() == b"former"
+
+
 def test_frames_of_another_size_are_resized(tmp_path):
     path = tmp_path / "out.mp4"
     writer = video.VideoWriter(path, (160, 120), video.SourceFrame(None, 0.0, "a", 10.0, still=False))
