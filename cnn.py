@@ -9,7 +9,7 @@ import utils
 # Constants ------------------------------------------------------------------------------------------------------------
 
 # Filters, convolutions, and residual pairs of convolutions of each stage. Max pooling halves the image between stages.
-STAGES = ((32, 2, 0), (64, 1, 1), (160, 1, 2), (320, 1, 1))
+STAGES = ((16, 2, 0), (32, 1, 1), (80, 1, 2), (160, 1, 1))
 MIN_VARIANCE = 4.0  # Squared gray levels: a blank image stays blank.
 STAGE_DROPOUT = 0.05  # Share of the channels, after every stage but the first.
 HEAD_DROPOUT = 0.2  # Share of the features, before the dense layers.
