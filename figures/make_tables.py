@@ -1,4 +1,5 @@
-"""Fills the tables in models/README.md from each model's model.json and from figures/<model>/metrics.json.
+"""Fills the tables in models/README.md from each model's model.json, figures/<model>/metrics.json and
+figures/benchmark_network.json.
 
     python figures/make_tables.py
 
@@ -15,27 +16,28 @@ TABLE = re.compile("(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def load_results():
-    """Returns for each shipped model its description, its metrics on PublicTest, and the bytes of model.tflite."""
+    """Returns for each shipped model its description, its metrics on PublicTest, and bytes and times of its network."""
+    benchmark = json.loads((ROOT / "figures" / "benchmark_network.json").read_text(encoding="utf-8"))
     results = {}
     for folder in sorted((ROOT / "models").glob("emotions-*")):
         description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         metrics = json.loads((ROOT / "figures" / folder.name / "metrics.json").read_text(encoding="utf-8"))
-        results[folder.name] = description, metrics["splits"]["val"], (folder / "model.tflite").stat().st_size
+        cost = {"bytes": (folder / "model.tflite").stat().st_size, **benchmark["ms_a_face"][f"models/{folder.name}"]}
+        results[folder.name] = description, metrics["splits"]["val"], cost
     return results
 
 
 def table_of_models(results):
-    """Returns size and cost of each model, and the accuracy of its heads."""
+    """Returns size and cost of each model, the accuracy of its heads, and the mean recall of the demo."""
     lines = [
-        "| folder | parameters | multiply-adds | `model.tflite` | labels | consensus |",
-        "|---|---|---|---|---|---|",
+        "| folder | parameters | multiply-adds | `model.tflite` | ms a face | in float32 | labels | votes | mean recall |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, (description, metrics, size) in results.items():
-        accuracies = (
-            metrics[head][truth]["accuracy"] for head, truth in (("labels", "labels"), ("votes", "consensus"))
-        )
-        parameters, macs = f"{description['parameters'] / 1e6:.2f} million", f"{description['macs'] / 1e6:.0f} million"
-        lines.append(format_row(f"`{name}`", parameters, macs, f"{size / 1e6:.1f} MB", *accuracies))
+    for name, (description, metrics, cost) in results.items():
+        cells = [f"{description['parameters'] / 1e6:.2f} million", f"{description['macs'] / 1e6:.0f} million"]
+        cells += [f"{cost['bytes'] / 1e6:.1f} MB", f"{cost['int8']:.1f}", f"{cost['float32']:.1f}"]
+        shares = metrics["labels"]["labels"]["accuracy"], metrics["votes"]["consensus"]["accuracy"]
+        lines.append(format_row(f"`{name}`", *cells, *shares, metrics["demo"]["consensus"]["balanced_accuracy"]))
     return lines
 
 
