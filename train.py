@@ -83,8 +83,8 @@ class ShuffledFaces(keras.utils.PyDataset):
 def load_splits(data, votes_path, num_classes, limit=None):
     """Loads Training and PublicTest.
 
-    In Training the labels are smoothed and the votes sharpened, and the weight of a face's votes is the share that falls
-    on the classes. In PublicTest the votes of faces without a consensus have weight 0.
+    In Training the labels are smoothed and the votes sharpened. The weight of a face's votes is the share that falls on
+    the classes. In PublicTest the votes of faces without a consensus have weight 0.
 
     Args:
         data: `fer2013.Dataset`.

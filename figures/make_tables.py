@@ -29,10 +29,10 @@ def load_results():
 
 def table_of_models(results):
     """Returns size and cost of each model, the accuracy of its heads, and the mean recall of the demo."""
-    lines = [
-        "| folder | parameters | multiply-adds | `model.tflite` | ms a face | in float32 | labels | votes | mean recall |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    header = (
+        "folder | parameters | multiply-adds | `model.tflite` | ms a face | in float32 | labels | votes | mean recall"
+    )
+    lines = [f"| {header} |", "|---" * 9 + "|"]
     for name, (description, metrics, cost) in results.items():
         cells = [f"{description['parameters'] / 1e6:.2f} million", f"{description['macs'] / 1e6:.0f} million"]
         cells += [f"{cost['bytes'] / 1e6:.1f} MB", f"{cost['int8']:.1f}", f"{cost['float32']:.1f}"]

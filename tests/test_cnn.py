@@ -35,8 +35,8 @@ def augment(faces, size=48):
 
 def test_network_size_is_within_its_budget():
     network = cnn.build_model(7)
-    assert network.count_params() < 4_000_000
-    assert 290e6 < cnn.count_macs(network) < 310e6
+    assert network.count_params() < 1_000_000
+    assert 70e6 < cnn.count_macs(network) < 80e6
 
 
 def test_network_returns_logits_of_each_head():

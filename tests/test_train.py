@@ -299,12 +299,14 @@ def test_label_targets_are_smoothed_in_training_only(sample_csv):
         assert (sample_weights["labels"] == 1).all() and list(targets) == ["labels"]
 
 
-def test_vote_weights_are_shares_in_training_and_consensus_in_validation(sample_csv, sample_votes):
+def test_votes_are_sharpened_in_training_and_weigh_by_consensus_in_validation(sample_csv, sample_votes):
     data = fer2013.read(sample_csv)
     for split, (faces, targets, sample_weights) in train.load_splits(data, sample_votes, 5).items():
-        expected, shares, consensus = data.read_votes(sample_votes).select(split)
-        assert np.array_equal(faces, data.select(split)[0]) and np.array_equal(targets["votes"], expected)
-        assert np.array_equal(sample_weights["votes"], shares if split == "train" else consensus >= 0)
+        shares, weights, consensus = data.read_votes(sample_votes).select(split)
+        squares = shares**2 / np.maximum(np.sum(shares**2, axis=1, keepdims=True), 1e-6)
+        assert np.array_equal(faces, data.select(split)[0])
+        assert targets["votes"] == pytest.approx(squares if split == "train" else shares, abs=1e-6)
+        assert np.array_equal(sample_weights["votes"], weights if split == "train" else consensus >= 0)
 
 
 @pytest.mark.parametrize("steps", [20, 1000])
