@@ -3,7 +3,8 @@
 The cascade needs 33 ms to scan a frame of 640x360 pixels, so each frame is scanned only in part. A known face is
 searched for near its expected place, at about its size, which takes 1 ms, unless that place looks as it did. Now and
 then it is searched for carefully: more detections have to agree, and an upright face wins over a tilted one. A
-candidate from the scan counts as a face once a second cascade confirms it. A profile has to be found in several frames.
+candidate from the scan counts as a face once the network or a second cascade confirms it. A profile has to be found in
+several frames.
 """
 
 import itertools
@@ -356,7 +357,7 @@ class FaceTracker:
         return is_within((*middle(track.box), 0, 0), gray.shape) and not utils.overlaps_any(track.box, taken)
 
     def _begin(self, gray, place, view, time_s):
-        """Begins a track at a place that the scan proposes, if two cascades find a face and none is followed there."""
+        """Begins a track at a place that the scan proposes, if it is confirmed and no face is followed there."""
         present = [track.box for track in self.tracks if track.present]
         if utils.overlaps_any(place, present):
             return

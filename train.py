@@ -34,8 +34,10 @@ import utils
 with utils.quiet_stderr() if __name__ == "__main__" else contextlib.nullcontext():
     import keras
 
+import cv2
 import numpy as np
 import pandas as pd
+from sklearn.linear_model import LogisticRegression
 
 import checkpoint
 import cnn
@@ -55,6 +57,10 @@ VOTE_POWER = 2  # Exponent of the shares of the votes in Training: 6 to 4 counts
 TAUS = tuple(step / 20 for step in range(21))
 RECALL_MARGIN = 0.002
 MIN_SHARE = 1e-3  # Of the votes, where a small part of the data has none for a class.
+# The output `face` learns to tell faces from the parts of faces in which the frontal cascade sees a face.
+PART_FACES = 2500  # Training faces in which such parts are searched for, and with which they are compared.
+PART_SIZES = (24, 72)  # Pixels, in a face enlarged to 144: the smallest and the largest part.
+FACE_REGULARIZATION = 0.3  # `C` of scikit-learn's logistic regression.
 
 
 class ShuffledFaces(keras.utils.PyDataset):
@@ -254,29 +260,57 @@ def write_model(state, output_dir, splits):
     keras.config.set_dtype_policy("float32")
     network = cnn.build_model(state.config["classes"], tuple(splits["val"][1]))
     checkpoint.set_weights(network.variables, state.best_weights)
+    network = fit_face_output(network, splits["train"][0])
     folder = state.folder / "model"
     shutil.rmtree(folder, ignore_errors=True)  # What an interrupted export left.
     folder.mkdir()
     pd.DataFrame(state.rows).to_csv(folder / "history.csv", index=False)
     network.save(folder / "model.keras")
     export(network, folder / "model.tflite")
-    description = describe(network, state, splits["train"][1]["labels"].argmax(axis=1))
+    description = describe(network, state, splits["train"][1])
     description["tflite_sha256"] = hash_file(folder / "model.tflite")
     description = write_description(folder, description, splits)  # With this file the folder is complete.
     checkpoint.replace_model(output_dir)
     return description
 
 
-def describe(network, state, labels):
+def fit_face_output(network, faces):
+    """Adds the output `face` to a network, fitted to Training's faces; returns it without if they have no parts."""
+    faces = faces[:PART_FACES]
+    parts = find_parts(faces)
+    if not len(parts):
+        return network
+    windows, is_face = np.concatenate([faces, parts]), np.repeat([1, 0, 1, 0], [len(faces), len(parts)] * 2)
+    augmented = cnn.Augmentation()(windows.astype(np.float32), training=True)
+    extract = keras.Model(network.input, network.get_layer(network.output_names[0]).input)
+    features = extract.predict(np.concatenate([windows, augmented]), batch_size=256, verbose=0)
+    regression = LogisticRegression(C=FACE_REGULARIZATION, class_weight="balanced", max_iter=3000)
+    regression.fit(features, is_face)
+    return cnn.add_face_output(network, regression.coef_.T, regression.intercept_)
+
+
+def find_parts(faces):
+    """Returns the windows in faces in which the frontal cascade sees a face, uint8 (N, 48, 48, 1)."""
+    cascade, parts = utils.load_cascade(utils.CASCADES["frontal"]), [faces[:0]]
+    smallest, largest = ((side, side) for side in PART_SIZES)
+    for face in faces:
+        enlarged = cv2.resize(face, (144, 144), interpolation=cv2.INTER_CUBIC)
+        image = cv2.copyMakeBorder(enlarged, 36, 36, 36, 36, cv2.BORDER_REFLECT)
+        boxes = cascade.detectMultiScale(cv2.LUT(image, utils.TONE), 1.1, 1, minSize=smallest, maxSize=largest)
+        parts.append(utils.crop_faces(image, boxes))
+    return np.concatenate(parts)
+
+
+def describe(network, state, targets):
     """Returns the content of `model.json`, without what depends on the exported file."""
     config, ids = state.config, utils.CLASS_SETS[state.config["classes"]]
     classes = [utils.EMOTIONS[i] for i in ids]
-    counts = np.bincount(labels, minlength=len(classes)).tolist()
+    counts = np.bincount(targets["labels"].argmax(axis=1), minlength=len(classes)).tolist()
     return {
         "classes": classes,
         "fer2013_ids": ids,
         "image_size": utils.IMAGE_SIZE,
-        "heads": list(network.output_names),
+        "heads": list(targets),
         "parameters": network.count_params(),
         "macs": cnn.count_macs(network),
         "layers": cnn.describe_layers(network),

@@ -80,13 +80,12 @@ class Face(NamedTuple):
 # 2. Frame -> faces ----------------------------------------------------------------------------------------------------
 
 # OpenCV's Haar cascades: one finds faces, one confirms them, one finds faces that look to the left.
-# `alt` alone misses some dark-skinned faces, but confirms those that `default` finds.
 CASCADES = {
     "frontal": "haarcascade_frontalface_default.xml",
     "confirming": "haarcascade_frontalface_alt.xml",
     "profile": "haarcascade_profileface.xml",
 }
-FaceDetector = collections.namedtuple("FaceDetector", CASCADES)
+FaceDetector = collections.namedtuple("FaceDetector", [*CASCADES, "model"])
 # On the square root of the gray levels, the frontal cascades miss fewer dark-skinned and dim faces, but the profile
 # cascade misses more. The network gets the plain gray levels, as in training.
 TONE = np.rint(np.sqrt(np.arange(256) / 255) * 255).astype(np.uint8)
@@ -99,6 +98,11 @@ SEARCH_STEP = 1.1  # Ratio of successive sizes.
 NEW_NEIGHBORS = 5
 CONFIRMING_NEIGHBORS = 4
 SURE_NEIGHBORS = 30
+# The network's probability that a new face is one. Above the first, `alt`, which misses tilted and dark-skinned faces,
+# is not asked. Below the second, neither.
+SURE_SCORE = 0.5
+LEAST_SCORE = 0.1
+SCORE_EVIDENCE = 60  # Detections that a probability of 1 counts for.
 MIN_OVERLAP = 0.5  # Two boxes sharing this much of the smaller one cannot both be faces.
 
 # Single images, where time does not matter.
@@ -118,19 +122,22 @@ PORTRAIT_SHARE = 0.7  # Width of the smaller face, at most, as a share of the si
 
 
 def load_face_detector():
-    """Loads `CASCADES` as a `FaceDetector`, a named tuple of `cv2.CascadeClassifier`.
+    """Loads `CASCADES` as a `FaceDetector`, a named tuple of `cv2.CascadeClassifier`s and the default `EmotionModel`.
 
+    That network confirms faces, whichever one names the emotions: another may have been trained on drawn faces.
     `OMP_NUM_THREADS`, if set, limits the threads of OpenCV, which does not read that variable.
 
     Raises:
-        ValueError: this OpenCV has no cascades (5.x has none), or one is damaged.
+        ValueError: this OpenCV has no cascades (5.x has none), or a file is damaged.
+        FileNotFoundError: the default model is missing.
     """
     if "OMP_NUM_THREADS" in os.environ:
         cv2.setNumThreads(count_threads())
-    return FaceDetector(*map(_load_cascade, CASCADES.values()))
+    return FaceDetector(*map(load_cascade, CASCADES.values()), load_emotion_model())
 
 
-def _load_cascade(name):
+def load_cascade(name):
+    """Loads a file of OpenCV's as `cv2.CascadeClassifier`, or raises ValueError."""
     path = Path(getattr(cv2, "data", cv2).__path__[0]) / name
     if not hasattr(cv2, "CascadeClassifier") or not path.exists():
         raise ValueError(f"OpenCV {cv2.__version__} has no Haar cascades. Install 4.x: pip install {OPENCV}")
@@ -235,13 +242,19 @@ def turn_upright(image, angle, flipped=False):
 
 
 def confirm_face(gray, box, detector, angle=0.0, face_width=SEARCH_WIDTH):
-    """Returns how many detections of both frontal cascades agree on a face at a box; 0 if it is not one.
+    """Returns the evidence of a face at a box: the detections that agree on it, and its score; 0 if it is not one.
 
-    A face has about 100, a dark or blurred one about 30. Nine in ten of the other places have 18 or fewer.
+    A face has about 100, a dark or blurred one about 40.
     """
-    found = search_face(gray, box, detector.frontal, NEW_NEIGHBORS, angle, face_width=face_width)[1]
-    confirmed = search_face(gray, box, detector.confirming, CONFIRMING_NEIGHBORS, angle, face_width=face_width)[1]
-    return found + confirmed if confirmed or found >= SURE_NEIGHBORS else 0
+    place, found = search_face(gray, box, detector.frontal, NEW_NEIGHBORS, angle, face_width=face_width)
+    if place is None:
+        return 0
+    score = float(detector.model.face_scores(crop_faces(gray, [place], [angle]))[0])
+    is_doubtful = score <= SURE_SCORE and found < SURE_NEIGHBORS
+    if is_doubtful and score > LEAST_SCORE:
+        cascade, neighbors = detector.confirming, CONFIRMING_NEIGHBORS
+        is_doubtful = search_face(gray, box, cascade, neighbors, angle, face_width=face_width)[0] is None
+    return 0 if is_doubtful or score <= LEAST_SCORE else found + round(SCORE_EVIDENCE * score)
 
 
 def search_face(
@@ -368,6 +381,14 @@ class EmotionModel:
                 logits[head][batch] = outputs[head]
         return logits
 
+    def face_scores(self, faces) -> np.ndarray:
+        """Returns the probability, float32 (N,), that each of the windows, uint8 (N, 48, 48, 1), holds a face.
+
+        It is between `LEAST_SCORE` and `SURE_SCORE` where the network has no such output.
+        """
+        logits = self.run(faces=faces.astype(np.float32)).get("face")
+        return np.full(len(faces), SURE_SCORE, np.float32) if logits is None else 1 / (1 + np.exp(-logits[:, 0]))
+
     def predict(self, faces, head=None) -> np.ndarray:
         """Returns probabilities, float32 (N, C), of faces, uint8 (N, 48, 48, 1): the demo's, or those of a head.
 
@@ -439,14 +460,14 @@ def load_emotion_model(folder=DEFAULT_MODEL) -> EmotionModel:
 
 
 def _check_outputs(run, description, path):
-    """Refuses a network whose outputs are not the heads of `model.json`, finite logits (N, C) each."""
+    """Refuses a network whose outputs are not the heads of `model.json`, finite logits (N, C) each, and `face`."""
     try:
         outputs = run(faces=np.zeros((2, IMAGE_SIZE, IMAGE_SIZE, 1), np.float32))
     except (ValueError, RuntimeError):  # For example of a fixed number of faces.
         outputs = {}
     heads, shape = description["heads"], (2, len(description["classes"]))
-    right = [head in outputs and outputs[head].shape == shape and np.isfinite(outputs[head]).all() for head in heads]
-    if len(outputs) != len(heads) or not all(right):
+    shapes = dict.fromkeys(heads, shape) | ({"face": (2, 1)} if "face" in outputs else {})
+    if {name: output.shape for name, output in outputs.items() if np.isfinite(output).all()} != shapes:
         problem = f"its outputs must be logits of {shape[1]} classes named {', '.join(heads)}, but they are not"
         raise ValueError(f"{printable(path)}: {problem}. Train the model again.")
 

@@ -39,6 +39,9 @@ const SEARCH_STEP = 1.1; // Ratio of successive sizes.
 export const NEW_NEIGHBORS = 5;
 const CONFIRMING_NEIGHBORS = 4;
 const SURE_NEIGHBORS = 30;
+const SURE_SCORE = 0.5; // The network's probability that a new face is one; see utils.py.
+const LEAST_SCORE = 0.1;
+const SCORE_EVIDENCE = 60;
 const MIN_OVERLAP = 0.5; // Two boxes sharing this much of the smaller one cannot both be faces.
 
 // Single images; see utils.py.
@@ -84,7 +87,7 @@ export async function loadOpenCV(folder) {
   cv = await load({ instantiateWasm });
 }
 
-// Loads CASCADES from a folder. Returns a cv.CascadeClassifier for each of its names.
+// Loads CASCADES from a folder. Returns a cv.CascadeClassifier for each of its names. The caller adds the `model`.
 export async function loadFaceDetector(folder) {
   const detector = {};
   for (const [name, file] of Object.entries(CASCADES)) {
@@ -106,8 +109,8 @@ export function applyTone(image, tone) {
 // Finds the faces of a single image, tilted ones and profiles too. Returns a list of { box, angle }, largest first.
 //
 // A small square image that holds no smaller face is a face as a whole, because data sets have such portraits.
-export function findFaces(gray, detector) {
-  const frontal = findFrontal(gray, detector), size = gray.rows;
+export async function findFaces(gray, detector) {
+  const frontal = await findFrontal(gray, detector), size = gray.rows;
   const faces = frontal.length ? frontal : findProfiles(gray, detector);
   if (isPortrait(gray) && faces.every(({ box }) => box[2] > PORTRAIT_SHARE * size)) {
     return [{ box: [0, 0, size, size], angle: 0 }];
@@ -122,10 +125,13 @@ function isPortrait({ rows, cols, data }) {
 }
 
 // Returns the faces that look ahead, largest first.
-function findFrontal(gray, detector) {
-  const found = STILL_ANGLES.flatMap((angle) => scan(gray, detector.frontal, NEW_NEIGHBORS, { angle }).map((box) => (
-    { box, angle, evidence: confirmFace(gray, box, detector, { angle, faceWidth: STILL_WIDTH }) }
-  )));
+async function findFrontal(gray, detector) {
+  const found = STILL_ANGLES.flatMap((angle) => (
+    scan(gray, detector.frontal, NEW_NEIGHBORS, { angle }).map((box) => ({ box, angle }))
+  ));
+  for (const face of found) {
+    face.evidence = await confirmFace(gray, face.box, detector, { angle: face.angle, faceWidth: STILL_WIDTH });
+  }
   found.sort((a, b) => b.evidence - a.evidence || compareBoxes(a.box, b.box));
   const faces = [];
   // A face has most evidence at its own angle. Its eyes and mouth have less than the whole.
@@ -180,12 +186,17 @@ export function turnUpright(image, angle, flipped = false) {
   return { image: turned, turnBack: ([x, y]) => [a * x + b * y + c, d * x + e * y + f] };
 }
 
-// Returns how many detections of both frontal cascades agree on a face at a box; 0 if it is not one. A face has about
-// 100, a dark or blurred one about 30. Nine in ten of the other places have 18 or fewer.
-export function confirmFace(gray, box, detector, options = {}) {
-  const found = searchFace(gray, box, detector.frontal, NEW_NEIGHBORS, options)?.agreeing ?? 0;
-  const confirmed = searchFace(gray, box, detector.confirming, CONFIRMING_NEIGHBORS, options)?.agreeing ?? 0;
-  return confirmed || found >= SURE_NEIGHBORS ? found + confirmed : 0;
+// Returns the evidence of a face at a box: the detections that agree on it, and its score; 0 if it is not one. A face
+// has about 100, a dark or blurred one about 40.
+export async function confirmFace(gray, box, detector, options = {}) {
+  const place = searchFace(gray, box, detector.frontal, NEW_NEIGHBORS, options);
+  if (!place) return 0;
+  const [crop] = cropFaces(gray, [place.box], [options.angle ?? 0]);
+  const score = await detector.model.faceScore(crop);
+  const isSure = score > SURE_SCORE || place.agreeing >= SURE_NEIGHBORS;
+  const isConfirmed = () => searchFace(gray, box, detector.confirming, CONFIRMING_NEIGHBORS, options);
+  const isFace = score > LEAST_SCORE && (isSure || isConfirmed());
+  return isFace ? place.agreeing + roundHalfToEven(SCORE_EVIDENCE * score) : 0;
 }
 
 // Searches the surroundings of a box for a face of about its size.
@@ -343,13 +354,18 @@ export class EmotionModel {
     this.bias = description.bias;
   }
 
-  // Returns the output of the demo's head, Float32Array (C), for a face.
-  async logits(face) {
+  // Returns one of the network's outputs, Float32Array, for a face; that of the demo's head by default.
+  async logits(face, output = this.head) {
     const faces = new this.litert.Tensor(Float32Array.from(face), [1, IMAGE_SIZE, IMAGE_SIZE, 1]);
     const outputs = await this.network.run({ faces });
-    const logits = outputs[this.head].toTypedArray();
+    const logits = outputs[output].toTypedArray();
     for (const tensor of [faces, ...Object.values(outputs)]) tensor.delete();
     return logits;
+  }
+
+  // Returns the probability that a window holds a face.
+  async faceScore(window) {
+    return 1 / (1 + Math.exp(-(await this.logits(window, "face"))[0]));
   }
 
   // Returns the probabilities of each face.

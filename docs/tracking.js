@@ -1,7 +1,7 @@
 // Faces over time: a small tracking.py for the browser, without profiles.
 //
 // A known face is searched for near its expected place, which takes a millisecond or two. Now and then it is searched
-// for carefully, and a scan of the reduced frame proposes new places, which a second cascade has to confirm.
+// for carefully, and a scan of the reduced frame proposes new places, which confirmFace has to confirm.
 
 import {
   NEW_NEIGHBORS, TONE, applyTone, center, confirmFace, cutSquare, cv, detectMultiScale, findFaces, mean,
@@ -95,27 +95,28 @@ export class FaceTracker {
   }
 
   // Returns the tracks of the faces in the next frame, in the order of their numbers. `time`: seconds.
-  find(gray, time) {
-    (this.still ? this.findStill : this.findMoving).call(this, gray, time);
+  async find(gray, time) {
+    await (this.still ? this.findStill : this.findMoving).call(this, gray, time);
     const shown = this.tracks.filter((track) => track.shown);
     for (const track of shown) if (!track.trackId) this.giveTrackId(track);
     return shown.sort((a, b) => a.trackId - b.trackId);
   }
 
-  findStill(gray, time) {
-    this.tracks = findFaces(gray, this.detector).map(({ box, angle }) => new Track(gray, box, angle, time));
+  async findStill(gray, time) {
+    const faces = await findFaces(gray, this.detector);
+    this.tracks = faces.map(({ box, angle }) => new Track(gray, box, angle, time));
     for (const track of this.tracks) Object.assign(track, { evidence: SHOWN_EVIDENCE, hits: MIN_HITS });
   }
 
-  findMoving(gray, time) {
+  async findMoving(gray, time) {
     if (this.isCut(gray)) this.forget(this.tracks);
-    this.follow(gray, time);
+    await this.follow(gray, time);
     this.forget(this.tracks.filter((track) => time - track.seen > MEMORY));
     const shows = () => this.tracks.some((track) => track.shown);
     if (shows() && time - this.scanned < SCAN_INTERVAL) return;
     this.scanned = time;
-    this.findNew(gray, time, 0);
-    if (!shows()) this.findNew(gray, time, this.scans++ % 2 ? TILT : -TILT);
+    await this.findNew(gray, time, 0);
+    if (!shows()) await this.findNew(gray, time, this.scans++ % 2 ? TILT : -TILT);
   }
 
   // Returns whether a frame belongs to another scene than the one before.
@@ -135,21 +136,22 @@ export class FaceTracker {
   }
 
   // Moves each track to where its face is in this frame.
-  follow(gray, time) {
+  async follow(gray, time) {
     for (const track of this.tracks) {
       for (const axis of [0, 1]) track.box[axis] += track.velocity[axis] * (time - track.time);
       track.settled &&= track.seen === track.time;
       track.time = time;
     }
-    const finds = this.tracks.map((track) => this.searchKnown(gray, track)).filter(Boolean);
+    const finds = [];
+    for (const track of this.tracks) finds.push(await this.searchKnown(gray, track));
     // Where one face covers another, both tracks find the one in front. It goes to the track that it looks like.
     const taken = [];
-    for (const { track, box, angle, thumbnail } of finds.sort((a, b) => b.alike - a.alike)) {
+    for (const { track, box, angle, thumbnail } of finds.filter(Boolean).sort((a, b) => b.alike - a.alike)) {
       if (overlapsAny(box, taken)) continue;
       track.move(box, angle);
       taken.push(track.box);
       if (isWithin(box, gray)) track.thumbnail = thumbnail; // Half a face does not help to recognize a person.
-      this.confirm(gray, track);
+      await this.confirm(gray, track);
     }
     this.tracks = this.tracks.filter((track) => track.refusals < MAX_REFUSALS);
     for (const track of this.tracks) {
@@ -161,7 +163,7 @@ export class FaceTracker {
   }
 
   // Returns what is found of a known face, { track, box, angle, thumbnail, alike }; null if the cascades miss it.
-  searchKnown(gray, track) {
+  async searchKnown(gray, track) {
     const search = (neighbors, options) => searchFace(gray, track.box, this.detector.frontal, neighbors, options);
     const describe = ({ box }, angle) => {
       const thumbnail = cutThumbnail(gray, box, angle);
@@ -177,7 +179,7 @@ export class FaceTracker {
       const tilted = track.angle && (upright || isDue) ? search(NEW_NEIGHBORS, { angle: track.angle }) : null;
       // An upright face wins over a tilted one, unless the tilt fits much better.
       const isUpright = 2 * (upright?.agreeing ?? 0) >= (tilted?.agreeing ?? 0), found = isUpright ? upright : tilted;
-      if (found && (!isUpright || !track.angle || confirmFace(gray, found.box, this.detector))) {
+      if (found && (!isUpright || !track.angle || await confirmFace(gray, found.box, this.detector))) {
         track.checked = track.time;
         return describe(found, isUpright ? 0 : track.angle);
       }
@@ -189,29 +191,29 @@ export class FaceTracker {
       const found = search(KNOWN_NEIGHBORS, view) ?? (isKnown && search(KNOWN_NEIGHBORS, { ...view, tone: null }));
       const find = found && describe(found, angle);
       // Turned by an angle, a shoulder or a sleeve can pass for a face.
-      const isSame = () => find.alike >= SAME_SIMILARITY && confirmFace(gray, find.box, this.detector, { angle });
-      if (find && (isKnown || isSame())) return find;
+      const isSame = async () => find.alike >= SAME_SIMILARITY && confirmFace(gray, find.box, this.detector, { angle });
+      if (find && (isKnown || await isSame())) return find;
     }
     return null;
   }
 
   // Collects evidence that a new track is a face; false detections pass occasionally, not in every frame.
-  confirm(gray, track) {
+  async confirm(gray, track) {
     if (track.evidence >= TRUSTED_EVIDENCE) return;
-    const evidence = confirmFace(gray, track.box, this.detector, { angle: track.angle });
+    const evidence = await confirmFace(gray, track.box, this.detector, { angle: track.angle });
     track.evidence += evidence;
     track.refusals = evidence ? 0 : track.refusals + 1;
   }
 
-  // Begins a track where a scan proposes a face, if two cascades find it and no face is followed there.
-  findNew(gray, time, angle) {
+  // Begins a track where a scan proposes a face, if it is confirmed and no face is followed there.
+  async findNew(gray, time, angle) {
     for (const place of scanReduced(gray, this.detector.frontal, angle)) {
       const present = this.tracks.filter((track) => track.present).map((track) => track.box);
       if (overlapsAny(place, present)) continue;
       const found = searchFace(gray, place, this.detector.frontal, NEW_NEIGHBORS, { angle });
       if (!found || overlapsAny(found.box, present)) continue;
       const track = new Track(gray, found.box, angle, time);
-      this.confirm(gray, track);
+      await this.confirm(gray, track);
       if (!track.refusals) this.tracks.push(track);
     }
   }

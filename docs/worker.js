@@ -35,6 +35,7 @@ async function load() {
     return step(faces.loadFaceDetector(OPENCV));
   };
   [model, detector] = await Promise.all([step(faces.loadEmotionModel(MODEL, LITERT)), loadDetector()]);
+  detector.model = model; // It judges new faces.
   await step(model.predict([new Uint8Array(faces.IMAGE_SIZE ** 2)])); // The first run takes longer.
   self.postMessage({ classes: model.classes });
 }
@@ -57,7 +58,7 @@ async function label(frame) {
   const rgba = faces.temporary(cv.matFromImageData(readPixels(frame.image)));
   const gray = faces.temporary(new cv.Mat());
   cv.cvtColor(rgba, gray, cv.COLOR_RGBA2GRAY);
-  const tracks = tracker.find(gray, frame.time);
+  const tracks = await tracker.find(gray, frame.time);
   const boxes = tracks.map((track) => track.box.map(faces.roundHalfToEven));
   const angles = tracks.map((track) => track.angle);
   const crops = faces.cropFaces(gray, boxes, angles);

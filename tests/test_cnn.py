@@ -39,6 +39,15 @@ def test_network_size_is_within_its_budget():
     assert 70e6 < cnn.count_macs(network) < 80e6
 
 
+def test_face_output_is_added_beside_the_heads():
+    network, faces = cnn.build_model(5), random_faces(3)
+    extended = cnn.add_face_output(network, np.zeros((160, 1)), np.ones(1))
+    outputs = extended(faces)
+    assert np.array(outputs["face"]).tolist() == [[1.0]] * 3
+    for head, logits in network(faces).items():
+        assert np.array_equal(outputs[head], logits)
+
+
 def test_network_returns_logits_of_each_head():
     network = cnn.build_model(5, ("labels", "votes"))
     outputs = network(random_faces(3))

@@ -248,7 +248,7 @@ def test_a_face_that_the_cascades_miss_is_held_where_it_moves(detector, head):
     tracker = tracking.FaceTracker(detector)
     before = follow(tracker, [scene((head, 200, 80))] * 10)[-1][1]
     blind = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_russian_plate_number.xml")
-    tracker.detector = utils.FaceDetector(blind, blind, blind)
+    tracker.detector = detector._replace(frontal=blind, confirming=blind, profile=blind)
     tracker.scan.detector = tracker.detector
     (track,) = tracker.find(scene((head, 212, 84)), 10 / FPS)
     assert track.track_id == 1 and track.held

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import cv2
 import keras
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ import tensorflow
 from conftest import ROOT, TRAIN_TINY
 
 import checkpoint
+import cnn
 import evaluate
 import fer2013
 import train
@@ -307,6 +309,21 @@ def test_votes_are_sharpened_in_training_and_weigh_by_consensus_in_validation(sa
         assert np.array_equal(faces, data.select(split)[0])
         assert targets["votes"] == pytest.approx(squares if split == "train" else shares, abs=1e-6)
         assert np.array_equal(sample_weights["votes"], weights if split == "train" else consensus >= 0)
+
+
+def test_face_output_tells_faces_from_their_parts(tiny_network, portrait):
+    gray, random = cv2.cvtColor(portrait, cv2.COLOR_BGR2GRAY), np.random.default_rng(0)
+    faces = utils.crop_faces(gray, (116, 78, 172, 172) + random.integers(-8, 9, (40, 4)))
+    parts = train.find_parts(faces)
+    assert len(parts) > 5 and parts.shape[1:] == (48, 48, 1) and parts.dtype == np.uint8
+    network = train.fit_face_output(cnn.build_model(5), faces)
+    is_face, is_part = (np.array(network(windows.astype(np.float32))["face"]) > 0 for windows in (faces, parts))
+    assert is_face.mean() > 0.9 and is_part.mean() < 0.1
+
+
+def test_faces_without_parts_give_no_face_output(tiny_network):
+    network = cnn.build_model(5)
+    assert train.fit_face_output(network, np.zeros((4, 48, 48, 1), np.uint8)) is network
 
 
 @pytest.mark.parametrize("steps", [20, 1000])

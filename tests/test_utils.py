@@ -108,13 +108,40 @@ def blind():
     return cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_russian_plate_number.xml")
 
 
-def test_detected_faces_are_confirmed_by_a_second_cascade(heads, face_detector, blind, monkeypatch):
-    """Without the second cascade, a face counts only if very many detections of the first agree."""
-    gray, unconfirmed = draw(heads["collins"]), face_detector._replace(confirming=blind)
-    assert len(utils.detect_faces(gray, unconfirmed)) == 1
-    monkeypatch.setattr(utils, "SURE_NEIGHBORS", 1000)
-    assert len(utils.detect_faces(gray, unconfirmed)) == 0
-    assert len(utils.detect_faces(gray, face_detector)) == 1
+class Judge:
+    """Stands in for a model: gives every window the same score."""
+
+    def __init__(self, score):
+        self.score = score
+
+    def face_scores(self, faces):
+        return np.full(len(faces), self.score, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("score", "is_seen", "neighbors", "count"),
+    [(0.9, False, 1000, 1), (0.3, True, 1000, 1), (0.3, False, 1000, 0), (0.3, False, 5, 1), (0.05, True, 5, 0)],
+)
+def test_faces_are_confirmed_by_the_network_or_by_a_cascade(
+    heads, face_detector, blind, monkeypatch, score, is_seen, neighbors, count
+):
+    """`is_seen`: the second cascade sees the face. `neighbors`: as many detections of the first one do without it."""
+    monkeypatch.setattr(utils, "SURE_NEIGHBORS", neighbors)
+    detector = face_detector._replace(confirming=face_detector.confirming if is_seen else blind, model=Judge(score))
+    assert len(utils.detect_faces(draw(heads["collins"]), detector)) == count
+
+
+def test_network_tells_faces_from_their_parts_and_from_textures(face_detector, gray_portrait):
+    face, eye, mouth = (116, 78, 172, 172), (125, 110, 50, 50), (150, 180, 64, 64)
+    scores = face_detector.model.face_scores(utils.crop_faces(gray_portrait, [face, eye, mouth]))
+    assert scores.dtype == np.float32 and scores[0] > 0.9 and scores[1:].max() < 0.2
+    textures = [utils.crop_faces(getattr(skimage.data, name)(), [face])[0] for name in ("brick", "grass", "gravel")]
+    assert face_detector.model.face_scores(np.array(textures)).max() < 0.5
+
+
+def test_a_model_without_that_output_leaves_it_to_the_cascades():
+    model = make_model({"labels": [0, 0]}, {"labels": 1.0})
+    assert model.face_scores(np.zeros((3, 48, 48, 1), np.uint8)).tolist() == [utils.SURE_SCORE] * 3
 
 
 def test_a_detected_face_holds_no_other(gray_portrait, face_detector, monkeypatch):
@@ -399,16 +426,21 @@ def test_file_of_a_model_that_is_far_too_large_is_refused_before_it_is_read(copi
 @pytest.mark.parametrize(
     "output",
     [
-        lambda faces: np.zeros((len(faces), 1)),
-        lambda faces: np.zeros((1, 5)),
-        lambda faces: np.zeros((len(faces), 10)),
-        lambda faces: np.full((len(faces), 5), np.nan),
+        {"labels": np.zeros((2, 1))},
+        {"votes": np.zeros((1, 5))},
+        {"labels": np.zeros((2, 10))},
+        {"labels": np.full((2, 5), np.nan)},
+        {"face": np.zeros((2, 5))},
+        {"face": np.full((2, 1), np.inf)},
+        {"another": np.zeros((2, 1))},
     ],
 )
 def test_network_whose_outputs_are_not_logits_is_refused(copied, monkeypatch, output):
     """Its hash is right: a stranger's model may hold anything."""
-    outputs = lambda faces: {head: output(faces).astype(np.float32) for head in utils.HEADS}  # noqa: E731
-    monkeypatch.setattr(utils, "load_network", lambda content: outputs)
+    outputs = dict.fromkeys(utils.HEADS, np.zeros((2, 5))) | {"face": np.zeros((2, 1))}
+    monkeypatch.setattr(utils, "load_network", lambda content: lambda faces: outputs)
+    utils.load_emotion_model(copied)
+    outputs |= output
     with pytest.raises(ValueError, match="model.tflite: its outputs must be logits of 5 classes"):
         utils.load_emotion_model(copied)
 

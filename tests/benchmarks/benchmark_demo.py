@@ -69,7 +69,7 @@ def run_baseline(clip):
         for x, y, width, height in cascade.detectMultiScale(gray, 1.1, 5):
             face = cv2.resize(gray[y : y + height, x : x + width], (48, 48))
             outputs = model.predict(face[None, ..., None], verbose=0)
-            label = int(next(iter(outputs.values())).argmax() if isinstance(outputs, dict) else outputs.argmax())
+            label = int(outputs["labels"].argmax())
             cv2.rectangle(frame, (x, y), (x + width, y + height), (0, 255, 0), 2)
             cv2.putText(frame, utils.EMOTIONS[label], (x, y), cv2.FONT_HERSHEY_SIMPLEX, 1, (0, 255, 0), 2)
             faces += 1
