@@ -2,10 +2,12 @@
 
 import contextlib
 import http.server
+import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -20,6 +22,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "benchmarks")]
 with contextlib.suppress(AttributeError):  # Windows has no SIGHUP.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+import cli  # noqa: E402 - it is found from here on.
 
 
 @pytest.fixture(scope="session")
@@ -61,13 +65,23 @@ sys.exit(train.main(sys.argv[1:]))
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, sample_csv, sample_votes):
-    """A model folder with two heads trained on the drawn faces, and what the training printed."""
-    folder = tmp_path_factory.mktemp("models") / "drawn"
+    """A model folder with two heads trained on the drawn faces, and what the training printed.
+
+    The processes of pytest-xdist share it: the first one that needs it trains.
+    """
+    base = tmp_path_factory.getbasetemp()
+    place = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, printed = place / "models" / "drawn", place / "drawn.txt"
     arguments = ["--data", sample_csv, "--votes", sample_votes, "--epochs", 10, "--batch-size", 32]
     command = [sys.executable, "-c", TRAIN_TINY, *map(str, arguments), "--output-dir", str(folder)]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=400)
-    assert finished.returncode == 0, finished.stderr
-    return folder, finished.stdout
+    with open(place / "drawn.lock", "wb") as file:
+        while not cli.lock(file):
+            time.sleep(0.1)
+        if not printed.exists():
+            finished = subprocess.run(command, capture_output=True, text=True, timeout=400)
+            assert finished.returncode == 0, finished.stderr
+            printed.write_text(finished.stdout, encoding="utf-8")
+    return folder, printed.read_text(encoding="utf-8")
 
 
 @pytest.fixture

@@ -127,28 +127,27 @@ def test_s_saves_the_frame_without_notes_in_the_windows_size_and_q_ends_the_demo
 
 
 SLOW_FRAME = """
-import time, window
+import sys, time, window
 class Source:
     kind, title = "video", "film.mp4"
 with window.Window(Source()) as opened:
     print("ready", flush=True)
-    opened.call(time.sleep, 3)
+    opened.call(lambda: sys.stdin.readline() and time.sleep(1))
     print(sorted(opened.overlays), opened.mirrored, opened.paused, opened.closed)
 """
 
 
 @needs_screen
 def test_keys_pressed_quickly_while_a_frame_is_labeled_are_not_lost(screen, tmp_path):
-    """Overlays b and h on and f off, mirrored, paused, b off and on, while the only frame takes three seconds."""
+    """Overlays b and h on and f off, mirrored, paused, b off and on, while the only frame waits for them."""
     environment = {**screen, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        [sys.executable, "-c", SLOW_FRAME], stdout=subprocess.PIPE, text=True, env=environment
-    ) as demo:
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", SLOW_FRAME], **streams, env=environment) as demo:
         assert demo.stdout.readline() == "ready\n"
         xdotool = ["xdotool", "search", "--sync", "--onlyvisible", "--name", window.TITLE, "windowfocus", "--sync"]
         keys = ["b", "f", "h", "m", "space", "b", "b"]
         subprocess.run([*xdotool, "key", "--delay", "50", *keys], env=environment, check=True, timeout=20)
-        assert demo.communicate(timeout=20)[0] == "['b', 'h'] True True False\n"
+        assert demo.communicate("sent\n", timeout=20)[0] == "['b', 'h'] True True False\n"
 
 
 @pytest.fixture
