@@ -244,17 +244,19 @@ def turn_upright(image, angle, flipped=False):
 def confirm_face(gray, box, detector, angle=0.0, face_width=SEARCH_WIDTH):
     """Returns the evidence of a face at a box: the detections that agree on it, and its score; 0 if it is not one.
 
-    A face has about 100, a dark or blurred one about 40.
+    A face has about 85, a blurred one about 40.
     """
     place, found = search_face(gray, box, detector.frontal, NEW_NEIGHBORS, angle, face_width=face_width)
     if place is None:
         return 0
     score = float(detector.model.face_scores(crop_faces(gray, [place], [angle]))[0])
-    is_doubtful = score <= SURE_SCORE and found < SURE_NEIGHBORS
-    if is_doubtful and score > LEAST_SCORE:
+    if score <= LEAST_SCORE:
+        return 0
+    if score <= SURE_SCORE and found < SURE_NEIGHBORS:
         cascade, neighbors = detector.confirming, CONFIRMING_NEIGHBORS
-        is_doubtful = search_face(gray, box, cascade, neighbors, angle, face_width=face_width)[0] is None
-    return 0 if is_doubtful or score <= LEAST_SCORE else found + round(SCORE_EVIDENCE * score)
+        if search_face(gray, box, cascade, neighbors, angle, face_width=face_width)[0] is None:
+            return 0
+    return found + round(SCORE_EVIDENCE * score)
 
 
 def search_face(

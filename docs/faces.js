@@ -187,7 +187,7 @@ export function turnUpright(image, angle, flipped = false) {
 }
 
 // Returns the evidence of a face at a box: the detections that agree on it, and its score; 0 if it is not one. A face
-// has about 100, a dark or blurred one about 40.
+// has about 85, a blurred one about 40.
 export async function confirmFace(gray, box, detector, options = {}) {
   const place = searchFace(gray, box, detector.frontal, NEW_NEIGHBORS, options);
   if (!place) return 0;

@@ -31,7 +31,7 @@ const SMOOTHING = 0.4; // seconds: time constant of the average over a face's pr
 const CUT = 25; // gray levels: mean change of a 32x18 thumbnail that makes a frame the first of another scene
 
 // New faces. Their evidence is the sum of confirmFace over the frames.
-const SHOWN_EVIDENCE = 30; // A face has about 100 in one frame, a dark or blurred one 30.
+const SHOWN_EVIDENCE = 30; // A face has about 85 in one frame, a blurred one about 40.
 const TRUSTED_EVIDENCE = 200; // The face is not confirmed any more.
 const MAX_REFUSALS = 3; // confirmations in a row that fail before a new face is forgotten
 const MIN_HITS = 3; // frames in which a tilted face must be found before it is shown
