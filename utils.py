@@ -99,8 +99,8 @@ NEW_NEIGHBORS = 5
 CONFIRMING_NEIGHBORS = 4
 SURE_NEIGHBORS = 30
 # The network's probability that a new face is one. Above the first, `alt`, which misses tilted and dark-skinned faces,
-# is not asked. Below the second, neither.
-SURE_SCORE = 0.5
+# is not asked; buildings and text reach 0.95. Below the second, it is not a face.
+SURE_SCORE = 0.97
 LEAST_SCORE = 0.1
 SCORE_EVIDENCE = 60  # Detections that a probability of 1 counts for.
 MIN_OVERLAP = 0.5  # Two boxes sharing this much of the smaller one cannot both be faces.
@@ -386,10 +386,10 @@ class EmotionModel:
     def face_scores(self, faces) -> np.ndarray:
         """Returns the probability, float32 (N,), that each of the windows, uint8 (N, 48, 48, 1), holds a face.
 
-        It is between `LEAST_SCORE` and `SURE_SCORE` where the network has no such output.
+        It is 0.5 where the network has no such output, so that the cascades decide.
         """
         logits = self.run(faces=faces.astype(np.float32)).get("face")
-        return np.full(len(faces), SURE_SCORE, np.float32) if logits is None else 1 / (1 + np.exp(-logits[:, 0]))
+        return np.full(len(faces), 0.5, np.float32) if logits is None else 1 / (1 + np.exp(-logits[:, 0]))
 
     def predict(self, faces, head=None) -> np.ndarray:
         """Returns probabilities, float32 (N, C), of faces, uint8 (N, 48, 48, 1): the demo's, or those of a head.

@@ -120,7 +120,7 @@ class Judge:
 
 @pytest.mark.parametrize(
     ("score", "is_seen", "neighbors", "count"),
-    [(0.9, False, 1000, 1), (0.3, True, 1000, 1), (0.3, False, 1000, 0), (0.3, False, 5, 1), (0.05, True, 5, 0)],
+    [(0.99, False, 1000, 1), (0.3, True, 1000, 1), (0.3, False, 1000, 0), (0.3, False, 5, 1), (0.05, True, 5, 0)],
 )
 def test_faces_are_confirmed_by_the_network_or_by_a_cascade(
     heads, face_detector, blind, monkeypatch, score, is_seen, neighbors, count
@@ -141,7 +141,7 @@ def test_network_tells_faces_from_their_parts_and_from_textures(face_detector, g
 
 def test_a_model_without_that_output_leaves_it_to_the_cascades():
     model = make_model({"labels": [0, 0]}, {"labels": 1.0})
-    assert model.face_scores(np.zeros((3, 48, 48, 1), np.uint8)).tolist() == [utils.SURE_SCORE] * 3
+    assert model.face_scores(np.zeros((3, 48, 48, 1), np.uint8)).tolist() == [0.5] * 3
 
 
 def test_a_detected_face_holds_no_other(gray_portrait, face_detector, monkeypatch):
