@@ -74,16 +74,20 @@ def build_model(num_classes, heads=utils.HEADS, image_size=utils.IMAGE_SIZE):
     return keras.Model(faces, outputs, name="cnn")
 
 
+def shared_features(network):
+    """Returns the features that the heads of a network share, a Keras tensor (N, F)."""
+    return network.get_layer(network.output_names[0]).input
+
+
 def add_face_output(network, weights, bias):
     """Returns a network with one more output, `face`: the logit, float32 (N, 1), that a window holds a face.
 
     Args:
         network: from `build_model`.
-        weights, bias: float (F, 1) and (1,), of the F features that the other outputs share.
+        weights, bias: float (F, 1) and (1,), of the F features from `shared_features`.
     """
     face = layers.Dense(1, dtype="float32", name="face")
-    features = network.get_layer(network.output_names[0]).input
-    extended = keras.Model(network.input, {**network.output, "face": face(features)}, name="cnn")
+    extended = keras.Model(network.input, {**network.output, "face": face(shared_features(network))}, name="cnn")
     face.set_weights([weights, bias])
     return extended
 

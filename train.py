@@ -282,7 +282,7 @@ def fit_face_output(network, faces):
         return network
     windows, is_face = np.concatenate([faces, parts]), np.repeat([1, 0, 1, 0], [len(faces), len(parts)] * 2)
     augmented = cnn.Augmentation()(windows.astype(np.float32), training=True)
-    extract = keras.Model(network.input, network.get_layer(network.output_names[0]).input)
+    extract = keras.Model(network.input, cnn.shared_features(network))
     features = extract.predict(np.concatenate([windows, augmented]), batch_size=256, verbose=0)
     regression = LogisticRegression(C=FACE_REGULARIZATION, class_weight="balanced", max_iter=3000)
     regression.fit(features, is_face)
