@@ -274,7 +274,9 @@ def test_exported_network_agrees_with_keras_on_real_crops(folder, crops):
     for head, logits in utils.load_emotion_model(folder).logits(crops).items():
         expected = np.asarray(keras_logits[head])
         assert np.abs(logits - expected).max() < 0.2
-        assert np.mean(logits.argmax(axis=1) == expected.argmax(axis=1)) >= 0.98
+        # The labels head sees two emotions of almost the same probability in one of the photographs.
+        least = 0.99 if head == "votes" else 0.98
+        assert np.mean(logits.argmax(axis=1) == expected.argmax(axis=1)) >= least
 
 
 def test_batch_equals_one_by_one(folder, crops):
