@@ -169,7 +169,7 @@ def read_log(path):
     except NOT_A_LOG as error:
         reason = utils.shorten(error)
         raise ValueError(f"{name}: not a log of webcam_demo.py ({reason}). Name the file that --log wrote.") from error
-    return rows.assign(log=name, seconds=frame_seconds(rows))
+    return rows.assign(log=str(path), seconds=frame_seconds(rows))
 
 
 def parse_log(content, json_lines):
@@ -324,7 +324,7 @@ def plural(number, noun):
 def track_name(track, several_logs):
     """Returns the name of a track for people, from its rows."""
     log, file, number = track[TRACK_KEY].iloc[0]
-    places = [log] * several_logs + [utils.printable(file)] * bool(file)
+    places = [utils.printable(log)] * several_logs + [utils.printable(file)] * bool(file)
     return ", ".join([*places, f"face {number}"]) if places else f"Face {number}"
 
 
@@ -365,7 +365,7 @@ def find_intervals(rows):
 
 def write_intervals(rows, path):
     """Writes `find_intervals` as a CSV, for annotation tools such as ELAN."""
-    if os.path.realpath(path) in map(os.path.realpath, rows["log"].unique()):
+    if path.exists() and any(os.path.samefile(path, log) for log in rows["log"].unique()):
         raise ValueError(f"{utils.printable(path)}: one of the logs. Choose another --intervals.")
     intervals = find_intervals(rows)
     has_names = "log" in intervals or "file" in intervals
@@ -374,7 +374,8 @@ def write_intervals(rows, path):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with cli.replaced(path) as new:
-            intervals.to_csv(new, index=False, encoding="utf-8-sig" if has_names else "utf-8")
+            encoding = "utf-8-sig" if has_names else "utf-8"
+            intervals.to_csv(new, index=False, encoding=encoding, errors="backslashreplace")
     except OSError as error:
         raise OSError(f"{utils.printable(path)}: cannot be written ({error.strerror}). Choose another path.") from error
 
@@ -452,10 +453,10 @@ def read_logs(paths):
             known.add(file.resolve())
             try:
                 logs.append(read_log(file))
-            except ValueError as error:
+            except (OSError, ValueError) as error:
                 if not in_folder:
                     raise
-                print(f"Skipped {error}", flush=True)
+                print(f"Skipped {cli.explain(error)}", flush=True)
     if not logs:
         raise ValueError(f"{utils.printable(paths[0])}: no logs. Name a log of webcam_demo.py, or a folder of logs.")
     rows = pd.concat(logs, ignore_index=True)

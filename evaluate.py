@@ -19,7 +19,7 @@ from pathlib import Path
 import cli
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports at once. `cli.run_script` handles it later.
+    cli.handle_signals(signal.SIG_DFL)  # Ctrl-C ends the imports at once. `cli.run_script` handles it later.
     cli.check_installed("evaluate.py", "pandas", "scipy", "sklearn", "matplotlib", "seaborn")
 
 import numpy as np

@@ -23,8 +23,8 @@ from pathlib import Path
 import cli
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports at once. `cli.run_script` handles it later.
-    cli.check_installed("train.py", "keras", "pandas")
+    cli.handle_signals(signal.SIG_DFL)  # Ctrl-C ends the imports at once. `cli.run_script` handles it later.
+    cli.check_installed("train.py", "keras", "pandas", "sklearn")
     print("Loading TensorFlow.", flush=True)
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's messages would bury ours.

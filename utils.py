@@ -770,9 +770,10 @@ def printable(source):
 
 
 def shorten(text):
-    """Returns a text on one line, without control characters, of at most `LONGEST_TEXT` characters."""
+    """Returns a text on one line, without control characters. The middle of a long one is left out."""
     line = "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in str(text))
-    return line if len(line) <= LONGEST_TEXT else f"{line[: LONGEST_TEXT - 3]}..."
+    half = LONGEST_TEXT // 2
+    return line if len(line) <= LONGEST_TEXT else f"{line[: half - 3]}...{line[-half:]}"
 
 
 @contextlib.contextmanager

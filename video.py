@@ -19,6 +19,7 @@ import contextlib
 import fractions
 import functools
 import gc
+import itertools
 import logging
 import os
 import queue
@@ -50,8 +51,8 @@ FOLDER_SUFFIXES = {".avif", ".gif", ".heic", ".heif", ".jp2", ".tga", *WRITABLE_
 FOLDER_SUFFIXES |= {".3g2", ".3gp", ".asf", ".avi", ".dv", ".flv", ".m2ts", ".m2v", ".mpeg", ".mpg", ".mts", ".mxf"}
 FOLDER_SUFFIXES |= {".ogv", ".ts", ".vob", ".wmv"}
 IMAGE_START = re.compile(
-    rb"\xff\xd8\xff|\x89PNG|GIF8|BM|II[*+]\0|MM\0[*+]|P[1-6f]\s|\0\0\0\x0cjP  |\xff\x4f\xff\x51|RIFF....WEBP"
-    rb"|....ftyp(avi[fos]|hei[cfmsx]|hev[cmsx]|mif1|msf1)",
+    rb"\xff\xd8\xff|\x89PNG|GIF8|BM....\0\0\0\0|II[*+]\0|MM\0[*+]|P[1-6f]\s+[#\d]|\0\0\0\x0cjP  |\xff\x4f\xff\x51"
+    rb"|RIFF....WEBP|....ftyp(avi[fos]|hei[cfmsx]|hev[cmsx]|mif1|msf1)",
     re.DOTALL,
 )
 LIVE_START = re.compile(rb"--|#EXTM3U|\s*<")  # Parts, a playlist; or a web page.
@@ -76,6 +77,7 @@ H264 = ("libx264", {"preset": "ultrafast", "crf": "25"})  # Slower presets take 
 VP9 = ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "row-mt": "1", "lag-in-frames": "0", "crf": "32"})
 # Video format -> audio codecs that its players support. Matroska players support all.
 COPIED_SOUND = {"mp4": {"aac", "mp3"}, "mov": {"aac", "mp3"}, "webm": {"opus", "vorbis"}}
+SOUND_RATE = 48_000  # Samples per second of sound that is encoded.
 NO_SOUND = (np.inf, [])  # What follows the sound of a film.
 CANNOT_READ = (
     "{}: cannot be read as a video or image. Check its permissions, copy it again, or convert it to .mp4 or .jpg."
@@ -330,6 +332,8 @@ def read_image(path, name):
             with contextlib.suppress(cv2.error):
                 decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
         decoded = decode_with_pillow(image) if decoded is None else to_8_bits(decoded)
+        if decoded.ndim == 2:  # OpenCV leaves a PFM of gray levels so.
+            decoded = cv2.cvtColor(decoded, cv2.COLOR_GRAY2BGR)
     if pages > 1:
         print(f"{name}: the first of {pages} images is read.")
     yield SourceFrame(decoded, 0.0, file_name(path), ASSUMED_FPS, still=True)
@@ -357,6 +361,7 @@ def to_8_bits(image):
     """Returns an image as uint8. Data of at most 12 bits, as cameras store them in 16, are stretched."""
     if image.dtype == np.uint8:
         return image
+    image = np.nan_to_num(image, posinf=0, neginf=0)
     highest = image.max()
     if image.dtype == np.uint16 and highest >= 4096:
         return (image >> 8).astype(np.uint8)
@@ -398,6 +403,12 @@ def decode(packet):
         return []
 
 
+def demux(container, *streams):
+    """Yields the packets of a container."""
+    with contextlib.suppress(IndexError):  # PyAV's, at the end, about a stream that begins after the file was opened.
+        yield from container.demux(*streams)
+
+
 class Film(contextlib.AbstractContextManager):
     """The video of a file (Path) or address (str). A context manager.
 
@@ -427,8 +438,9 @@ class Film(contextlib.AbstractContextManager):
 
     def frames(self):
         """Yields PyAV's frames, without the damaged ones."""
-        for packet in self.container.demux():
-            self.reached = max(self.reached, float((packet.pts or 0) * packet.time_base))
+        for packet in demux(self.container):
+            end = (packet.pts or 0) + (packet.duration or 0)
+            self.reached = max(self.reached, float(end * packet.time_base))
             if packet.stream.index == self.stream.index:
                 self.is_torn = packet.is_corrupt if packet.size else self.is_torn
                 yield from decode(packet)
@@ -596,13 +608,14 @@ class AnnotatedFiles(contextlib.AbstractContextManager):
             write_image(path, annotated)
         else:
             self._wait()
-            self.pending = self.pool.submit(self.writer.write, annotated, source_frame.time_s)
+            self.pending = self.pool.submit(self.writer.write, annotated, source_frame.time_s, source_frame.fps)
         self.written += 1
 
     def _wait(self):
-        """Waits for the frame under way, or raises what went wrong with it."""
-        if self.pending:
-            self.pending.result()
+        """Waits for the frame under way, or raises once what went wrong with it."""
+        pending, self.pending = self.pending, None
+        if pending:
+            pending.result()
 
     def _complete(self, whole):
         """Completes the video under way, with the rest of its sound if it is the `whole` one."""
@@ -663,7 +676,7 @@ class VideoWriter:
 
     def __init__(self, path, size, first, film=None):
         av, format_name = import_av(), WRITABLE_VIDEOS[path.suffix.lower()]
-        self.name, self.size, self.fps, self.ticks, self.written = utils.printable(path), size, first.fps, -1, 0
+        self.name, self.size, self.ticks, self.written = utils.printable(path), size, -1, 0
         self.tick = fractions.Fraction(1, 1000 if format_name in ("matroska", "webm") else 90_000)  # Seconds.
         self.start = 0.0 if film else first.time_s  # A live source has been open for a while.
         self.stack = contextlib.ExitStack()
@@ -673,7 +686,7 @@ class VideoWriter:
             self.container = av.open(str(self.path.resolve()), "w", format_name, container_options=options)
             self.stream = add_video(self.container, size, first.fps, self.tick)
             self.sound = read_sound(film, self.container, self.name)
-            self.heard, self.packets = next(self.sound, NO_SOUND)
+            self.heard, self.packets = self._write_packets([])
 
     @contextlib.contextmanager
     def _explain(self):
@@ -684,8 +697,11 @@ class VideoWriter:
             problem = f"{self.name}: could not be completed ({error.strerror})."
             raise OSError(f"{problem} Check that disk and memory have room, or choose another --output.") from error
 
-    def write(self, frame, time_s):
-        """Writes a frame, uint8 (H, W, 3), that is shown from `time_s`, in seconds, until the next one."""
+    def write(self, frame, time_s, fps):
+        """Writes a frame, uint8 (H, W, 3), that is shown from `time_s`, in seconds, until the next one.
+
+        The last one is shown for 1 / `fps` seconds.
+        """
         if shutil.disk_usage(self.path.parent).free < DISK_RESERVE:
             raise OSError(f"{self.name}: the disk is full, so it ends after frame {self.written}. Free some space.")
         if frame.shape[1::-1] != self.size:
@@ -694,7 +710,7 @@ class VideoWriter:
         # FFmpeg's conversion takes five times as long, and darkens a little.
         picture = import_av().VideoFrame.from_ndarray(cv2.cvtColor(frame, cv2.COLOR_BGR2YUV_I420), "yuv420p")
         self.ticks = max(self.ticks + 1, round((time_s - self.start) / self.tick))
-        picture.pts, picture.time_base, picture.duration = self.ticks, self.tick, round(1 / self.fps / self.tick)
+        picture.pts, picture.time_base, picture.duration = self.ticks, self.tick, round(1 / fps / self.tick)
         with self._explain():
             self.container.mux(self.stream.encode(picture))
             self._write_sound(time_s)
@@ -703,8 +719,16 @@ class VideoWriter:
     def _write_sound(self, until):
         """Writes the sound before a time in seconds."""
         while self.heard < until:
-            self.container.mux(self.packets)
-            self.heard, self.packets = next(self.sound, NO_SOUND)
+            self.heard, self.packets = self._write_packets(self.packets)
+
+    def _write_packets(self, packets):
+        """Writes packets of sound. Returns the time and the packets of the next ones; none after damaged ones."""
+        try:
+            self.container.mux(packets)
+            return next(self.sound, NO_SOUND)
+        except ValueError as error:  # PyAV's. A full disk raises another error.
+            print(f"{self.name}: the rest of the sound is left out ({utils.shorten(error)}).", flush=True)
+            return NO_SOUND
 
     def close(self, whole=True):
         """Completes the video and gives it its name, or raises OSError and leaves the former file.
@@ -720,6 +744,7 @@ def add_video(container, size, fps, tick):
     """Adds a video of this width and height to a container. Returns its stream."""
     codec, options = VP9 if container.format.name == "webm" else H264
     stream = container.add_stream(codec, fractions.Fraction(max(fps, MIN_FPS)).limit_denominator(1001), options)
+    stream.codec_context.flags |= import_av().codec.context.Flags.frame_duration  # Which the last frame needs.
     stream.width, stream.height = size[0] + size[0] % 2, size[1] + size[1] % 2  # Most players need even numbers.
     stream.pix_fmt, stream.time_base, stream.codec_context.time_base = "yuv420p", tick, tick
     stream.color_primaries, stream.color_trc, stream.colorspace, stream.color_range = BT709, BT709, BT601, LIMITED_RANGE
@@ -744,16 +769,39 @@ def read_sound(film, output, name):
         for other in streams:
             other.discard = av.stream.Discard.default if other is source else av.stream.Discard.all
         codec, known = source.codec_context.codec, COPIED_SOUND.get(output.format.name, output.supported_codecs)
-        is_copied, time_s = bool({codec.canonical_name, codec.name} & known), 0.0
-        encoder = "libopus" if output.format.name == "webm" else "aac"
-        stream = output.add_stream_from_template(source) if is_copied else output.add_stream(encoder, 48_000)
-        for packet in container.demux(source):
-            for part in [packet] if is_copied else decode(packet):
-                if part.pts is None:  # The last packet is empty.
-                    continue
-                part.pts = part.dts = part.pts - round(start / part.time_base)
-                packets, time_s = [part] if is_copied else stream.encode(part), float(part.pts * part.time_base)
-                for moved in packets:
-                    moved.stream = stream
-                yield time_s, packets
-        yield time_s, [] if is_copied else stream.encode()
+        if {codec.canonical_name, codec.name} & known:
+            stream = output.add_stream_from_template(source)
+            for time_s, packet in shift_times(demux(container, source), start):
+                packet.stream = stream
+                yield time_s, [packet]
+        else:
+            stream = output.add_stream("libopus" if output.format.name == "webm" else "aac", SOUND_RATE)
+            decoded = itertools.chain.from_iterable(map(decode, demux(container, source)))
+            yield from encode_sound(stream, shift_times(decoded, start))
+
+
+def shift_times(parts, start):
+    """Yields the time in seconds and the part of each packet or frame of sound that began at `start` in its file.
+
+    Times that jump back, as where two recordings were joined, go on from the end of the part before.
+    """
+    end = -np.inf
+    for part in parts:
+        if part.pts is None:  # The last packet is empty.
+            continue
+        pts, ticks = part.pts - round(start / part.time_base), part.duration or 1
+        part.pts = part.dts = pts if pts + ticks > end else end
+        end = part.pts + ticks
+        yield float(part.pts * part.time_base), part
+
+
+def encode_sound(stream, timed_frames):
+    """Yields pairs of a time in seconds and packets of a stream. The format of a broadcast's sound may change."""
+    resampler_for = functools.cache(lambda *_: import_av().AudioResampler(stream.format, stream.layout, SOUND_RATE))
+    time_s = 0.0
+    for time_s, frame in timed_frames:
+        frame.pts, frame.time_base = round(time_s * SOUND_RATE), fractions.Fraction(1, SOUND_RATE)
+        resampler = resampler_for(frame.format.name, frame.layout.name, frame.sample_rate)
+        for resampled in resampler.resample(frame):
+            yield time_s, stream.encode(resampled)
+    yield time_s, stream.encode()

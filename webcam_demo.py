@@ -16,8 +16,10 @@ import signal
 import time
 
 STARTED = time.perf_counter()  # Before the imports, which take most of the time to the first frame.
+import cli
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Until `main`, Ctrl-C ends the process without a traceback.
+    cli.handle_signals(signal.SIG_DFL)  # Ctrl-C ends the imports at once. `cli.run_script` handles it later.
 
 import argparse
 import array
@@ -39,7 +41,6 @@ import cv2
 import numpy as np
 import tqdm
 
-import cli
 import emotion_log
 import tracking
 import video
@@ -272,10 +273,7 @@ def open_output(args, source, window):
     path = args.output
     if not path and not window and not args.no_display:
         suffix = {"folder": "", "image": ".png"}.get(source.kind, ".mp4")
-        # The path of a file or address; a camera has none.
-        place = "" if source.kind == "camera" else re.sub("^[a-z]+://[^/]*", "", source.title)
-        stem = Path(place and os.path.abspath(place)).stem[:100] or source.kind
-        path = video.OUTPUT_DIR / f"labelled-{stem}{suffix}"
+        path = video.OUTPUT_DIR / f"labelled-{source_stem(source)}{suffix}"
         hint = "; Ctrl-C ends it" if source.kind in video.LIVE_KINDS else ""
         print(f"Writing {utils.printable(path)} instead{hint}.")
     check_paths(args, source, path)
@@ -288,6 +286,17 @@ def open_output(args, source, window):
     if source.kind != "folder" and suffix not in suffixes:
         raise ValueError(f"--output must end in {', '.join(sorted(suffixes))}, but it is {name}.")
     return video.AnnotatedFiles(path, source)
+
+
+def source_stem(source):
+    """Returns the name of a source for the name of a file, in at most 200 bytes; its kind if it has none."""
+    place = source.paths[0] if source.paths else ""
+    if source.kind == "folder":
+        place = place.parent
+    elif source.kind != "camera" and not isinstance(place, Path):  # An address.
+        place = re.sub("^[a-z]+://[^/]*", "", source.title)
+    stem = Path(place and os.path.abspath(place)).stem
+    return os.fsencode(stem)[:200].decode(errors="ignore") or source.kind
 
 
 def check_paths(args, source, output):

@@ -18,7 +18,8 @@ from video import LIVE_KINDS, OUTPUT_DIR, write_image
 TITLE = "Emotions"
 FLAGS = cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL  # GUI_NORMAL: without Qt's toolbar.
 HINT = "h: help, q: quit"
-HELP = ("q, Esc: quit", "space: pause", "s: snapshot", "m: mirror", "b: probabilities", "f: frame rate", "h: help")
+MIRROR = "m: mirror"  # From the next frame on, which a single image does not have.
+HELP = ("q, Esc: quit", "space: pause", "s: snapshot", MIRROR, "b: probabilities", "f: frame rate", "h: help")
 PAUSED = "paused, space continues"
 ESCAPE = 27
 MAX_WINDOW = (1280, 720)  # Pixels of a new window. Its edges can be dragged.
@@ -42,6 +43,7 @@ class Window(contextlib.AbstractContextManager):
     def __init__(self, source):
         self.source = source
         self.mirrored, self.paused, self.closed = source.kind == "camera", False, False
+        self.help = [line for line in HELP if line != MIRROR or source.kind != "image"]
         self.overlays = {"f"}  # Keys of the overlays that are on: b, f, h.
         self.draw = self.picture = None  # Draws the current frame again; the image of the window without its notes.
         self.file, self.clock = None, 0.0  # The current video, and when it started, moved on by the pauses.
@@ -106,7 +108,7 @@ class Window(contextlib.AbstractContextManager):
         self.notes = {text: end for text, end in self.notes.items() if end > now}
         lines = [message, PAUSED if self.paused else None, rate if "f" in self.overlays else None]
         lines += [note for note in self.notes if note != HINT or "h" not in self.overlays]
-        lines += HELP if "h" in self.overlays else ()
+        lines += self.help if "h" in self.overlays else []
         shown = self.picture.copy()
         put_lines(shown, list(filter(None, lines)))
         cv2.imshow(TITLE, shown)

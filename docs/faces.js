@@ -46,6 +46,7 @@ const MIN_OVERLAP = 0.5; // Two boxes sharing this much of the smaller one canno
 
 // Single images; see utils.py.
 const STILL_LINES = 1440;
+const LONGEST_SIDE = 20_000;
 const STILL_WIDTH = 96;
 const STILL_ANGLES = [0, -25, 25, -50, 50];
 const STILL_PADDING = 0.25;
@@ -160,7 +161,9 @@ function findProfiles(gray, detector) {
 
 // Returns the boxes that a cascade finds in a whole image, turned by an angle and flipped.
 function scan(gray, cascade, neighbors, { angle = 0, flipped = false, tone = TONE }) {
-  const reduction = Math.min(1, STILL_LINES / Math.min(gray.rows, gray.cols));
+  const shorter = Math.min(gray.rows, gray.cols), longer = Math.max(gray.rows, gray.cols);
+  const reduction = Math.min(1, STILL_LINES / shorter, LONGEST_SIDE / longer);
+  if (shorter * reduction < 1) return []; // No face fits into so narrow an image.
   const reduced = temporary(new cv.Mat()), padded = temporary(new cv.Mat());
   cv.resize(gray, reduced, new cv.Size(0, 0), reduction, reduction, cv.INTER_AREA);
   const padding = roundHalfToEven(STILL_PADDING * Math.min(reduced.rows, reduced.cols));

@@ -4,6 +4,7 @@ python -m pytest tests/test_emotion_log.py
 """
 
 import csv
+import errno
 import io
 import json
 import os
@@ -665,6 +666,31 @@ def test_intervals_with_another_suffix_are_refused(tmp_path, capsys):
         emotion_log.main([str(log), "--intervals", str(tmp_path / "out.txt")])
     assert stop.value.code == 2 and "--intervals must end in .csv, but it is" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["log.csv"]
+
+
+def test_logs_with_long_paths_stay_apart(tmp_path, capsys):
+    folder = tmp_path / ("d" * 120) / ("d" * 120)
+    folder.mkdir(parents=True)
+    logs = [write_log(folder / name) for name in ("a\nb.csv", "c.csv")]
+    before = logs[0].read_bytes()
+    assert emotion_log.main([*map(str, logs), "--intervals", str(tmp_path / "out.csv")]) == 0
+    assert "of 2 logs" in capsys.readouterr().out
+    assert pd.read_csv(tmp_path / "out.csv")["log"].unique().tolist() == list(map(str, logs))
+    assert emotion_log.main([str(logs[0]), "--intervals", str(logs[0])]) == 2
+    assert "b.csv: one of the logs. Choose" in capsys.readouterr().err and logs[0].read_bytes() == before
+
+
+def test_unreadable_log_of_a_folder_is_skipped(folder, capsys, monkeypatch):
+    read_bytes = Path.read_bytes
+
+    def refuse(path):
+        if path.name == "history.csv":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)  # The superuser may read every file.
+    assert emotion_log.main([str(folder)]) == 0
+    assert f"Skipped {folder / 'history.csv'}: Permission denied. Check" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("named", ["log.csv", "."])

@@ -31,11 +31,14 @@ pillow_heif.register_heif_opener()
 SAMPLE_RATE = 48_000
 
 
-def write_film(path, frames, times=None, codec="libx264", rate=10, sound=None, container=None, **attributes):
+def write_film(
+    path, frames, times=None, codec="libx264", rate=10, sound=None, layout="stereo", container=None, **attributes
+):
     """Writes a film of frames, uint8 (H, W, 3), at times in seconds, or ten a second. Returns its path.
 
     `rate` is the number of frames per second that it announces, `sound` a list of codecs and the seconds between which
-    a tone is heard, `container` FFmpeg's options of the format, `attributes` those of the video's codec context.
+    a tone is heard, `layout` its channels. `container` has FFmpeg's options of the format, `attributes` are those of
+    the video's codec context.
     """
     times = np.arange(len(frames)) / 10 if times is None else times
     tick = fractions.Fraction(1, 10 if path.suffix == ".avi" else 1000)
@@ -45,7 +48,7 @@ def write_film(path, frames, times=None, codec="libx264", rate=10, sound=None, c
         stream.pix_fmt, stream.codec_context.time_base = "yuvj420p" if codec == "mjpeg" else "yuv420p", tick
         for name, value in attributes.items():
             setattr(stream.codec_context, name, value)
-        tones = [output.add_stream(name, SAMPLE_RATE) for name, *_ in sound or []]
+        tones = [output.add_stream(name, SAMPLE_RATE, layout=layout) for name, *_ in sound or []]
         for frame, time_s in zip(frames, times, strict=True):
             picture = av.VideoFrame.from_ndarray(frame, "bgr24")
             picture.pts, picture.time_base = round(time_s / tick), tick
@@ -208,10 +211,15 @@ def test_images_of_8_bits_are_those_of_imread(tmp_path, portrait_path):
         assert (frame.image == cv2.imread(str(tmp_path / name))).all()
 
 
-def test_float_image_is_stretched(tmp_path):
-    Image.fromarray(np.tile(np.linspace(-1, 20, 160, dtype=np.float32), (120, 1))).save(tmp_path / "a.tif")
-    (frame,), _ = read_path(tmp_path / "a.tif")
-    assert frame.image.shape == (120, 160, 3) and frame.image.min() == 0 and frame.image.max() == 255
+@pytest.mark.parametrize("name", ["a.tif", "a.pfm"])
+@pytest.mark.parametrize("extreme", [20, np.nan, np.inf])
+def test_float_image_is_stretched(tmp_path, name, extreme):
+    levels = np.tile(np.linspace(-1, 20, 160, dtype=np.float32), (120, 1))
+    levels[0, 0] = extreme
+    Image.fromarray(levels).save(tmp_path / name)
+    (frame,), _ = read_path(tmp_path / name)
+    assert frame.image.shape == (120, 160, 3) and frame.image[..., 0].mean() == pytest.approx(121, abs=2)
+    assert frame.image.min() == 0 and frame.image.max() == 255
 
 
 @pytest.mark.parametrize("suffix", [".avif", ".gif", ".png", ".webp"])
@@ -226,14 +234,18 @@ def test_animated_images_are_read_frame_by_frame(tmp_path, suffix):
     assert [frame.image.mean() for frame in frames] == pytest.approx([54, 84, 114], abs=4)
 
 
-def test_last_frame_of_a_slow_video_keeps_its_duration(tmp_path):
-    """Two pictures of 5 seconds each."""
-    source = video.open_source(str(write_animation(tmp_path / "a.gif", gray_frames(20)[9:15:5], [5000, 5000])))
-    with video.AnnotatedFiles(tmp_path / "a.mp4", source) as output:
-        for frame in read_all(source):
-            output.write(frame.image, frame)
-    with av.open(str(tmp_path / "a.mp4")) as written:
-        assert written.duration == pytest.approx(10_000_000, rel=0.01)
+@pytest.mark.parametrize("milliseconds", [[5000, 5000], [500, 500, 3000], [3000, 100, 100]])
+def test_last_frame_keeps_its_duration(tmp_path, milliseconds):
+    path = write_animation(tmp_path / "a.gif", gray_frames(20)[9::5][: len(milliseconds)], milliseconds)
+    with av.open(str(annotate(path, tmp_path / "a.mp4"))) as written:
+        assert written.duration == pytest.approx(1000 * sum(milliseconds), rel=0.02)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".webm"])
+def test_video_whose_last_frame_is_long_is_complete(tmp_path, suffix):
+    path = write_animation(tmp_path / "a.gif", gray_frames(20)[9:20:5], 3 * [5000])
+    frames, problem = read_path(annotate(path, tmp_path / f"a{suffix}"))
+    assert len(frames) == 3 and problem is None
 
 
 def test_big_tiff_is_an_image(tmp_path, quarters):
@@ -631,6 +643,45 @@ def test_sound_is_kept(tmp_path, suffix, recorded, output, written):
     assert times == pytest.approx(np.arange(20) / 10, abs=0.03) and heard == pytest.approx((0, 3), abs=0.06)
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
+@pytest.mark.parametrize(("codec", "layout"), [("aac", "stereo"), ("ac3", "5.1")])
+def test_sound_of_joined_recordings_goes_on(tmp_path, suffix, codec, layout):
+    """The times of the second one begin at 0 again, and its channels may be others."""
+    parts = [
+        write_film(tmp_path / f"{channels}.ts", gray_frames(20), sound=[(codec, 0, 2)], layout=channels).read_bytes()
+        for channels in ("stereo", layout)
+    ]
+    path = tmp_path / "a.ts"
+    path.write_bytes(b"".join(parts))
+    _, times, heard = inspect(annotate(path, tmp_path / f"out{suffix}"))
+    assert len(times) == 40 and heard == pytest.approx((0, 4), abs=0.15)
+
+
+def test_damaged_sound_ends_and_the_picture_goes_on(tmp_path, capsys, monkeypatch):
+    path = write_film(tmp_path / "a.mkv", gray_frames(20), sound=[("aac", 0, 2)])
+    shift = video.shift_times
+
+    def jump_back(parts, start):
+        for number, (time_s, part) in enumerate(shift(parts, start)):
+            part.pts = part.dts = part.pts if number < 40 else 0
+            yield time_s, part
+
+    monkeypatch.setattr(video, "shift_times", jump_back)
+    _, times, heard = inspect(annotate(path, tmp_path / "out.mp4"))
+    assert len(times) == 20 and heard == pytest.approx((0, 0.85), abs=0.1)
+    assert "out.mp4: the rest of the sound is left out (" in capsys.readouterr().out
+
+
+def test_sound_that_begins_late_in_a_live_format(tmp_path):
+    """FLV names its streams where they begin. FFmpeg knows of this sound after it has opened the file."""
+    silent = write_film(tmp_path / "a.flv", gray_frames(40) * 4, np.arange(160) / 10)
+    loud = write_film(tmp_path / "b.flv", gray_frames(20), sound=[("aac", 0, 2)])
+    silent.write_bytes(silent.read_bytes() + loud.read_bytes()[13:])  # Without the header.
+    frames, problem = read_path(silent)
+    assert len(frames) == 180 and problem is None
+    assert len(inspect(annotate(silent, tmp_path / "out.mp4"))[1]) == 180
+
+
 def test_what_is_left_out_is_said_once(tmp_path, capsys):
     film = write_film(tmp_path / "a.mkv", gray_frames(5), sound=[("aac", 0, 1), ("ac3", 0, 1)])
     with av.open(str(film)) as source, av.open(str(tmp_path / "b.mkv"), "w") as output:
@@ -696,7 +747,7 @@ def test_frames_of_another_size_are_resized(tmp_path):
     path = tmp_path / "out.mp4"
     writer = video.VideoWriter(path, (160, 120), video.SourceFrame(None, 0.0, "a", 10.0, still=False))
     for number, size in enumerate([(160, 120), (80, 60), (321, 241)]):
-        writer.write(np.full((*size[::-1], 3), 90, np.uint8), number / 10)
+        writer.write(np.full((*size[::-1], 3), 90, np.uint8), number / 10, 10.0)
     writer.close()
     frames, _ = read_path(path)
     assert [frame.image.shape for frame in frames] == 3 * [(120, 160, 3)]
@@ -746,6 +797,7 @@ def test_full_disk_stops_the_demo_and_the_video_so_far_plays(noisy_video, tmp_pa
     assert finished.returncode == 2 and finished.stderr.count("\n") == 1, finished.stderr
     frames, problem = read_path(tmp_path / name)
     assert f"the disk is full, so it ends after frame {len(frames)}." in finished.stderr and 10 < len(frames) < 100
+    assert f"Wrote disk/{name}." in finished.stdout
     assert (tmp_path / "listing").read_text().split() == [name] and problem is None
 
 
@@ -768,6 +820,7 @@ def test_video_that_cannot_be_completed_leaves_the_former_file(noisy_video, tmp_
     command = f"ulimit -f 8; {sys.executable} {ROOT / 'webcam_demo.py'} {noisy_video} --no-display --output {name}"
     finished = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
     assert finished.returncode == 2 and f"{name}: could not be completed" in finished.stderr
+    assert "frames/s" in finished.stdout
     assert finished.stderr.count("\n") == 1, finished.stderr
     assert (tmp_path / name).read_bytes() == b"former" and os.listdir(tmp_path) == [name]
 
@@ -1059,7 +1112,7 @@ FILE = "list(video.open_source(sys.argv[1]).frames()); show()"
 CAMERA = (
     "show(); first = video.SourceFrame(image, 0.0, 'Camera 0', 25.0, still=False);"
     "writer = video.VideoWriter(video.Path(sys.argv[2]), (160, 120), first);"
-    "writer.write(image, 0.0); show(); writer.close()"
+    "writer.write(image, 0.0, 10.0); show(); writer.close()"
 )
 
 

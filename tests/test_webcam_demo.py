@@ -274,6 +274,16 @@ def test_display_that_does_not_exist_is_noticed(demo, portrait_path, tmp_path, m
     assert os.listdir(tmp_path / "output") == [f"labelled-{portrait_path.stem}.png"]
 
 
+@LINUX
+@pytest.mark.parametrize("stem", ["a", "喜" * 80])
+def test_files_with_long_paths_keep_their_names(demo, portrait_path, tmp_path, stem):
+    folder = tmp_path / ("d" * 100) / ("d" * 100)
+    folder.mkdir(parents=True)
+    shutil.copy(portrait_path, folder / f"{stem}.jpg")
+    assert demo(folder / f"{stem}.jpg").returncode == 0
+    assert os.listdir(tmp_path / "output") == [f"labelled-{stem[:66]}.png"]  # 198 bytes of UTF-8.
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Mistakes
 # ---------------------------------------------------------------------------------------------------------------------
@@ -556,6 +566,18 @@ def test_ctrl_c_in_the_loop_leaves_a_playable_video_and_a_log(tmp_path, long_vid
     assert process.returncode == 130 and stderr == "webcam_demo.py: stopped.\n" and "Wrote out.mp4." in stdout
     frames, _ = count_frames(tmp_path / "out.mp4")
     assert 10 <= frames < 300 and abs(int(read_csv(log)[-1]["frame"]) + 1 - frames) <= 1
+
+
+@POSIX
+def test_ignored_ctrl_c_stays_ignored(tmp_path, clip):
+    """As in a job that a script left in the background."""
+    options = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN), "stderr": subprocess.PIPE}
+    process = subprocess.Popen([*DEMO, str(clip), "--no-display"], cwd=tmp_path, stdout=subprocess.PIPE, **options)
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0 and stderr == b"" and b"30 frames" in stdout
 
 
 def wait_for_handler(process):

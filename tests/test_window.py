@@ -270,6 +270,18 @@ def test_line_of_keys_is_shown_for_the_first_seconds_and_no_frame_rate_on_a_stil
     assert texts == [["h: help, q: quit"], []] and opened.closed
 
 
+def test_help_of_a_single_image_leaves_out_what_works_from_the_next_frame_on(pictures, monkeypatch):
+    texts = []
+    monkeypatch.setattr(window, "put_lines", lambda _, lines: texts.append(lines))
+    for kind in ("image", "folder"):
+        source, keys = Source(), iter("hq")
+        source.kind = kind
+        monkeypatch.setattr(cv2, "waitKey", lambda _, keys=keys: ord(next(keys)))
+        frame = gray_frame(still=True)
+        window.Window(source).show(frame.image, frame, [], fps=30.0)
+        assert "s: snapshot" in texts[-1] and ("m: mirror" in texts[-1]) == (kind == "folder")
+
+
 def test_paused_is_shown_while_paused(pictures, monkeypatch):
     """Space pauses the first frame of a video, which is due at once; another one continues."""
     monkeypatch.setattr(window, "HINT_SECONDS", -1)
