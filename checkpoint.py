@@ -273,6 +273,8 @@ def replace_model(output_dir):
     """Moves the finished model into place. The former one becomes `<name>.previous`."""
     check_folders(output_dir)
     if output_dir.exists():
+        for name in sorted(MODEL_FILES - {"model.json"}):  # That one goes last, because it tells what the folder is.
+            (previous_folder(output_dir) / name).unlink(missing_ok=True)
         shutil.rmtree(previous_folder(output_dir), ignore_errors=True)
         output_dir.rename(previous_folder(output_dir))
     (state_folder(output_dir) / "model").rename(output_dir)

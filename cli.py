@@ -35,11 +35,12 @@ def handle_signals(handler):
                 signal.signal(number, handler)
 
 
-def check_installed(script, *packages):
-    """Ends a script with one line if a package is missing that the demo does without."""
+def check_installed(script, requirements, *packages):
+    """Ends a script with one line if one of its packages is missing. `requirements` is the file that installs them."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
-        print(f"{script}: {missing[0]} is not installed. Install it: pip install -r requirements.txt", file=sys.stderr)
+        remedy = f"Install it: {sys.executable} -m pip install -r {requirements}"
+        print(f"{script}: {missing[0]} is not installed for this Python. {remedy}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -341,7 +341,7 @@ def summarize(rows):
     lines += [f"  All: {describe(seen)}"] * (logs > 1 and number > 0)
     lines += [f"  {track_name(track, logs > 1)}: {describe(track)}" for track in tracks]
     lines += [f"  and {number - len(tracks):,} more, seen for less time"] * (number > len(tracks))
-    images = seen[seen["seconds"] == 0]
+    images = seen[(seen["seconds"] == 0) & ~seen["live"]]
     lines += [f"  Images: {count_labels(images)}"] * (len(images) > 0)
     return "\n".join(lines)
 

@@ -20,7 +20,8 @@ import cli
 
 if __name__ == "__main__":
     cli.handle_signals(signal.SIG_DFL)  # Ctrl-C ends the imports at once. `cli.run_script` handles it later.
-    cli.check_installed("evaluate.py", "pandas", "scipy", "sklearn", "matplotlib", "seaborn")
+    packages = ("ai_edge_litert", "cv2", "matplotlib", "pandas", "scipy", "seaborn", "sklearn", "tqdm")
+    cli.check_installed("evaluate.py", "requirements.txt", *packages)
 
 import numpy as np
 import pandas as pd

@@ -9,6 +9,7 @@ import contextlib
 import gzip
 import hashlib
 import itertools
+import lzma
 import os
 import tarfile
 import zipfile
@@ -36,6 +37,7 @@ HOW_TO_GET_DATA = (
     "To try the pipeline with drawn faces: python data/make_sample.py, then --data data/sample.csv."
 )
 HOW_TO_GET_VOTES = "Download fer2013new.csv from github.com/microsoft/FERPlus."
+ARCHIVE_ERRORS = (lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
 MAX_FILE_BYTES = 1_000_000_000  # fer2013.csv has 301 million.
 ROWS_PER_TABLE = 2000  # Rows whose text is in memory at once, 17 MB.
 
@@ -267,7 +269,7 @@ def read_tables(path, columns):
             raise ValueError("a header and no rows")
     except PermissionError:
         raise
-    except (OSError, EOFError, RuntimeError, ValueError, zlib.error, zipfile.BadZipFile, tarfile.TarError) as error:
+    except (OSError, EOFError, KeyError, RuntimeError, ValueError, *ARCHIVE_ERRORS) as error:
         raise ValueError(f"{name}: not readable as a CSV ({utils.shorten(error)}). Download it again.") from error
 
 

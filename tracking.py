@@ -48,6 +48,7 @@ WIDER = 1.8  # factor by which the surroundings of a face that is missed are enl
 MAX_UNCHECKED = 1.0  # seconds that a frontal face is followed although the careful searches miss it
 TILT = 25  # degrees: step of a lost face's search; the cascade tolerates 15 by itself
 MAX_TILT = 50  # degrees
+MIN_ELAPSED = 1 / 60  # seconds between two frames; shorter ones of a burst would give absurd velocities
 MAX_GROWTH = 3  # factor per second by which a face grows or shrinks, as when a head comes near
 HOLD = 0.3  # seconds that a face is shown while missed, if the image there looks like it
 MEMORY = 1.2  # seconds that a lost face is searched for where it should be
@@ -139,7 +140,7 @@ class Track:
 
         A frontal face that is found at another angle was at the wrong place before, so its box is taken as it is.
         """
-        elapsed = max(self.time - self.seen, 1e-3)
+        elapsed = max(self.time - self.seen, MIN_ELAPSED)
         residual, width, growth = box - self.box, self.box[2], MAX_GROWTH**elapsed
         self.settled = view == self.view == UPRIGHT and np.abs(residual).max() < SETTLED * width
         if view == self.view or view.profile:

@@ -24,7 +24,9 @@ import cli
 
 if __name__ == "__main__":
     cli.handle_signals(signal.SIG_DFL)  # Ctrl-C ends the imports at once. `cli.run_script` handles it later.
-    cli.check_installed("train.py", "keras", "pandas", "sklearn")
+    packages = ["tensorflow"] if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow" else []
+    packages += ["ai_edge_litert", "cv2", "keras", "pandas", "sklearn"]
+    cli.check_installed("train.py", "requirements.txt", *packages)
     print("Loading TensorFlow.", flush=True)
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's messages would bury ours.
@@ -379,7 +381,7 @@ def fit_bias(logits, labels, counts):
         labels: int (N,), the consensus.
         counts: float (C,), number of training votes for each class, in any unit.
     """
-    shares = np.maximum(counts / counts.sum(), MIN_SHARE)
+    shares = np.maximum(counts / max(counts.sum(), 1), MIN_SHARE)
     biases = [-tau * np.log(shares) for tau in TAUS]
     temperatures = [fit_temperature(logits, labels, bias) for bias in biases]
     scores = [logits / temperature + bias for temperature, bias in zip(temperatures, biases, strict=True)]

@@ -157,7 +157,10 @@ def detect_faces(gray, detector) -> np.ndarray:
     Their width is at least 48 pixels and at least a thirtieth of the image's shorter side. Returns boxes, int (F, 4),
     largest first; (0, 4) without a face.
     """
-    faces = _find_frontal(gray, detector, angles=(0,))
+    if gray.ndim != 2:
+        raise ValueError(f"`gray` must have two dimensions, but it has {gray.ndim}. Use cv2.COLOR_BGR2GRAY.")
+    with _shared.lock:  # The cascades keep state during a call.
+        faces = _find_frontal(gray, detector, angles=(0,))
     return np.array([np.rint(box) for box, _ in faces], int).reshape(-1, 4)
 
 
@@ -351,7 +354,7 @@ def crop_faces(gray, boxes, angles=None):
     angles = np.zeros(len(boxes)) if angles is None else angles
     pairs = zip(boxes, angles, strict=True)
     faces = [cut_square(gray, box, IMAGE_SIZE, angle=angle, exact=True) for box, angle in pairs]
-    return np.array(faces, np.uint8).reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 1)
+    return np.array(faces, np.uint8).reshape(len(faces), IMAGE_SIZE, IMAGE_SIZE, 1)
 
 
 # 3. Faces -> probabilities --------------------------------------------------------------------------------------------
@@ -498,7 +501,12 @@ def load_network(content):
             interpreter = Interpreter(model_content=content, num_threads=count_threads())
             run = interpreter.get_signature_runner()
             run(faces=np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 1), np.float32))  # LiteRT prints more at the first run.
-            return run
+
+        def run_alone(**inputs):  # The network keeps state during a call: threads at once get each other's outputs.
+            with _shared.lock:
+                return run(**inputs)
+
+        return run_alone
     except ImportError as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Ctrl-C while the native module was loading.
             raise KeyboardInterrupt from error
@@ -588,7 +596,7 @@ class _Shared:
     """What calls of `read_emotions` share. Cascades and networks keep state during a call, so threads take turns."""
 
     def __init__(self):
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # Taken twice by `quiet_stderr` and by a reloaded module's hooks.
         self.load_model = functools.lru_cache(maxsize=4)(load_emotion_model)
         self.load_detector = functools.cache(load_face_detector)
 
@@ -779,15 +787,16 @@ def shorten(text):
 @contextlib.contextmanager
 def quiet_stderr():
     """Hides what native libraries print to file descriptor 2. Python's own `sys.stderr` must not be used inside."""
-    try:
-        saved = os.dup(2)
-    except OSError:  # The program was started without stderr.
-        yield
-        return
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
+    with _shared.lock:  # Two threads at once would leave it hidden.
+        try:
+            saved = os.dup(2)
+        except OSError:  # The program was started without stderr.
+            yield
+            return
+        try:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)

@@ -55,6 +55,7 @@ IMAGE_START = re.compile(
     rb"|RIFF....WEBP|....ftyp(avi[fos]|hei[cfmsx]|hev[cmsx]|mif1|msf1)",
     re.DOTALL,
 )
+PLAYLIST = b"#EXTM3U"
 LIVE_START = re.compile(rb"--|#EXTM3U|\s*<")  # Parts, a playlist; or a web page.
 ANIMATIONS, ALBUMS = {"AVIF", "GIF", "PNG", "WEBP"}, {"HEIF", "TIFF"}  # Pillow's names of formats with several images.
 MAX_IMAGE_PIXELS = 100_000_000  # The demo needs 8 bytes for each.
@@ -64,6 +65,7 @@ MAX_VIDEO_PIXELS = 40_000_000  # Per frame: 8K has 33 million.
 MAX_DOWNLOAD = 1_000_000_000  # Bytes.
 MAX_CAMERAS = 1000  # A larger number is not a camera's index.
 STREAM_TIMEOUT = 5.0  # Seconds without data before a stream is opened again. A camera's driver has its own.
+MAX_LEAD = 2.0  # Seconds by which a frame of a playlist may come before it is due. More is a jump in its times.
 PATIENCE = 0.5  # Seconds without a frame before a stream counts as stalled. Slower cameras are rare.
 RETRY_PAUSES = (0.5, 1, 2, 4)  # Seconds before each attempt to open it again.
 ASSUMED_FPS, MAX_FPS = 25.0, 1000.0  # If no rate is announced; higher values are timestamp rates.
@@ -167,8 +169,10 @@ def open_address(address):
         with contextlib.suppress(av.FFmpegError), Film(address, title) as film:
             is_live, is_playable = is_live and not film.seconds, next(film.frames(), None) is not None
         if is_playable and is_live:
-            return LiveSource("stream", title, lambda: read_video(address, title))
-        if is_playable:
+            pace = pace_frames if start.startswith(PLAYLIST) else iter
+            return LiveSource("stream", title, lambda: pace(read_video(address, title)))
+        # FFmpeg takes the end of a file of unknown size for an error.
+        if is_playable and (size > 0 or not start or LIVE_START.match(start)):
             return FileSource([address], title)
         if is_live or size > MAX_DOWNLOAD:
             raise ValueError(f"{title}: cannot be opened. Check the address in a video player.")
@@ -178,12 +182,26 @@ def open_address(address):
     return FileSource([path], title, folder=folder)
 
 
+def pace_frames(frames):
+    """Yields the frames of a playlist when they are due. They come by the segment, many at a time."""
+    begun, first = time.perf_counter(), 0.0  # When a frame was shown, and its time.
+    with contextlib.closing(frames):
+        for frame in frames:
+            lead = begun + frame.time_s - first - time.perf_counter()
+            if 0 < lead < MAX_LEAD:
+                time.sleep(lead)
+            else:
+                begun, first = time.perf_counter(), frame.time_s
+            yield frame
+
+
 def download(address, title, size):
     """Returns the Path of a copy of a file of this many bytes, or an unknown number, and its temporary folder."""
     av, folder = import_av(), tempfile.TemporaryDirectory(prefix="webcam-demo-")
     path = Path(folder.name, re.sub(r"[^\w.-]", "_", title.rpartition("/")[2])[-100:] or "download")
     try:
-        with av.open(address, format="data", timeout=STREAM_TIMEOUT) as content, open(path, "wb") as file:
+        end_error = contextlib.suppress(*[av.error.OSError] * (size <= 0))  # FFmpeg's, where the size is unknown.
+        with av.open(address, format="data", timeout=STREAM_TIMEOUT) as content, open(path, "wb") as file, end_error:
             for packet in content.demux():
                 file.write(packet)
                 if file.tell() > MAX_DOWNLOAD:

@@ -20,6 +20,7 @@ import cli
 
 if __name__ == "__main__":
     cli.handle_signals(signal.SIG_DFL)  # Ctrl-C ends the imports at once. `cli.run_script` handles it later.
+    cli.check_installed("webcam_demo.py", "requirements-demo.txt", "ai_edge_litert", "av", "cv2", "PIL", "tqdm")
 
 import argparse
 import array

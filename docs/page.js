@@ -9,6 +9,7 @@ const NARROWEST = 3 / 4, WIDEST = 2; // Width by height of the stage; beyond, a 
 const LETTERS = 12; // CSS pixels of the smallest label.
 const RATE_FRAMES = 30; // Frames over which the rate is averaged.
 const SPOKEN_SECONDS = 2; // Between two announcements to a screen reader.
+const STALLED_SECONDS = 3; // Without a picture from the camera, until the page says so.
 const MAX_LOG_ROWS = 500_000; // Five hours of one face; about 60 MB.
 const PROBLEMS = { // By the name of the browser's error.
   NotAllowedError: "The browser blocks the camera for this page. Allow it next to the address, then start the camera.",
@@ -19,7 +20,8 @@ const NO_CAMERA = ["NotFoundError", "OverconstrainedError"];
 const $ = (id) => document.getElementById(id);
 let classes = null; // The emotions, in the order of the probabilities; null until the worker has loaded.
 let source = null; // What is played.
-let starts = 0; // A start that is still opening gives up when a later one has begun.
+let starts = 0; // The number of the source, which tells the worker's tracker when another one begins.
+let opening = new AbortController(); // Gives up what is being opened, and closes what was.
 let open = null; // Opens the latest source again.
 let mirrored = false;
 let shown = null; // What the canvas shows: { image, faces, mirrored, scale }.
@@ -56,34 +58,45 @@ async function ask(frame) {
 // Plays what a function opens, until it ends or something else starts.
 async function start(opener, mirror) {
   stop(classes ? "Opening …" : "Loading the network and the face detector …");
-  const number = ++starts;
+  starts += 1;
   open = opener;
+  opening = new AbortController();
+  const { signal } = opening;
+  $("stop").hidden = false;
   try {
     await loaded;
-    if (number !== starts) return;
-    const opened = await opener();
-    if (number !== starts) return opened.close();
+    if (signal.aborted) return;
+    const opened = await opener(signal);
+    if (signal.aborted) return opened.close();
     source = opened;
     setMirrored(mirror ?? opened.mirrored ?? false);
     setMessage(opened.still ? "Looking for faces …" : opened.note ?? "");
     setState("playing");
     if (opened.deviceId) await listCameras(opened.deviceId);
     await play(opened);
-    if (source === opened && !opened.still) end(opened.live ? "The camera was disconnected." : "The video has ended.");
+    if (source !== opened || opened.still) return;
+    if (shown) speak(shown.faces, { now: true }); // The frame that stays.
+    end(describeEnd(opened));
   } catch (error) {
-    if (number === starts) stop(error.message);
+    if (!signal.aborted) stop(error.message);
   }
 }
 
+function describeEnd({ live, isDamaged }) {
+  if (live) return "The camera was disconnected.";
+  return isDamaged() ? "The video is damaged, so the rest cannot be played." : "The video has ended.";
+}
+
 function stop(message = "") {
+  opening.abort();
   end(message);
-  starts += 1;
   setState("idle");
   shown?.image.close();
   shown = null;
   $("picture").width = 0; // Clears it.
   $("stage").style.aspectRatio = "";
   $("faces").replaceChildren();
+  $("spoken").textContent = ""; // So that the same words about another picture are a change.
   showNearest(null);
 }
 
@@ -95,19 +108,21 @@ function end(message) {
   setMessage(message);
 }
 
-async function openCameraOrClip() {
+async function openCameraOrClip(signal) {
+  const chosen = $("choice").value;
   try {
-    return await openCamera($("choice").value);
+    return await openCamera(chosen, signal);
   } catch (error) {
-    $("choice").value = ""; // Perhaps it is gone; the next start takes any.
     if (!NO_CAMERA.includes(error.name)) throw new Error(PROBLEMS[error.name] ?? error.message);
-    return { ...await openClip(), note: "No camera found, so the example plays." };
+    if (!chosen) return { ...await openClip(signal), note: "No camera found, so the example plays." };
+    $("choice").value = ""; // It is gone, but there may be another one.
+    return openCameraOrClip(signal);
   }
 }
 
-async function openClip() {
+async function openClip(signal) {
   try {
-    return await openVideo({ src: CLIP });
+    return await openVideo({ src: CLIP }, signal);
   } catch {
     throw new Error("The example does not load. Reload the page.");
   }
@@ -126,7 +141,7 @@ async function play(playing) {
   times = [];
   spokenTime = -Infinity;
   for (let number = 0; ; number += 1) {
-    const frame = await playing.next();
+    const frame = await nextFrame(playing);
     if (!frame || playing !== source) return;
     const isMirrored = mirrored;
     const { image, time, scale } = frame;
@@ -144,6 +159,15 @@ async function play(playing) {
   }
 }
 
+async function nextFrame(playing) {
+  if (!playing.live) return playing.next();
+  const stalled = setTimeout(() => setMessage("The camera sends no picture."), 1000 * STALLED_SECONDS);
+  const frame = await playing.next();
+  clearTimeout(stalled);
+  setMessage("");
+  return frame;
+}
+
 // 3. Showing ----------------------------------------------------------------------------------------------------------
 
 // Draws the frame that was analyzed, and its faces.
@@ -151,13 +175,14 @@ function draw() {
   const { image, faces, scale } = shown;
   const canvas = $("picture"), context = canvas.getContext("2d"), ratio = image.width / image.height;
   $("stage").style.aspectRatio = Math.min(WIDEST, Math.max(NARROWEST, ratio));
-  canvas.width = Math.min(CANVAS_WIDTH, $("stage").clientWidth * devicePixelRatio);
-  canvas.height = Math.round(canvas.width / ratio);
+  const { clientWidth, clientHeight } = $("stage");
+  canvas.width = Math.min(CANVAS_WIDTH, devicePixelRatio * Math.max(1, Math.min(clientWidth, clientHeight * ratio)));
+  canvas.height = Math.max(1, Math.round(canvas.width / ratio));
   if (shown.mirrored) context.setTransform(-1, 0, 0, 1, canvas.width, 0);
   context.drawImage(image, 0, 0, canvas.width, canvas.height);
   context.resetTransform();
   const pixelsPerCss = Math.max(canvas.width / canvas.clientWidth, canvas.height / canvas.clientHeight);
-  const letters = Math.max(LETTERS * pixelsPerCss, canvas.height / 32);
+  const letters = Math.min(Math.max(LETTERS * pixelsPerCss, canvas.height / 32), canvas.width / 8); // A label fits.
   annotateFrame(context, faces, canvas.width / image.width * scale, letters);
 }
 
@@ -169,7 +194,7 @@ function showFaces(faces) {
     return item;
   }));
   showNearest(faces.reduce((nearest, face) => (nearest?.box[2] >= face.box[2] ? nearest : face), null)); // The widest.
-  speak(faces.map((face) => `Face ${face.track}: ${face.label}`).join(", ") || "No face");
+  speak(faces);
 }
 
 // Shows the emotion of a face, its probabilities, and its pixels as the network gets them; or that there is none.
@@ -209,11 +234,12 @@ function showRate() {
   if (times.length > 1) $("rate").textContent = `${rate.toFixed(0)} frames/s`;
 }
 
-// Tells a screen reader, and describes the picture, but not each frame.
-function speak(text) {
-  const now = performance.now() / 1000;
-  if (text === $("spoken").textContent || now - spokenTime < SPOKEN_SECONDS) return;
-  spokenTime = now;
+// Tells a screen reader, and describes the picture, but not each frame, unless `now` is set.
+function speak(faces, { now = false } = {}) {
+  const text = faces.map((face) => `Face ${face.track}: ${face.label}`).join(", ") || "No face";
+  const time = performance.now() / 1000, isEarly = !now && time - spokenTime < SPOKEN_SECONDS;
+  if (text === $("spoken").textContent || isEarly) return;
+  spokenTime = time;
   $("spoken").textContent = text;
   $("picture").setAttribute("aria-label", text);
 }
@@ -275,7 +301,7 @@ $("clip").onclick = () => start(openClip);
 $("open").onclick = () => $("file").click();
 $("file").onchange = () => {
   const [file] = $("file").files;
-  if (file) start(() => openFile(file));
+  if (file) start((signal) => openFile(file, signal));
   $("file").value = ""; // So that choosing the same file again is a change.
 };
 $("mirror").onclick = () => {
@@ -293,7 +319,7 @@ document.ondrop = (event) => {
   event.preventDefault();
   document.body.classList.remove("dropping");
   const [file] = event.dataTransfer.files;
-  if (file) start(() => openFile(file));
+  if (file) start((signal) => openFile(file, signal));
 };
 window.onresize = () => shown && draw();
 
@@ -302,4 +328,7 @@ loaded.then((emotions) => {
   classes = emotions;
   $("progress").hidden = true;
   makeBars();
-}, (error) => setMessage(error.message));
+}, (error) => {
+  $("progress").hidden = true;
+  setMessage(error.message);
+});

@@ -22,6 +22,7 @@ const CHECK_SIZES = [0.6, 1.35]; // A box at a wrong angle may have become too l
 const SETTLED = 0.05; // widths of the box: a search that moves and resizes it by less has confirmed it
 const MAX_UNCHECKED = 1.0; // seconds that a face is followed although the careful searches miss it
 const TILT = 25, MAX_TILT = 50; // degrees: step and limit of the search; the cascades tolerate 15 by themselves
+const MIN_ELAPSED = 1 / 60; // seconds between two frames; shorter ones of a burst would give absurd velocities
 const MAX_GROWTH = 3; // factor per second by which a face grows or shrinks, as when a head comes near
 const HOLD = 0.3; // seconds that a face is shown while missed, if the image there looks like it
 const MEMORY = 1.2; // seconds that a lost face is searched for where it should be
@@ -66,7 +67,7 @@ class Track {
 
   // Moves the track to where its face was found, by an alpha-beta filter. A box at another angle is taken as it is.
   move(box, angle) {
-    const elapsed = Math.max(this.time - this.seen, 1e-3), growth = MAX_GROWTH ** elapsed;
+    const elapsed = Math.max(this.time - this.seen, MIN_ELAPSED), growth = MAX_GROWTH ** elapsed;
     const residual = box.map((side, i) => side - this.box[i]), former = this.box[2];
     this.settled = !angle && !this.angle && Math.max(...residual.map(Math.abs)) < SETTLED * former;
     if (angle === this.angle) {

@@ -2,29 +2,31 @@
 //
 // A source is { still, live, next, close }. Its `next` returns the next frame as { image, time, scale }: an
 // ImageBitmap, seconds, and by how much the image was reduced. At the end it returns null. A camera also has a
-// `deviceId`, and is `mirrored` if it looks at its user.
+// `deviceId`, and is `mirrored` if it looks at its user. A video also has `isDamaged`. The `signal` of an
+// AbortController gives up opening a source, and closes a video.
 
 const MOVING_PIXELS = 1280 * 720, STILL_PIXELS = 4096 * 3072; // Larger frames are reduced to this.
 
 // Opens a camera by its id, or the browser's choice for an empty one.
-export async function openCamera(deviceId) {
+export async function openCamera(deviceId, signal) {
   if (!navigator.mediaDevices) throw new Error("Browsers open a camera only for pages on https:// or localhost.");
   const video = { width: { ideal: 640 }, height: { ideal: 480 }, ...(deviceId && { deviceId: { exact: deviceId } }) };
   const stream = await navigator.mediaDevices.getUserMedia({ video });
   const [track] = stream.getVideoTracks();
-  const source = await openVideo({ srcObject: stream }, () => track.stop());
+  const source = await openVideo({ srcObject: stream }, signal, () => track.stop());
   track.onended = source.end; // It was disconnected.
   const { deviceId: id, facingMode } = track.getSettings();
   return { ...source, deviceId: id, mirrored: facingMode !== "environment" };
 }
 
 // Opens a file of the user's.
-export async function openFile(file) {
-  const image = await createImageBitmap(file).catch(() => null);
+export async function openFile(file, signal) {
+  // A large video would be read into memory before it turns out to be none.
+  const image = file.type.startsWith("video/") ? null : await createImageBitmap(file).catch(() => null);
   if (image) return openImage(image);
   const src = URL.createObjectURL(file);
   try {
-    return await openVideo({ src }, () => URL.revokeObjectURL(src));
+    return await openVideo({ src }, signal, () => URL.revokeObjectURL(src));
   } catch {
     const advice = "Choose another file, for example a JPEG or an MP4.";
     throw new Error(`${file.name}: this browser cannot open it as a picture or video. ${advice}`);
@@ -38,11 +40,11 @@ function openImage(image) {
 }
 
 // Plays a video. `next` waits for a frame that was not taken yet, and takes the newest one.
-export async function openVideo(content, release = () => {}) {
+export async function openVideo(content, signal, release = () => {}) {
   const element = Object.assign(document.createElement("video"), { muted: true, playsInline: true, ...content });
   document.body.append(element); // Some telephones decode only what is in the page; style.css makes it invisible.
   const live = Boolean(element.srcObject), begun = performance.now();
-  let newest = null, taken = null, ended = false, wake = () => {};
+  let newest = null, taken = null, ended = false, damaged = false, wake = () => {};
   const present = (now, { mediaTime }) => {
     newest = live ? (now - begun) / 1000 : mediaTime;
     wake();
@@ -68,16 +70,30 @@ export async function openVideo(content, release = () => {}) {
     element.remove();
     release();
   };
-  element.onended = element.onerror = end;
+  const play = async () => {
+    signal.throwIfAborted();
+    await element.play().catch(async (error) => {
+      if (error.name !== "AbortError" || !document.hidden) throw error;
+      // A hidden tab plays nothing; it is tried again when the tab is shown.
+      await new Promise((resolve) => { document.addEventListener("visibilitychange", resolve, { once: true }); });
+      await play();
+    });
+  };
+  element.onended = end;
+  element.onerror = () => {
+    damaged = true;
+    end();
+  };
+  signal.addEventListener("abort", close, { once: true });
   request();
   try {
-    await element.play();
+    await play();
     if (!element.videoWidth) throw new Error("There is only sound in it.");
   } catch (error) {
     close();
     throw error;
   }
-  return { still: false, live, next, end, close };
+  return { still: false, live, next, end, close, isDamaged: () => damaged };
 }
 
 // Returns a picture, or the present frame of a video, as an ImageBitmap of at most so many pixels, and its scale.

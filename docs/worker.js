@@ -22,7 +22,7 @@ const SIMD = Uint8Array.of(
 
 async function load() {
   if (!self.isSecureContext) throw new Error("Its address has to begin with https:// or http://localhost.");
-  if (!WebAssembly.validate(SIMD)) throw new Error("This browser has no WebAssembly SIMD. Use a current one.");
+  if (!self.WebAssembly?.validate(SIMD)) throw new Error("This browser has no WebAssembly SIMD. Use a current one.");
   let done = 0;
   const step = (promise) => promise.then((value) => {
     done += 1;

@@ -19,7 +19,7 @@ def load_results():
     """Returns for each shipped model its description, its metrics on PublicTest, and bytes and times of its network."""
     benchmark = json.loads((ROOT / "figures" / "benchmark_network.json").read_text(encoding="utf-8"))
     results = {}
-    for folder in sorted((ROOT / "models").glob("emotions-*")):
+    for folder in sorted((ROOT / "models").glob("emotions-?")):
         description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         metrics = json.loads((ROOT / "figures" / folder.name / "metrics.json").read_text(encoding="utf-8"))
         cost = {"bytes": (folder / "model.tflite").stat().st_size, **benchmark["ms_a_face"][f"models/{folder.name}"]}

@@ -392,6 +392,73 @@ def test_another_camera_can_be_chosen(open_page):
     assert choice.first_selected_option.text == second
 
 
+def test_camera_that_is_gone_is_replaced_by_another(open_page):
+    driver = open_page("--use-fake-device-for-media-stream=device-count=2", CAMERA_ALLOWED)
+    element(driver, "camera").click()
+    wait_for_text(driver, "rate", "[0-9]+ frames/s")
+    driver.execute_script("document.querySelector('#choice option:checked').value = 'gone';")
+    element(driver, "camera").click()
+    wait_for(driver, lambda driver: "gone" not in element(driver, "choice").get_attribute("innerHTML"))
+    wait_for_text(driver, "rate", "[0-9]+ frames/s")
+    assert text(driver, "message") == ""
+
+
+def test_camera_without_pictures_is_reported_and_can_be_stopped(open_page):
+    """A camera that sends none at all, and one that sends a single one."""
+    driver = open_page()
+    driver.execute_script("""
+        navigator.mediaDevices.getUserMedia = async () => {
+          window.track = new MediaStreamTrackGenerator({ kind: "video" });
+          return new MediaStream([track]);
+        };
+    """)
+    wait_for(driver, lambda driver: not element(driver, "progress").is_displayed())
+    for pictures in (0, 1):
+        element(driver, "camera").click()
+        wait_for(driver, lambda driver: driver.find_elements(By.TAG_NAME, "video"))
+        if pictures:
+            driver.execute_script("""
+                const frame = new VideoFrame(document.createElement("canvas"), { timestamp: 0 });
+                track.writable.getWriter().write(frame);
+            """)
+            wait_for_text(driver, "message", "The camera sends no picture.")
+        element(driver, "stop").click()
+        wait_for(driver, lambda driver: driver.execute_script("return track.readyState") == "ended")
+        assert not driver.find_elements(By.TAG_NAME, "video") and not element(driver, "stop").is_displayed()
+        assert text(driver, "message") == ""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("size", [(1080, 1920), (100, 4000), (4000, 100)])
+def test_tall_and_wide_pictures_are_shown_whole(open_page, clip_frames, tmp_path, width, size):
+    picture = np.full((*size[::-1], 3), 90, np.uint8)
+    if min(size) > 600:
+        picture[-360:, -640:] = clip_frames[20]
+    cv2.imwrite(str(tmp_path / "a.png"), picture)
+    driver = open_page()
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 2, "mobile": width < 500}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    element(driver, "file").send_keys(str(tmp_path / "a.png"))
+    wait_for_text(driver, "label", "Happy" if min(size) > 600 else "No face")
+    wait_for(driver, lambda driver: text(driver, "message") == "")
+    stage, canvas = (element(driver, name).rect for name in ("stage", "picture"))
+    for side, length in (("x", "width"), ("y", "height")):
+        assert stage[side] <= canvas[side] + 1
+        assert canvas[side] + canvas[length] <= stage[side] + stage[length] + 1
+    drawn = read_canvas(driver)
+    assert drawn.shape[0] / drawn.shape[1] == pytest.approx(size[1] / size[0], rel=0.06)
+    assert (drawn.max(axis=2) > 0).mean() > 0.9  # Too large a canvas would be blank.
+
+
+def test_damaged_video_is_reported(open_page, tmp_path):
+    driver = open_page()
+    content = (DOCS / "vendor" / "demo.mp4").read_bytes()
+    (tmp_path / "a.mp4").write_bytes(content[: len(content) * 2 // 3])
+    element(driver, "file").send_keys(str(tmp_path / "a.mp4"))
+    wait_for_text(driver, "message", "is damaged")
+    assert int(text(driver, "rows").split()[0]) > 20
+
+
 def test_dropped_picture_is_labeled_and_mirrored(open_page, clip_frames, tmp_path):
     driver = open_page()
     run_async(driver, DROP_FILE, png_address(clip_frames[20]))

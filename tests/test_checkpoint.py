@@ -5,6 +5,7 @@ python -m pytest tests/test_checkpoint.py
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import types
@@ -183,6 +184,21 @@ def make_new_model(folder):
     """Writes the model of a training that has finished but not replaced the former one."""
     make_model(folder / "model.partial" / "model", "new")
     (folder / "model.partial" / "lock").touch()
+
+
+def test_kill_while_the_oldest_model_is_deleted_blocks_nothing(tmp_path, monkeypatch):
+    """The file that tells what the folder is goes last."""
+    make_model(tmp_path / "model.previous", "oldest")
+    (tmp_path / "model.previous" / "model.keras").write_text("oldest")
+    make_model(tmp_path / "model", "former")
+    make_new_model(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.replace_model(tmp_path / "model")
+    assert os.listdir(tmp_path / "model.previous") == ["model.json"]
+    checkpoint.replace_model(tmp_path / "model")
+    assert (tmp_path / "model" / "model.json").read_text() == "new"
 
 
 def test_former_model_becomes_previous(tmp_path):

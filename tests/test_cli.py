@@ -3,6 +3,7 @@
 python -m pytest tests/test_cli.py
 """
 
+import re
 import signal
 import subprocess
 import sys
@@ -132,11 +133,20 @@ def test_ctrl_c_a_kill_and_a_closed_terminal_are_handled():
 
 
 def test_missing_package_is_one_line():
-    finished = start(before="cli.check_installed('script.py', 'sys', 'not_there')")
+    finished = start(before="cli.check_installed('script.py', 'requirements.txt', 'sys', 'not_there')")
+    command = f"{sys.executable} -m pip install -r requirements.txt"
     assert finished.communicate(timeout=60) == (
-        "", "script.py: not_there is not installed. Install it: pip install -r requirements.txt\n"
+        "", f"script.py: not_there is not installed for this Python. Install it: {command}\n"
     )  # fmt: skip
     assert finished.returncode == 2
+
+
+@pytest.mark.parametrize("script", ["webcam_demo.py", "train.py", "evaluate.py"])
+def test_python_without_the_packages_is_told_how_to_install_them(script):
+    """As the Python of the system, which has none of them."""
+    finished = subprocess.run([sys.executable, "-ES", ROOT / script], capture_output=True, text=True)
+    assert finished.returncode == 2 and finished.stderr.count("\n") == 1
+    assert re.fullmatch(rf"{script}: \w+ is not installed .* -m pip install -r requirements.*txt\n", finished.stderr)
 
 
 def test_replaced_file_is_complete_or_unchanged(tmp_path):

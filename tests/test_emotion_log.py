@@ -680,6 +680,12 @@ def test_logs_with_long_paths_stay_apart(tmp_path, capsys):
     assert "b.csv: one of the logs. Choose" in capsys.readouterr().err and logs[0].read_bytes() == before
 
 
+def test_frames_of_a_stream_at_the_same_moment_are_not_images(tmp_path, capsys):
+    frames = [(0, 0.0, [(1, "Happy", 0.9)]), (1, 0.5, [(1, "Happy", 0.9)]), (2, 0.5, [(1, "Happy", 0.9)])]
+    assert emotion_log.main([str(write_log(tmp_path / "log.csv", frames, utc_column=True))]) == 0
+    assert "Images" not in capsys.readouterr().out
+
+
 def test_unreadable_log_of_a_folder_is_skipped(folder, capsys, monkeypatch):
     read_bytes = Path.read_bytes
 

@@ -769,6 +769,26 @@ def test_long_texts_are_shortened():
     assert len(text) == utils.LONGEST_TEXT and text.startswith("folder/") and text.endswith("/name")
 
 
+def test_threads_share_a_model_and_a_detector(gray_portrait, crops):
+    """They take turns inside, so each gets the answers of its own faces, and messages are seen afterwards."""
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        models = list(pool.map(lambda _: utils.load_emotion_model(), range(8)))
+        parts, model, detector = np.array_split(crops, 60), models[0], utils.load_face_detector()
+        together = list(pool.map(model.predict, parts))
+        boxes = list(pool.map(lambda _: utils.detect_faces(gray_portrait, detector).tolist(), range(16)))
+    alone = [model.predict(part) for part in parts]
+    assert all((a == b).all() for a, b in zip(together, alone, strict=True))
+    assert boxes == 16 * [utils.detect_faces(gray_portrait, detector).tolist()]
+    assert not os.path.samestat(os.fstat(2), os.stat(os.devnull))
+
+
+def test_color_frame_where_a_gray_one_is_meant_is_refused(portrait):
+    with pytest.raises(ValueError, match="`gray` must have two dimensions, but it has 3"):
+        utils.detect_faces(portrait, utils.load_face_detector())
+    with pytest.raises(ValueError, match="reshape"):
+        utils.crop_faces(portrait, [(10, 10, 60, 60)])
+
+
 def test_quiet_stderr_hides_native_output_only_inside(capfd):
     with utils.quiet_stderr():
         os.write(2, b"hidden")
