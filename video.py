@@ -602,7 +602,7 @@ class AnnotatedFiles(contextlib.AbstractContextManager):
     """Writes annotated frames to an image or a video or, for the files of a folder, to a folder of them.
 
     A context manager, which completes the last video, after an exception too. A video's frame is encoded in a thread
-    while the next one is made.
+    while the next one is made. `written` is the number of complete files.
 
     Raises:
         OSError: they cannot be written.
@@ -624,10 +624,10 @@ class AnnotatedFiles(contextlib.AbstractContextManager):
                 self.writer = VideoWriter(path, annotated.shape[1::-1], source_frame, self.inputs.get(self.file))
         if source_frame.still:
             write_image(path, annotated)
+            self.written += 1
         else:
             self._wait()
             self.pending = self.pool.submit(self.writer.write, annotated, source_frame.time_s, source_frame.fps)
-        self.written += 1
 
     def _wait(self):
         """Waits for the frame under way, or raises once what went wrong with it."""
@@ -643,6 +643,7 @@ class AnnotatedFiles(contextlib.AbstractContextManager):
                 self._wait()
             finally:
                 self.pool.submit(writer.close, whole).result()  # In its turn: Ctrl-C may have hidden a frame under way.
+                self.written += writer.written > 0
 
     def __exit__(self, *_):
         with self.pool:

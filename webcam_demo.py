@@ -184,10 +184,13 @@ def run(source, labeler, benchmark, window, output, log):
             window.show(annotated, source_frame, faces, benchmark.recent_fps())
 
 
-def run_to_failure(*args):
-    """Calls `run`. Returns the error that ended it before the source did, or None."""
+def run_to_failure(source, labeler, benchmark, window, output, log):
+    """Calls `run`, and closes what it writes. Returns the error that ended it before the source did, or None."""
     try:
-        run(*args)
+        with contextlib.ExitStack() as stack:
+            for part in filter(None, (window, log, output)):
+                stack.enter_context(part)
+            run(source, labeler, benchmark, window, output, log)
     except (KeyboardInterrupt, MemoryError, OSError) as error:
         return error
     except cv2.error as error:
@@ -341,13 +344,11 @@ def demo(args):
         is_folder, is_live = source.kind == "folder", source.kind in video.LIVE_KINDS
         log = emotion_log.EmotionLog(args.log, model.classes, is_folder, is_live) if args.log else None
         output = open_output(args, source, window)
-        with contextlib.ExitStack() as stack:
-            for part in filter(None, (window, log, output)):
-                stack.enter_context(part)
-            benchmark = Benchmark()
-            labeler = FrameLabeler(model, detector, args.min_confidence, benchmark, numbered=log is not None)
-            failure = run_to_failure(source, labeler, benchmark, window, output, log)
-        report(args, source, output, log, benchmark)  # Before closing a stream that stalls, which takes seconds.
+        benchmark = Benchmark()
+        labeler = FrameLabeler(model, detector, args.min_confidence, benchmark, numbered=log is not None)
+        failure = run_to_failure(source, labeler, benchmark, window, output, log)
+        if benchmark.frames or not failure:  # Before closing a stream that stalls, which takes seconds.
+            report(args, source, output, log, benchmark)
     if failure or source.problem:
         raise failure or ValueError(source.problem)
 

@@ -820,6 +820,7 @@ def test_video_that_cannot_be_completed_leaves_the_former_file(noisy_video, tmp_
     command = f"ulimit -f 8; {sys.executable} {ROOT / 'webcam_demo.py'} {noisy_video} --no-display --output {name}"
     finished = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
     assert finished.returncode == 2 and f"{name}: could not be completed" in finished.stderr
+    assert "frames/s" in finished.stdout and "Wrote" not in finished.stdout
     assert finished.stderr.count("\n") == 1, finished.stderr
     assert (tmp_path / name).read_bytes() == b"former" and os.listdir(tmp_path) == [name]
 
