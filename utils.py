@@ -593,7 +593,7 @@ def _check_frame(frame):
 
 
 class _Shared:
-    """What calls of `read_emotions` share. Cascades and networks keep state during a call, so threads take turns."""
+    """What all threads share. Cascades and networks keep state during a call, so the threads take turns."""
 
     def __init__(self):
         self.lock = threading.RLock()  # Taken twice by `quiet_stderr` and by a reloaded module's hooks.

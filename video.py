@@ -56,7 +56,7 @@ IMAGE_START = re.compile(
     re.DOTALL,
 )
 PLAYLIST = b"#EXTM3U"
-LIVE_START = re.compile(rb"--|#EXTM3U|\s*<")  # Parts, a playlist; or a web page.
+LIVE_START = re.compile(rb"--|" + PLAYLIST + rb"|\s*<")  # Parts, a playlist; or a web page.
 ANIMATIONS, ALBUMS = {"AVIF", "GIF", "PNG", "WEBP"}, {"HEIF", "TIFF"}  # Pillow's names of formats with several images.
 MAX_IMAGE_PIXELS = 100_000_000  # The demo needs 8 bytes for each.
 MAX_IMAGE_FILE = 4 * MAX_IMAGE_PIXELS  # Bytes.
