@@ -157,11 +157,15 @@ def detect_faces(gray, detector) -> np.ndarray:
     Their width is at least 48 pixels and at least a thirtieth of the image's shorter side. Returns boxes, int (F, 4),
     largest first; (0, 4) without a face.
     """
-    if gray.ndim != 2:
-        raise ValueError(f"`gray` must have two dimensions, but it has {gray.ndim}. Use cv2.COLOR_BGR2GRAY.")
+    _check_gray(gray)
     with _shared.lock:  # The cascades keep state during a call.
         faces = _find_frontal(gray, detector, angles=(0,))
     return np.array([np.rint(box) for box, _ in faces], int).reshape(-1, 4)
+
+
+def _check_gray(gray):
+    if gray.ndim != 2:
+        raise ValueError(f"`gray` must have two dimensions, but it has {gray.ndim}. Use cv2.COLOR_BGR2GRAY.")
 
 
 def find_faces(gray, detector):
@@ -351,6 +355,7 @@ def crop_faces(gray, boxes, angles=None):
         boxes: int (F, 4), framed like FER2013's faces, as the cascade's are; the frame's edge is repeated beyond it.
         angles: F degrees by which the faces are tilted clockwise; they are turned upright.
     """
+    _check_gray(gray)
     angles = np.zeros(len(boxes)) if angles is None else angles
     pairs = zip(boxes, angles, strict=True)
     faces = [cut_square(gray, box, IMAGE_SIZE, angle=angle, exact=True) for box, angle in pairs]
@@ -377,7 +382,14 @@ class EmotionModel:
         self.classes, self.heads = tuple(description["classes"]), tuple(description["heads"])
 
     def logits(self, faces) -> dict[str, np.ndarray]:
-        """Returns the output of each head, dict of float32 (N, C), for faces, uint8 (N, 48, 48, 1)."""
+        """Returns the output of each head, dict of float32 (N, C), for faces, uint8 (N, 48, 48, 1).
+
+        Raises:
+            ValueError: `faces` are not such an array. Of gray levels from 0 to 1, the network would see nothing.
+        """
+        if faces.dtype != np.uint8 or faces.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 1):
+            received = f"{faces.dtype} {faces.shape}"
+            raise ValueError(f"`faces` must be uint8 (N, 48, 48, 1), but they are {received}. Use crop_faces.")
         logits = {head: np.empty((len(faces), len(self.classes)), np.float32) for head in self.heads}
         for start in range(0, len(faces), self.BATCH_SIZE):
             batch = slice(start, start + self.BATCH_SIZE)

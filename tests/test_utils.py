@@ -785,8 +785,20 @@ def test_threads_share_a_model_and_a_detector(gray_portrait, crops):
 def test_color_frame_where_a_gray_one_is_meant_is_refused(portrait):
     with pytest.raises(ValueError, match="`gray` must have two dimensions, but it has 3"):
         utils.detect_faces(portrait, utils.load_face_detector())
-    with pytest.raises(ValueError, match="reshape"):
+    with pytest.raises(ValueError, match="`gray` must have two dimensions, but it has 3"):
         utils.crop_faces(portrait, [(10, 10, 60, 60)])
+
+
+def test_faces_of_another_size_or_of_gray_levels_up_to_1_are_refused(crops):
+    model = utils.load_emotion_model()
+    wrong = {
+        "float32": crops.astype(np.float32) / 255,
+        "64, 64": np.zeros((1, 64, 64, 1), np.uint8),
+        "48, 48": crops[0],
+    }
+    for received, faces in wrong.items():
+        with pytest.raises(ValueError, match=rf"`faces` must be uint8 \(N, 48, 48, 1\), but they are .*{received}"):
+            model.predict(faces)
 
 
 def test_quiet_stderr_hides_native_output_only_inside(capfd):
