@@ -46,18 +46,23 @@ NOT_A_LOG = (ValueError, TypeError, LookupError, OverflowError, RecursionError, 
 class EmotionLog:
     """Writes one row per face and frame to a file, as CSV or as JSON lines (`.jsonl`).
 
-    A row may begin with the frame's file (`file_column`) and end with the time of day (`utc_column`). The first frame
-    empties the file, so that a run without one keeps the former log.
+    The first frame empties the file, so that a run without one keeps the former log.
+
+    Args:
+        files: list of str, the names of a folder's files. A row then begins with the frame's file.
+        utc_column: end a row with the time of day.
 
     Raises:
         OSError, ValueError: the file cannot be written, is being written, or its name has another suffix.
     """
 
-    def __init__(self, path, classes, file_column=False, utc_column=False):
+    def __init__(self, path, classes, files=(), utc_column=False):
         check_path(path)
-        self.path, self.file_column, self.utc_column = path, file_column, utc_column
+        self.path, self.file_column, self.utc_column = path, len(files) > 0, utc_column
         self.face_columns = ["track", "x", "y", "width", "height", "label", "confidence", *classes, "angle", "held"]
-        self.columns = ["file"] * file_column + ["frame", "time_s", *self.face_columns] + ["utc"] * utc_column
+        self.columns = ["file"] * self.file_column + ["frame", "time_s", *self.face_columns] + ["utc"] * utc_column
+        # Tells a spreadsheet that names are UTF-8. Other logs are ASCII, and every program reads their first column.
+        self.mark = "" if all(map(str.isascii, files)) else "\ufeff"
         self.rows, self.json_lines = 0, path.suffix.lower() == ".jsonl"
 
     def __enter__(self):
@@ -107,8 +112,7 @@ class EmotionLog:
         """Empties the file, and writes the names of the columns to a CSV."""
         self.file.truncate(0)
         if not self.json_lines:
-            # Tells a spreadsheet that names of files are UTF-8. Other logs are ASCII, and every program reads them.
-            self.file.write("\ufeff" * self.file_column)
+            self.file.write(self.mark)
             self.writer.writerow(self.columns)
 
     def _write_row(self, row):

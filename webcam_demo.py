@@ -341,8 +341,9 @@ def demo(args):
     model, detector = utils.load_emotion_model(args.model), utils.load_face_detector()
     with video.open_source(args.source, args.camera_size) as source:
         window = open_window(args, source)
-        is_folder, is_live = source.kind == "folder", source.kind in video.LIVE_KINDS
-        log = emotion_log.EmotionLog(args.log, model.classes, is_folder, is_live) if args.log else None
+        files = list(map(video.file_name, source.paths)) if source.kind == "folder" else []
+        is_live = source.kind in video.LIVE_KINDS
+        log = emotion_log.EmotionLog(args.log, model.classes, files, is_live) if args.log else None
         output = open_output(args, source, window)
         benchmark = Benchmark()
         labeler = FrameLabeler(model, detector, args.min_confidence, benchmark, numbered=log is not None)

@@ -76,7 +76,7 @@ def test_json_lines_hold_numbers_and_null(tmp_path):
 
 
 def test_file_comes_first_and_utc_last(tmp_path):
-    path = write_log(tmp_path / "log.csv", file_column=True, utc_column=True)
+    path = write_log(tmp_path / "log.csv", files=["a.mp4"], utc_column=True)
     rows = list(csv.reader(path.open(newline="", encoding="utf-8-sig")))
     assert rows[0][0] == "file" and rows[0][-1] == "utc"
     assert rows[1][0] == "a.mp4" and rows[1][-1] == "2026-11-24T12:00:00.000+00:00"
@@ -88,20 +88,21 @@ def test_held_face_is_marked(tmp_path):
 
 
 def test_name_beyond_ascii_is_marked_as_utf8_for_spreadsheets(tmp_path):
-    """A log without names is plain ASCII, so that a program finds its first column without knowing of the mark."""
-    with_names = write_log(tmp_path / "names.csv", file="k\u00f6ln.mp4", file_column=True)
+    """Other logs are plain ASCII, so that a program finds their first column without knowing of the mark."""
+    with_names = write_log(tmp_path / "names.csv", file="k\u00f6ln.mp4", files=["k\u00f6ln.mp4"])
     assert with_names.read_bytes().startswith(b"\xef\xbb\xbffile,") and "k\u00f6ln.mp4" in with_names.read_text("utf-8")
+    assert write_log(tmp_path / "ascii.csv", files=["a.mp4"]).read_bytes().startswith(b"file,frame,")
     assert write_log(tmp_path / "log.csv", file="k\u00f6ln.mp4").read_bytes().startswith(b"frame,")
-    assert write_log(tmp_path / "log.jsonl", file="k\u00f6ln.mp4", file_column=True).read_bytes().startswith(b"{")
+    assert write_log(tmp_path / "log.jsonl", files=["k\u00f6ln.mp4"]).read_bytes().startswith(b"{")
     assert emotion_log.read_log(with_names)["file"].unique() == ["k\u00f6ln.mp4"]
 
 
 @pytest.mark.parametrize("name", ["=1+1.mp4", "+a.mp4", "-a.mp4", "@a.mp4", "\ta.mp4"])
 def test_name_that_a_spreadsheet_takes_for_a_formula_is_escaped_and_read_back(tmp_path, name):
-    path = write_log(tmp_path / "log.csv", file=name, file_column=True)
+    path = write_log(tmp_path / "log.csv", file=name, files=[name])
     assert list(csv.reader(path.open(newline="")))[1][0] == f"'{name}"
     assert emotion_log.read_log(path)["file"].unique() == [name]
-    path = write_log(tmp_path / "log.jsonl", file=name, file_column=True)
+    path = write_log(tmp_path / "log.jsonl", file=name, files=[name])
     assert json.loads(path.read_text().splitlines()[0])["file"] == name
 
 
@@ -453,7 +454,7 @@ def test_summary_lists_the_tracks_seen_longest(tmp_path):
 
 def test_images_are_counted_and_have_no_timeline(tmp_path):
     frames = [(0, 0.0, [(1, "Happy", 0.9)]), (1, 0.0, [(1, "Happy", 0.8)]), (2, 0.0, [(1, "Sad", 0.1)])]
-    log = write_log(tmp_path / "log.csv", frames, file_column=True)
+    log = write_log(tmp_path / "log.csv", frames, files=["a.mp4"])
     assert emotion_log.report([log]) == "3 faces in 3 frames: Happy 2, Sad 1."
     assert not emotion_log.timeline_path(log).exists()
 
@@ -481,7 +482,7 @@ def test_curve_is_zero_while_the_face_is_away(tmp_path):
 
 
 def test_photograph_in_a_folder_of_videos_has_no_share_of_the_time(tmp_path):
-    with emotion_log.EmotionLog(tmp_path / "log.csv", CLASSES, file_column=True) as log:
+    with emotion_log.EmotionLog(tmp_path / "log.csv", CLASSES, files=["a.mp4"]) as log:
         for number, (time_s, file) in enumerate([(0.0, "a.jpg"), (0.0, "b.mp4"), (0.5, "b.mp4")]):
             log.write(number, time_s, file, [make_face(1, "Happy", 0.8)])
     rows = emotion_log.read_log(tmp_path / "log.csv")
@@ -645,7 +646,7 @@ def test_interval_ends_where_the_face_is_held_or_away(tmp_path):
 
 
 def test_intervals_of_several_logs_and_files_name_them(folder, tmp_path):
-    write_log(folder / "c.csv", file="=k\u00f6ln.mp4", file_column=True)
+    write_log(folder / "c.csv", file="=k\u00f6ln.mp4", files=["k\u00f6ln.mp4"])
     emotion_log.report([folder], tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_bytes().startswith(b"\xef\xbb\xbflog,file,track,label,start_s,end_s")
     rows = list(csv.DictReader((tmp_path / "out.csv").open(newline="", encoding="utf-8-sig")))

@@ -73,7 +73,7 @@ def demo(tmp_path, monkeypatch, capsys):
 
 
 def read_csv(path):
-    with open(path, newline="", encoding="utf-8-sig") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

@@ -222,7 +222,7 @@ def log_reader(folder):
 
     paths = [folder / "log.csv", folder / "log.jsonl"]
     for path in paths:
-        with emotion_log.EmotionLog(path, utils.EMOTIONS, file_column=True, utc_column=True) as log:
+        with emotion_log.EmotionLog(path, utils.EMOTIONS, files=["k\u00f6ln.mp4"], utc_column=True) as log:
             for number in range(6):
                 probabilities = dict(zip(utils.EMOTIONS, [0.7] + 6 * [0.05], strict=True))
                 face = utils.Face((10, 20, 48, 48), utils.EMOTIONS[number], 0.7, probabilities, track=1 + number % 2)
