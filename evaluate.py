@@ -69,7 +69,6 @@ def read_history(path, heads):
     """Returns the columns of `history.csv`, dict of float (E,), or None if there is no such file."""
     name, columns = utils.printable(path), ["epoch", "size"]
     if not path.is_file():
-        print(f"{name}: no such file. accuracy.png and loss.png are left out.", file=sys.stderr)
         return None
     columns += [f"{part}{head}_{value}" for head in heads for part in ("", "val_") for value in ("accuracy", "loss")]
     try:
@@ -181,14 +180,19 @@ def measure_shown(consensus, probabilities):
     return result
 
 
-def warn(data, result):
-    """Prints the warnings of a `fer2013.Dataset`, and one if the accuracy says that data and model do not fit."""
+def warn(data, result, history_path):
+    """Prints the warnings of a `fer2013.Dataset`, and one if the accuracy says that data and model do not fit.
+
+    Prints another one if there is no `history.csv`.
+    """
     lines = data.warnings()
     if result["accuracy"] < result["majority_baseline"]:
         lines.append(
             f"accuracy {result['accuracy']:.4f} is under that of always predicting the most frequent class "
             f"({result['majority_baseline']:.4f}). Labels or model are wrong."
         )
+    if not history_path.is_file():
+        lines.append(f"{utils.printable(history_path)}: no such file. accuracy.png and loss.png are left out.")
     for line in lines:
         print(f"Warning: {line}", file=sys.stderr)
 
@@ -308,7 +312,6 @@ def evaluate(data, votes, model_dir, split, output_dir):
         rows = truths["consensus"] >= 0
         result["consensus"] = measure(truths["consensus"][rows], predictions["demo"][rows], classes)
     result["splits"] = {part: measure_split(part == parts, truths, predictions) for part in SPLIT_PARTS[split]}
-    warn(data, result)
     report = format_report(labels, predictions["labels"].argmax(axis=1), result, model.description)
     with replaced_files(output_dir) as folder:
         draw_predictions(folder, truths, predictions, result, classes)
@@ -317,6 +320,7 @@ def evaluate(data, votes, model_dir, split, output_dir):
         draw_model(folder, history, model.description, model_dir)
         (folder / "classification_report.txt").write_text(report, encoding="utf-8")
         (folder / "metrics.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    warn(data, result, model_dir / "history.csv")  # Last, so that an error is the only line on stderr.
     print(f"{report}\nFigures and metrics are in {utils.printable(output_dir)}.")
 
 

@@ -231,8 +231,6 @@ def train(
     print(f"Reading {utils.printable(data)}.", flush=True)
     dataset = fer2013.read(data)
     splits = load_splits(dataset, votes, classes, limit)
-    for warning in dataset.warnings():
-        print(f"Warning: {warning}", file=sys.stderr)
     batch_size = min(batch_size, len(splits["train"][0]))
     options = {"classes": classes, "epochs": epochs, "batch_size": batch_size, "seed": seed, "limit": limit}
     state = checkpoint.Checkpoint(output_dir, make_config(data, votes, splits, options), list_crop_sizes(epochs))
@@ -240,7 +238,10 @@ def train(
         if not resume:  # --resume completes it too.
             checkpoint.complete_replacement(output_dir)
         with state.interrupt_between_batches():
-            fit(state, splits, state.start(resume))
+            weights = state.start(resume)
+            for warning in dataset.warnings():  # After the checks, so that an error is the only line on stderr.
+                print(f"Warning: {warning}", file=sys.stderr)
+            fit(state, splits, weights)
             description = write_model(state, output_dir, splits)
     if state.interrupted:  # After the last batch: there was nothing left to stop.
         raise KeyboardInterrupt(f"The training had finished: see {utils.printable(output_dir)}.")

@@ -268,7 +268,8 @@ def test_shuffled_labels_are_warned_of(trained, sample_csv, capsys):
     """Each label is that of the next class: nearly every prediction is wrong."""
     data, model = fer2013.read(sample_csv), utils.load_emotion_model(trained[0])
     faces, labels = data.select("val")
-    evaluate.warn(data, evaluate.measure((labels + 1) % 5, model.predict(faces), model.classes))
+    result = evaluate.measure((labels + 1) % 5, model.predict(faces), model.classes)
+    evaluate.warn(data, result, trained[0] / "history.csv")
     error = capsys.readouterr().err
     assert "is under that of always predicting the most frequent class (0.2000)" in error
     assert all(line.startswith("Warning: ") for line in error.splitlines())
@@ -278,12 +279,12 @@ def test_shuffled_labels_are_warned_of(trained, sample_csv, capsys):
 
 
 def check_refused(capsys, options, *expected):
-    """Runs the script, which must end with status 2 and one line, after warnings about the data."""
+    """Runs the script, which must end with status 2 and one line."""
     try:
         status = evaluate.main(list(map(str, options)))
     except SystemExit as error:
         status = error.code
-    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("Warning: ")]
+    lines = capsys.readouterr().err.splitlines()
     assert status == 2 and len(lines) == 1 and all(text in lines[0] for text in expected), lines
 
 
@@ -318,6 +319,11 @@ def test_empty_path_is_refused(capsys, options, option):
 def test_unusable_path_is_refused(capsys, options, option, path, text):
     check_refused(capsys, flatten(options | {option: path}), text)
     assert not options["--output-dir"].exists()
+
+
+def test_model_without_history_adds_no_line_to_an_error(options, capsys):
+    (options["--model"] / "history.csv").unlink()
+    check_refused(capsys, flatten(options | {"--data": "/nowhere.csv"}), "/nowhere.csv: no such file")
 
 
 def test_missing_split_is_refused(options, sample_csv, tmp_path, capsys):

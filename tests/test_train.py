@@ -138,7 +138,8 @@ def test_second_training_is_refused_and_a_kill_keeps_the_state_of_the_first(samp
     process = start_training(sample_csv, sample_votes, folder, "--epochs", "500")
     wait_for_an_epoch(process, folder)
     assert train.main(["--data", str(sample_csv), *SMOKE, "--output-dir", str(folder)]) == 2
-    assert "model.partial: another training is using it." in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "model.partial: another training is using it." in error and error.count("\n") == 1
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=90)
     assert process.returncode == 130
