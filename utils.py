@@ -403,6 +403,8 @@ class EmotionModel:
 
         It is 0.5 where the network has no such output, so that the cascades decide.
         """
+        if len(faces) == 0:  # LiteRT would crash the process.
+            return np.empty(0, np.float32)
         logits = self.run(faces=faces.astype(np.float32)).get("face")
         return np.full(len(faces), 0.5, np.float32) if logits is None else 1 / (1 + np.exp(-logits[:, 0]))
 

@@ -320,6 +320,8 @@ def check_paths(args, source, output):
         if other != use:
             raise ValueError(f"{other} and {use} must be different files, but both are {name}.")
         folder = next((parent for parent in path.absolute().parents if parent.exists()), path)
+        if not folder.is_dir():
+            raise ValueError(f"{name}: {utils.printable(folder)} is not a folder. Choose another path.")
         if not os.access(folder, os.W_OK):  # Now, instead of after the last frame.
             raise ValueError(f"{name}: its folder is read-only. Choose another path.")
         if path.exists():

@@ -144,6 +144,10 @@ def test_a_model_without_that_output_leaves_it_to_the_cascades():
     assert model.face_scores(np.zeros((3, 48, 48, 1), np.uint8)).tolist() == [0.5] * 3
 
 
+def test_no_window_has_no_score(face_detector):
+    assert face_detector.model.face_scores(np.zeros((0, 48, 48, 1), np.uint8)).shape == (0,)
+
+
 def test_a_detected_face_holds_no_other(gray_portrait, face_detector, monkeypatch):
     """Each of two boxes around the same face would be confirmed. Only the one with more evidence stays."""
     large, small = np.array([116.0, 78, 172, 172]), np.array([134.0, 100, 136, 136])

@@ -340,11 +340,11 @@ def check_mistake(finished, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--output", "occupied/out.mp4"], ["occupied"]),
+        (["--output", "occupied/out.mp4"], ["occupied/out.mp4: ", "occupied is not a folder."]),
         (["--output", "out.xyz"], ["--output must end in", "out.xyz"]),
         pytest.param(["--output", "pipe.mp4"], ["pipe.mp4: not a regular file"], marks=POSIX),
         (["--output", ""], ["--output", "empty"]),
-        (["--log", "occupied/log.csv"], ["occupied"]),
+        (["--log", "occupied/log.csv"], ["occupied/log.csv: ", "occupied is not a folder."]),
         (["--log", "log.txt"], [".csv or .jsonl", "log.txt"]),
         pytest.param(["--log", "pipe.csv"], ["pipe.csv: not a regular file"], marks=POSIX),
         pytest.param(["--log", "loop.csv"], ["loop.csv"], marks=POSIX),
