@@ -272,19 +272,15 @@ def search_face(
 ):  # fmt: skip
     """Searches the surroundings of a box for a face of about its size.
 
+    Returns the box, float (4,), near the middle on which most detections agree, or None, and their number.
+
     Args:
-        gray: uint8 (H, W).
         neighbors: number of detections that have to agree.
         angle: degrees by which the face is tilted clockwise.
         flipped: search the horizontally flipped image.
         face_width: pixels to which the box is reduced or enlarged. With fewer than 64 the boxes are too large.
-        sizes: the smallest and the largest face, in widths of the box.
-        step: ratio of successive sizes.
+        sizes, step: the smallest and the largest face, in widths of the box, and the ratio of successive sizes.
         tone: uint8 (256,), the new value of each gray level; None leaves them as they are.
-
-    Returns:
-        box: float (4,), the face near the middle on which most detections agree; None if there is none.
-        agreeing: int, the number of detections that agree on it.
     """
     size = round(face_width * (1 + 2 * SEARCH_MARGIN))
     patch = cut_square(gray, box, size, SEARCH_MARGIN, angle)
@@ -533,21 +529,19 @@ def _read_description(path):
     """Reads `model.json` and checks all that inference relies on."""
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-        known = {(ids, tuple(EMOTIONS[i] for i in ids)) for ids in CLASS_SETS.values()}
-        heads, temperatures = description["heads"], description["temperatures"]
-        numbers = {name: description[name] for name in ("parameters", "macs")}
-        numbers |= {f"temperatures.{head}": temperatures[head] for head in heads}
-        finite = [type(number) in (int, float) and abs(number) <= sys.float_info.max for number in description["bias"]]
+        class_sets = {(ids, tuple(EMOTIONS[i] for i in ids)) for ids in CLASS_SETS.values()}
+        heads, bias = description["heads"], description["bias"]
+        positive = {name: description[name] for name in ("parameters", "macs")}
+        positive |= {f"temperatures.{head}": description["temperatures"][head] for head in heads}
         checks = {
-            "classes": (tuple(description["fer2013_ids"]), tuple(description["classes"])) in known,
+            "classes": (tuple(description["fer2013_ids"]), tuple(description["classes"])) in class_sets,
             "image_size": description["image_size"] == IMAGE_SIZE,
             "heads": tuple(heads) in (HEADS, HEADS[:1]),
-            "bias": len(finite) == len(description["classes"]) and all(finite),
+            "bias": len(bias) == len(description["classes"]) and all(map(_is_finite, bias)),
             "training": isinstance(description["training"], dict),
             "tflite_sha256": re.fullmatch("[0-9a-f]{64}", description["tflite_sha256"]),
         }
-        for name, number in numbers.items():
-            checks[name] = type(number) in (int, float) and 0 < number <= sys.float_info.max
+        checks |= {name: _is_finite(number) and number > 0 for name, number in positive.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{printable(path)}: not a model description ({shorten(repr(error))}). Train the model again."
@@ -556,6 +550,11 @@ def _read_description(path):
     if wrong:
         raise ValueError(f"`{wrong}` in {printable(path)} has a value that cannot be right. Train the model again.")
     return description
+
+
+def _is_finite(number):
+    """Returns whether a value from JSON is a number that a float can hold."""
+    return type(number) in (int, float) and abs(number) <= sys.float_info.max
 
 
 def read_emotions(frame, model=None, detector=None) -> list[Face]:
