@@ -199,7 +199,7 @@ class FaceTracker:
 
     def _update(self, gray, time_s):
         """Updates the tracks by the next frame of a video."""
-        reduced, reduction = reduce_frame(gray)
+        reduced, reduction = utils.reduce_image(gray, SCAN_LINES)
         is_new_scene = self._is_cut(reduced)
         if is_new_scene:
             self._forget(self.tracks)
@@ -406,7 +406,7 @@ class Scan:
         """Yields (box, view) of places that may be a face: about two false ones per 100,000 windows.
 
         Args:
-            reduced: uint8 (H, W), from `reduce_frame`; the boxes are in its pixels.
+            reduced: uint8 (H, W), the reduced frame; the boxes are in its pixels.
             budget: windows to scan; infinity for the whole frame in every view.
             search_sides: function that returns whether to look for profiles and tilted heads too.
         """
@@ -448,14 +448,6 @@ class Scan:
                 middle = to_padded @ ((x + width / 2) / strip.scale, (y + width / 2 + strip.top) / strip.scale, 1)
                 width /= strip.scale
                 yield np.array([*(middle - strip.padding - width / 2), width, width])
-
-
-def reduce_frame(gray):
-    """Returns a frame of at most `SCAN_LINES` lines, which serves all that looks at the whole frame, and its scale."""
-    reduction = min(1.0, SCAN_LINES / min(gray.shape), utils.LONGEST_SIDE / max(gray.shape))
-    if min(gray.shape) * reduction < 1:
-        return gray[:1, :1], 1.0  # No face fits into so narrow a frame.
-    return cv2.resize(gray, None, fx=reduction, fy=reduction, interpolation=cv2.INTER_AREA), reduction
 
 
 def plan_strips(shape, views):

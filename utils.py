@@ -218,13 +218,18 @@ def _find_profiles(gray, detector):
 
 def _prepare_still(gray, tone=None):
     """Returns an image reduced, toned and padded for `_scan`, with its padding in pixels and its reduction."""
-    reduction = min(1.0, STILL_LINES / min(gray.shape), LONGEST_SIDE / max(gray.shape))
-    if min(gray.shape) * reduction < 1:
-        return np.zeros((1, 1), np.uint8), 0, 1.0  # No face fits into so narrow an image.
-    reduced = cv2.resize(gray, None, fx=reduction, fy=reduction, interpolation=cv2.INTER_AREA)
+    reduced, reduction = reduce_image(gray, STILL_LINES)
     reduced = reduced if tone is None else cv2.LUT(reduced, tone)
     padding = round(STILL_PADDING * min(reduced.shape))
     return cv2.copyMakeBorder(reduced, *[padding] * 4, cv2.BORDER_REPLICATE), padding, reduction
+
+
+def reduce_image(gray, lines):
+    """Returns an image whose shorter side is reduced to so many pixels, if it is longer, and the reduction, 0..1."""
+    reduction = min(1.0, lines / min(gray.shape), LONGEST_SIDE / max(gray.shape))
+    if min(gray.shape) * reduction < 1:
+        return gray[:1, :1], 1.0  # No face fits into so narrow an image.
+    return cv2.resize(gray, None, fx=reduction, fy=reduction, interpolation=cv2.INTER_AREA), reduction
 
 
 def _scan(still, cascade, neighbors, angle=0, flipped=False):
