@@ -145,7 +145,7 @@ class Track:
         self.settled = view == self.view == UPRIGHT and np.abs(residual).max() < SETTLED * width
         if view == self.view or view.profile:
             box = self.box + POSITION_GAIN * residual
-            box = resize_box(box, np.clip(box[2], width / growth, width * growth))
+            box = utils.square_around(middle(box), np.clip(box[2], width / growth, width * growth))
         self.box = box
         self.velocity += VELOCITY_GAIN * (residual[:2] + residual[2:] / 2) / elapsed
         self.view, self.seen, self.hits, self.misses = view, self.time, self.hits + 1, 0
@@ -315,8 +315,8 @@ class FaceTracker:
 
     def _search_widely(self, gray, track):
         """Returns the box of an upright face that has moved far since the last frame, float (4,), or None."""
-        surroundings, sizes = resize_box(track.box, WIDER * track.box[2]), np.divide(KNOWN_SIZES, WIDER)
-        width = round(WIDER * utils.SEARCH_WIDTH)
+        surroundings = utils.square_around(middle(track.box), WIDER * track.box[2])
+        width, sizes = round(WIDER * utils.SEARCH_WIDTH), np.divide(KNOWN_SIZES, WIDER)
         return self._search(gray, surroundings, UPRIGHT, utils.NEW_NEIGHBORS, face_width=width, sizes=sizes)
 
     def _describe(self, gray, track, box, view):
@@ -447,7 +447,7 @@ class Scan:
                 x, y, width, _ = box
                 middle = to_padded @ ((x + width / 2) / strip.scale, (y + width / 2 + strip.top) / strip.scale, 1)
                 width /= strip.scale
-                yield np.array([*(middle - strip.padding - width / 2), width, width])
+                yield utils.square_around(middle - strip.padding, width)
 
 
 def plan_strips(shape, views):
@@ -499,11 +499,6 @@ def make_track(gray, box, view, time_s):
 def middle(box):
     """Returns the middle x, y of a box."""
     return box[:2] + box[2:] / 2
-
-
-def resize_box(box, width):
-    """Returns a square box of another width around the same middle."""
-    return np.array([*(middle(box) - width / 2), width, width])
 
 
 def is_within(box, shape):

@@ -239,7 +239,12 @@ def _scan(still, cascade, neighbors, angle=0, flipped=False):
     found = cascade.detectMultiScale(image, SEARCH_STEP, neighbors, minSize=(IMAGE_SIZE, IMAGE_SIZE))
     # Sorted, because the order of the cascade's threads varies.
     middles = [(to_padded @ (x + width / 2, y + width / 2, 1), width) for x, y, width, _ in sorted(map(tuple, found))]
-    return [np.array([*(middle - padding - width / 2), width, width]) / reduction for middle, width in middles]
+    return [square_around(middle - padding, width) / reduction for middle, width in middles]
+
+
+def square_around(middle, width):
+    """Returns the square box, float (4,), around a middle x, y."""
+    return np.array([*(middle - width / 2), width, width])
 
 
 def turn_upright(image, angle, flipped=False):
@@ -300,8 +305,8 @@ def search_face(
     closeness = 1 - np.hypot(offsets[:, 0], offsets[:, 1]) / face_width
     best = np.argmax(agreeing * closeness)
     x, y, width = offsets[best] * box[2] / face_width
-    x, y = np.add(box[:2], np.divide(box[2:], 2)) + rotate((-x if flipped else x, y), angle)
-    return np.array([x - width / 2, y - width / 2, width, width]), int(agreeing[best])
+    middle = np.add(box[:2], np.divide(box[2:], 2)) + rotate((-x if flipped else x, y), angle)
+    return square_around(middle, width), int(agreeing[best])
 
 
 def rotate(offset, angle):
