@@ -294,13 +294,8 @@ def open_output(args, source, window):
 
 def source_stem(source):
     """Returns the name of a source for the name of a file, in at most 200 bytes; its kind if it has none."""
-    place = source.paths[0] if source.paths else ""
-    if source.kind == "folder":
-        place = place.parent
-    elif source.kind != "camera" and not isinstance(place, Path):  # An address.
-        place = re.sub("^[a-z]+://[^/]*", "", source.title)
-    stem = Path(place and os.path.abspath(place)).stem
-    return os.fsencode(stem)[:200].decode(errors="ignore") or source.kind
+    path = "" if source.kind == "camera" else re.sub("^[a-z]+://[^/]*", "", source.title)  # Without the host.
+    return os.fsencode(Path(path).stem)[:200].decode(errors="ignore") or source.kind
 
 
 def check_paths(args, source, output):
