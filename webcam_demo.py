@@ -216,45 +216,27 @@ def file_text(file, faces):
     return f"{utils.printable(file)}: {labels or 'no face'}"
 
 
-class Parser(cli.Parser):
-    def error(self, message):
-        """Ends the script with one line. Addresses in it lose their secrets."""
-        if message.startswith("unrecognized arguments"):
-            message += ". Give one SOURCE: for several files, name their folder."
-        message = re.sub(r"\S+://\S+", lambda address: utils.printable(address.group()), message)
-        super().error(utils.shorten(message))
+def demo(args):
+    """Opens the source and the outputs, runs the loop, closes them and reports.
 
-
-def parse_args(argv=None):
-    parser = Parser(__doc__)
-    add = parser.add_argument
-    add("positional", nargs="?", metavar="SOURCE", help="camera, video, image, folder or URL (default: camera 0)")
-    add("--source", metavar="SOURCE", help="SOURCE, given as an option")
-    add("--model", type=cli.path, default=utils.DEFAULT_MODEL, help="model folder (default: models/emotions-5)")
-    add("--output", type=cli.path, help="annotated video (.mp4) or image; a folder if the source is one")
-    add("--log", type=cli.path, help="labels and probabilities per face and frame (.csv or .jsonl)")
-    add("--camera-size", type=camera_size, metavar="WxH", help="pixels to ask a camera for, such as 1280x720")
-    add("--no-display", action="store_true", help="open no window")
-    add("--min-confidence", type=probability, default=0.5, help="below it a face is uncertain (default: 0.5)")
-    add("--benchmark", action="store_true", help="end with a table of times and one line of JSON")
-    args = parser.parse_args(argv)
-    if args.positional is not None and args.source is not None:
-        parser.error("SOURCE must be given once, but it is given with and without --source.")
-    args.source = args.source if args.positional is None else args.positional
-    return args
-
-
-def camera_size(text):
-    if not re.fullmatch(r"[1-9]\d{1,4}x[1-9]\d{1,4}", text):
-        raise argparse.ArgumentTypeError(f"must be a width and a height such as 1280x720, but it is {text[:40]}.")
-    return tuple(map(int, text.split("x")))
-
-
-def probability(text):
-    with contextlib.suppress(ValueError):
-        if 0 <= float(text) <= 1:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, but it is {text}.")
+    Raises:
+        KeyboardInterrupt, MemoryError, OSError, ValueError: it was stopped, the source ended early, or a file cannot be
+            written. The files are completed and reported first.
+    """
+    model, detector = utils.load_emotion_model(args.model), utils.load_face_detector()
+    with video.open_source(args.source, args.camera_size) as source:
+        window = open_window(args, source)
+        files = list(map(video.file_name, source.paths)) if source.kind == "folder" else []
+        is_live = source.kind in video.LIVE_KINDS
+        log = emotion_log.EmotionLog(args.log, model.classes, files, is_live) if args.log else None
+        output = open_output(args, source, window)
+        benchmark = Benchmark()
+        labeler = FrameLabeler(model, detector, args.min_confidence, benchmark, numbered=log is not None)
+        failure = run_to_failure(source, labeler, benchmark, window, output, log)
+        if benchmark.frames or not failure:  # Before closing a stream that stalls, which takes seconds.
+            report(args, source, output, log, benchmark)
+    if failure or source.problem:
+        raise failure or ValueError(source.problem)
 
 
 def open_window(args, source):
@@ -328,34 +310,6 @@ def file_identity(path):
     return os.stat(path)[1:3] if os.path.exists(path) else os.path.realpath(path)  # Inode and device.
 
 
-def demo(args):
-    """Opens the source and the outputs, runs the loop, closes them and reports.
-
-    Raises:
-        KeyboardInterrupt, MemoryError, OSError, ValueError: it was stopped, the source ended early, or a file cannot be
-            written. The files are completed and reported first.
-    """
-    model, detector = utils.load_emotion_model(args.model), utils.load_face_detector()
-    with video.open_source(args.source, args.camera_size) as source:
-        window = open_window(args, source)
-        files = list(map(video.file_name, source.paths)) if source.kind == "folder" else []
-        is_live = source.kind in video.LIVE_KINDS
-        log = emotion_log.EmotionLog(args.log, model.classes, files, is_live) if args.log else None
-        output = open_output(args, source, window)
-        benchmark = Benchmark()
-        labeler = FrameLabeler(model, detector, args.min_confidence, benchmark, numbered=log is not None)
-        failure = run_to_failure(source, labeler, benchmark, window, output, log)
-        if benchmark.frames or not failure:  # Before closing a stream that stalls, which takes seconds.
-            report(args, source, output, log, benchmark)
-    if failure or source.problem:
-        raise failure or ValueError(source.problem)
-
-
-def count_faces(frames, faces):
-    """Returns for example "1 frame, 2 faces"."""
-    return f"{emotion_log.plural(frames, 'frame')}, {emotion_log.plural(faces, 'face')}"
-
-
 def report(args, source, output, log, benchmark):
     """Prints what was seen and written."""
     table = benchmark.report()  # Before the timeline is drawn, which needs more memory than the loop.
@@ -374,6 +328,52 @@ def report(args, source, output, log, benchmark):
             print(f"The log cannot be summed up: {error}")
     if args.benchmark:
         print(table)
+
+
+def count_faces(frames, faces):
+    """Returns for example "1 frame, 2 faces"."""
+    return f"{emotion_log.plural(frames, 'frame')}, {emotion_log.plural(faces, 'face')}"
+
+
+class Parser(cli.Parser):
+    def error(self, message):
+        """Ends the script with one line. Addresses in it lose their secrets."""
+        if message.startswith("unrecognized arguments"):
+            message += ". Give one SOURCE: for several files, name their folder."
+        message = re.sub(r"\S+://\S+", lambda address: utils.printable(address.group()), message)
+        super().error(utils.shorten(message))
+
+
+def parse_args(argv=None):
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("positional", nargs="?", metavar="SOURCE", help="camera, video, image, folder or URL (default: camera 0)")
+    add("--source", metavar="SOURCE", help="SOURCE, given as an option")
+    add("--model", type=cli.path, default=utils.DEFAULT_MODEL, help="model folder (default: models/emotions-5)")
+    add("--output", type=cli.path, help="annotated video (.mp4) or image; a folder if the source is one")
+    add("--log", type=cli.path, help="labels and probabilities per face and frame (.csv or .jsonl)")
+    add("--camera-size", type=camera_size, metavar="WxH", help="pixels to ask a camera for, such as 1280x720")
+    add("--no-display", action="store_true", help="open no window")
+    add("--min-confidence", type=probability, default=0.5, help="below it a face is uncertain (default: 0.5)")
+    add("--benchmark", action="store_true", help="end with a table of times and one line of JSON")
+    args = parser.parse_args(argv)
+    if args.positional is not None and args.source is not None:
+        parser.error("SOURCE must be given once, but it is given with and without --source.")
+    args.source = args.source if args.positional is None else args.positional
+    return args
+
+
+def camera_size(text):
+    if not re.fullmatch(r"[1-9]\d{1,4}x[1-9]\d{1,4}", text):
+        raise argparse.ArgumentTypeError(f"must be a width and a height such as 1280x720, but it is {text[:40]}.")
+    return tuple(map(int, text.split("x")))
+
+
+def probability(text):
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, but it is {text}.")
 
 
 def main(argv=None):
