@@ -164,6 +164,16 @@ class Track:
         return self.probabilities
 
 
+class Find(NamedTuple):
+    """What a search found of a known face."""
+
+    similarity: float  # of the two thumbnails
+    track: Track
+    box: np.ndarray
+    view: View
+    thumbnail: np.ndarray
+
+
 class FaceTracker:
     """Follows the faces of a video, with a detector from `utils.load_face_detector`."""
 
@@ -235,7 +245,7 @@ class FaceTracker:
         # Where one face covers another, both tracks find the front face. It goes to the track whose thumbnail it
         # matches best.
         taken = []
-        for _, track, box, view, thumbnail in sorted(filter(None, finds), key=lambda find: -find[0]):
+        for _, track, box, view, thumbnail in sorted(filter(None, finds), key=lambda find: -find.similarity):
             if not utils.overlaps_any(box, taken):
                 track.move(box, view)
                 if utils.overlaps_any(track.box, taken):
@@ -256,22 +266,20 @@ class FaceTracker:
         return utils.search_face(gray, box, cascade, neighbors, view.angle, view.flipped, **options)[0]
 
     def _search_known(self, gray, track, is_first):
-        """Returns similarity, track, box, view and thumbnail of a known face; None if the cascades miss it.
+        """Returns a `Find` of a known face, or None if the cascades miss it.
 
         `is_first` is set for the one track whose careful search is longest ago, so that not all fall into one frame.
         """
         if self._is_unchanged(gray, track):
-            return 1.0, track, track.box, track.view, track.thumbnail
-        if track.view != UPRIGHT or track.time - track.checked >= CHECK_INTERVAL * (1 if is_first else 3):
-            find = self._describe(gray, track, *self._check(gray, track))
-            if find:
-                track.checked = track.time
-                return find
+            return Find(1.0, track, track.box, track.view, track.thumbnail)
+        is_due = track.view != UPRIGHT or track.time - track.checked >= CHECK_INTERVAL * (1 if is_first else 3)
+        if is_due and (find := self._describe(gray, track, *self._check(gray, track))):
+            track.checked = track.time
+            return find
         for view in track.views():
-            if view.profile or track.view.profile or track.time - track.checked < MAX_UNCHECKED:
-                find = self._describe(gray, track, self._search_view(gray, track, view), view)
-                if find:
-                    return find
+            is_allowed = view.profile or track.view.profile or track.time - track.checked < MAX_UNCHECKED
+            if is_allowed and (find := self._describe(gray, track, self._search_view(gray, track, view), view)):
+                return find
         track.misses += 1
         return self._describe(gray, track, self._search_widely(gray, track), UPRIGHT)
 
@@ -320,7 +328,7 @@ class FaceTracker:
         return self._search(gray, surroundings, UPRIGHT, utils.NEW_NEIGHBORS, face_width=width, sizes=sizes)
 
     def _describe(self, gray, track, box, view):
-        """Returns similarity, track, box, view and thumbnail of what was found, or None if it is not the track's face.
+        """Returns what was found, box None or float (4,), as a `Find`, or None if it is not the track's face.
 
         A face at another angle or far away is confirmed like a new one, because a tilted shoulder or sleeve can look
         like a face.
@@ -334,7 +342,7 @@ class FaceTracker:
             is_tilt = view.angle not in (0, track.view.angle)
             if (is_tilt and alike < SAME_SIMILARITY) or not utils.confirm_face(gray, box, self.detector, view.angle):
                 return None
-        return alike, track, box, view, thumbnail
+        return Find(alike, track, box, view, thumbnail)
 
     def _confirm(self, gray, track):
         """Collects evidence that a new track is a face; false detections pass occasionally, not in every frame."""
