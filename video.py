@@ -159,15 +159,16 @@ def list_folder(folder, name):
 
 
 def open_address(address):
-    """Opens the address of a stream or of a file."""
-    av, title, start, size, is_playable = import_av(), utils.printable(address), b"", 0, False
+    """Opens an address: a stream as live, a file from its server if it plays from there, else a downloaded copy."""
+    av, title, start, size = import_av(), utils.printable(address), b"", 0  # 0 or -1: the size is unknown.
     if address.startswith("http"):
         with contextlib.suppress(av.FFmpegError), av.open(address, format="data", timeout=STREAM_TIMEOUT) as content:
             start, size = bytes(next(content.demux())), content.size
-    is_live = size <= 0 or LIVE_START.match(start)
     if not IMAGE_START.match(start):
+        seconds, is_playable = 0.0, False
         with contextlib.suppress(av.FFmpegError), Film(address, title) as film:
-            is_live, is_playable = is_live and not film.seconds, next(film.frames(), None) is not None
+            seconds, is_playable = film.seconds, next(film.frames(), None) is not None
+        is_live = not seconds and (size <= 0 or LIVE_START.match(start))
         if is_playable and is_live:
             pace = pace_frames if start.startswith(PLAYLIST) else iter
             return LiveSource("stream", title, lambda: pace(read_video(address, title)))
@@ -200,7 +201,7 @@ def download(address, title, size):
     av, folder = import_av(), tempfile.TemporaryDirectory(prefix="webcam-demo-")
     path = Path(folder.name, re.sub(r"[^\w.-]", "_", title.rpartition("/")[2])[-100:] or "download")
     try:
-        end_error = contextlib.suppress(*[av.error.OSError] * (size <= 0))  # FFmpeg's, where the size is unknown.
+        end_error = contextlib.suppress(*([av.error.OSError] if size <= 0 else []))  # FFmpeg's, at an unknown end.
         with av.open(address, format="data", timeout=STREAM_TIMEOUT) as content, open(path, "wb") as file, end_error:
             for packet in content.demux():
                 file.write(packet)
