@@ -817,11 +817,11 @@ def shift_times(parts, start):
 
 def encode_sound(stream, timed_frames):
     """Yields pairs of a time in seconds and packets of a stream. The format of a broadcast's sound may change."""
-    resampler_for = functools.cache(lambda *_: import_av().AudioResampler(stream.format, stream.layout, SOUND_RATE))
+    resamplers = collections.defaultdict(lambda: import_av().AudioResampler(stream.format, stream.layout, SOUND_RATE))
     time_s = 0.0
     for time_s, frame in timed_frames:
         frame.pts, frame.time_base = round(time_s * SOUND_RATE), fractions.Fraction(1, SOUND_RATE)
-        resampler = resampler_for(frame.format.name, frame.layout.name, frame.sample_rate)
+        resampler = resamplers[frame.format.name, frame.layout.name, frame.sample_rate]
         for resampled in resampler.resample(frame):
             yield time_s, stream.encode(resampled)
     yield time_s, stream.encode()
