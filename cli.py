@@ -125,8 +125,8 @@ def lock(file):
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     except (BlockingIOError, PermissionError):
         return False
-    except OSError:  # Some network drives have no locks.
-        return True
+    except OSError:
+        pass  # Some network drives have no locks.
     return True
 
 

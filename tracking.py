@@ -407,7 +407,8 @@ class Scan:
     """Proposes places of faces, a strip of the frame at a time, and continues in the next frame."""
 
     def __init__(self, detector):
-        self.detector, self.shape, self.strips = detector, None, iter(())
+        self.detector, self.shape = detector, None
+        self.strips = iter(())  # What is left of the scan under way.
         self.sides = itertools.cycle(VIEW_PAIRS)
 
     def propose(self, reduced, budget, search_sides):
