@@ -273,15 +273,15 @@ class FaceTracker:
         if self._is_unchanged(gray, track):
             return Find(1.0, track, track.box, track.view, track.thumbnail)
         is_due = track.view != UPRIGHT or track.time - track.checked >= CHECK_INTERVAL * (1 if is_first else 3)
-        if is_due and (find := self._describe(gray, track, *self._check(gray, track))):
+        if is_due and (find := self._identify(gray, track, *self._check(gray, track))):
             track.checked = track.time
             return find
         for view in track.views():
             is_allowed = view.profile or track.view.profile or track.time - track.checked < MAX_UNCHECKED
-            if is_allowed and (find := self._describe(gray, track, self._search_view(gray, track, view), view)):
+            if is_allowed and (find := self._identify(gray, track, self._search_view(gray, track, view), view)):
                 return find
         track.misses += 1
-        return self._describe(gray, track, self._search_widely(gray, track), UPRIGHT)
+        return self._identify(gray, track, self._search_widely(gray, track), UPRIGHT)
 
     def _is_unchanged(self, gray, track):
         """Returns whether the expected place of an upright face that was found a moment ago looks as it did."""
@@ -327,7 +327,7 @@ class FaceTracker:
         width, sizes = round(WIDER * utils.SEARCH_WIDTH), np.divide(KNOWN_SIZES, WIDER)
         return self._search(gray, surroundings, UPRIGHT, utils.NEW_NEIGHBORS, face_width=width, sizes=sizes)
 
-    def _describe(self, gray, track, box, view):
+    def _identify(self, gray, track, box, view):
         """Returns what was found, box None or float (4,), as a `Find`, or None if it is not the track's face.
 
         A face at another angle or far away is confirmed like a new one, because a tilted shoulder or sleeve can look

@@ -572,7 +572,7 @@ class LiveSource(contextlib.AbstractContextManager):
             for frame in frames:
                 with contextlib.suppress(queue.Empty):
                     self.newest.get_nowait()  # The consumer was too slow for it.
-                self.newest.put(self._date(frame))
+                self.newest.put(self._set_time(frame))
                 if self.stopped.is_set():
                     break
         except LimitError:
@@ -582,7 +582,7 @@ class LiveSource(contextlib.AbstractContextManager):
         frames.close()
         return frame is not None
 
-    def _date(self, frame):
+    def _set_time(self, frame):
         return frame._replace(time_s=time.perf_counter() - self.started)
 
     def frames(self):
@@ -591,7 +591,7 @@ class LiveSource(contextlib.AbstractContextManager):
             try:
                 frame = self.newest.get(timeout=PATIENCE)
             except queue.Empty:
-                frame = self._date(stalled)
+                frame = self._set_time(stalled)
             yield frame
 
     def __exit__(self, *_):
