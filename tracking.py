@@ -57,7 +57,7 @@ POSITION_GAIN, VELOCITY_GAIN = 0.6, 0.15  # of the alpha-beta filter that smooth
 SMOOTHING = 0.4  # seconds: time constant of the average over a face's probabilities
 CUT = 25  # gray levels: mean change of a 32x18 thumbnail that makes a frame the first of another scene
 
-# New faces. Their evidence is the sum of `utils.confirm_face` over the frames.
+# New faces. Their evidence is the sum of `utils.face_evidence` over the frames.
 SHOWN_EVIDENCE = 30  # A face has about 85 in one frame, a blurred one about 40.
 TRUSTED_EVIDENCE = 200  # The face is not confirmed any more.
 MAX_REFUSALS = 3  # confirmations in a row that fail before a new face is forgotten: a head may be tilting
@@ -340,7 +340,7 @@ class FaceTracker:
         is_step = view.angle != track.view.angle or track.view.profile or distance > FAR * track.box[2]
         if is_step and not view.profile:
             is_tilt = view.angle not in (0, track.view.angle)
-            if (is_tilt and alike < SAME_SIMILARITY) or not utils.confirm_face(gray, box, self.detector, view.angle):
+            if (is_tilt and alike < SAME_SIMILARITY) or not utils.face_evidence(gray, box, self.detector, view.angle):
                 return None
         return Find(alike, track, box, view, thumbnail)
 
@@ -348,7 +348,7 @@ class FaceTracker:
         """Collects evidence that a new track is a face; false detections pass occasionally, not in every frame."""
         if track.view.profile or track.evidence >= TRUSTED_EVIDENCE:
             return
-        evidence = utils.confirm_face(gray, track.box, self.detector, track.view.angle)
+        evidence = utils.face_evidence(gray, track.box, self.detector, track.view.angle)
         track.evidence += evidence
         track.refusals = 0 if evidence else track.refusals + 1
 

@@ -102,7 +102,8 @@ SURE_NEIGHBORS = 30
 # is not asked; buildings and text reach 0.95. Below the second, it is not a face.
 SURE_SCORE = 0.97
 LEAST_SCORE = 0.1
-SCORE_EVIDENCE = 60  # Detections that a probability of 1 counts for.
+# Evidence is counted in detections. See `face_evidence`.
+SCORE_EVIDENCE = 60  # What a probability of 1 adds.
 MIN_OVERLAP = 0.5  # Two boxes sharing this much of the smaller one cannot both be faces.
 
 # Single images, where time does not matter.
@@ -111,7 +112,7 @@ LONGEST_SIDE = 20_000  # Pixels; OpenCV cannot rotate an image of 32,767.
 STILL_WIDTH = 96  # Pixels of the face when it is confirmed.
 STILL_ANGLES = (0, -25, 25, -50, 50)  # Degrees; the cascade tolerates 15 by itself.
 STILL_PADDING = 0.25  # Share of the shorter side by which the edge is repeated, to find faces that it cuts off.
-STILL_EVIDENCE = 30  # See `confirm_face`.
+STILL_EVIDENCE = 30  # Least evidence of a face.
 LEAST_EVIDENCE = 20  # Enough for the only upright face, if it is wide enough.
 LEAST_SHARE = 0.2  # Least width of such a face, as a share of the image's shorter side.
 PROFILE_NEIGHBORS = 7  # Nothing confirms a profile, so more detections have to agree.
@@ -191,7 +192,7 @@ def _find_frontal(gray, detector, angles):
     """Returns pairs of box and angle of the faces that look ahead, largest first."""
     still = _prepare_still(gray, TONE)
     places = [(box, angle) for angle in angles for box in _scan(still, detector.frontal, NEW_NEIGHBORS, angle)]
-    found = [(confirm_face(gray, box, detector, angle, STILL_WIDTH), box, angle) for box, angle in places]
+    found = [(face_evidence(gray, box, detector, angle, STILL_WIDTH), box, angle) for box, angle in places]
     found.sort(key=lambda face: (-face[0], *face[1]))
     faces = []
     # A face has most evidence at its own angle. Its eyes and mouth have less than the whole.
@@ -258,7 +259,7 @@ def turn_upright(image, angle, flipped=False):
     return cv2.warpAffine(image, to_upright, image.shape[::-1]), cv2.invertAffineTransform(to_upright)
 
 
-def confirm_face(gray, box, detector, angle=0.0, face_width=SEARCH_WIDTH):
+def face_evidence(gray, box, detector, angle=0.0, face_width=SEARCH_WIDTH):
     """Returns the evidence of a face at a box: the detections that agree on it, and its score; 0 if it is not one.
 
     A face has about 85, a blurred one about 40.

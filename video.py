@@ -706,7 +706,7 @@ class VideoWriter:
             self.container = av.open(str(self.path.resolve()), "w", format_name, container_options=options)
             self.stream = add_video(self.container, size, first.fps, self.tick)
             self.sound = read_sound(film, self.container, self.name)
-            self.heard, self.packets = self._write_packets([])
+            self.heard, self.packets = self._write_packets([])  # Adds the sound's stream, before the first frame.
 
     @contextlib.contextmanager
     def _explain(self):

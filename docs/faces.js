@@ -131,7 +131,7 @@ async function findFrontal(gray, detector) {
     scan(gray, detector.frontal, NEW_NEIGHBORS, { angle }).map((box) => ({ box, angle }))
   ));
   for (const face of found) {
-    face.evidence = await confirmFace(gray, face.box, detector, { angle: face.angle, faceWidth: STILL_WIDTH });
+    face.evidence = await faceEvidence(gray, face.box, detector, { angle: face.angle, faceWidth: STILL_WIDTH });
   }
   found.sort((a, b) => b.evidence - a.evidence || compareBoxes(a.box, b.box));
   const faces = [];
@@ -191,7 +191,7 @@ export function turnUpright(image, angle, flipped = false) {
 
 // Returns the evidence of a face at a box: the detections that agree on it, and its score; 0 if it is not one. A face
 // has about 85, a blurred one about 40.
-export async function confirmFace(gray, box, detector, options = {}) {
+export async function faceEvidence(gray, box, detector, options = {}) {
   const place = searchFace(gray, box, detector.frontal, NEW_NEIGHBORS, options);
   if (!place) return 0;
   const [crop] = cropFaces(gray, [place.box], [options.angle ?? 0]);

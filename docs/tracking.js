@@ -1,10 +1,10 @@
 // Faces over time: a small tracking.py for the browser, without profiles.
 //
 // A known face is searched for near its expected place, which takes a millisecond or two. Now and then it is searched
-// for carefully, and a scan of the reduced frame proposes new places, which confirmFace has to confirm.
+// for carefully, and a scan of the reduced frame proposes new places, for which there must be evidence (faceEvidence).
 
 import {
-  NEW_NEIGHBORS, TONE, applyTone, center, confirmFace, cutSquare, cv, detectMultiScale, findFaces, mean,
+  NEW_NEIGHBORS, TONE, applyTone, center, cutSquare, cv, detectMultiScale, faceEvidence, findFaces, mean,
   overlapsAny, searchFace, similarity, temporary, turnUpright,
 } from "./faces.js";
 
@@ -31,7 +31,7 @@ const POSITION_GAIN = 0.6, VELOCITY_GAIN = 0.15; // of the alpha-beta filter tha
 const SMOOTHING = 0.4; // seconds: time constant of the average over a face's probabilities
 const CUT = 25; // gray levels: mean change of a 32x18 thumbnail that makes a frame the first of another scene
 
-// New faces. Their evidence is the sum of confirmFace over the frames.
+// New faces. Their evidence is the sum of faceEvidence over the frames.
 const SHOWN_EVIDENCE = 30; // A face has about 85 in one frame, a blurred one about 40.
 const TRUSTED_EVIDENCE = 200; // The face is not confirmed any more.
 const MAX_REFUSALS = 3; // confirmations in a row that fail before a new face is forgotten
@@ -180,7 +180,7 @@ export class FaceTracker {
       const tilted = track.angle && (upright || isDue) ? search(NEW_NEIGHBORS, { angle: track.angle }) : null;
       // An upright face wins over a tilted one, unless the tilt fits much better.
       const isUpright = 2 * (upright?.agreeing ?? 0) >= (tilted?.agreeing ?? 0), found = isUpright ? upright : tilted;
-      if (found && (!isUpright || !track.angle || await confirmFace(gray, found.box, this.detector))) {
+      if (found && (!isUpright || !track.angle || await faceEvidence(gray, found.box, this.detector))) {
         track.checked = track.time;
         return describe(found, isUpright ? 0 : track.angle);
       }
@@ -192,7 +192,7 @@ export class FaceTracker {
       const found = search(KNOWN_NEIGHBORS, view) ?? (isKnown && search(KNOWN_NEIGHBORS, { ...view, tone: null }));
       const find = found && describe(found, angle);
       // Turned by an angle, a shoulder or a sleeve can pass for a face.
-      const isSame = async () => find.alike >= SAME_SIMILARITY && confirmFace(gray, find.box, this.detector, { angle });
+      const isSame = async () => find.alike >= SAME_SIMILARITY && faceEvidence(gray, find.box, this.detector, { angle });
       if (find && (isKnown || await isSame())) return find;
     }
     return null;
@@ -201,7 +201,7 @@ export class FaceTracker {
   // Collects evidence that a new track is a face; false detections pass occasionally, not in every frame.
   async confirm(gray, track) {
     if (track.evidence >= TRUSTED_EVIDENCE) return;
-    const evidence = await confirmFace(gray, track.box, this.detector, { angle: track.angle });
+    const evidence = await faceEvidence(gray, track.box, this.detector, { angle: track.angle });
     track.evidence += evidence;
     track.refusals = evidence ? 0 : track.refusals + 1;
   }

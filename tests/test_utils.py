@@ -152,7 +152,7 @@ def test_a_detected_face_holds_no_other(gray_portrait, face_detector, monkeypatc
     """Each of two boxes around the same face would be confirmed. Only the one with more evidence stays."""
     large, small = np.array([116.0, 78, 172, 172]), np.array([134.0, 100, 136, 136])
     monkeypatch.setattr(utils, "_scan", lambda *arguments, **options: [small, large])
-    evidence = [utils.confirm_face(gray_portrait, box, face_detector, 0, utils.STILL_WIDTH) for box in (large, small)]
+    evidence = [utils.face_evidence(gray_portrait, box, face_detector, 0, utils.STILL_WIDTH) for box in (large, small)]
     assert evidence[0] > evidence[1] >= utils.STILL_EVIDENCE
     assert utils.detect_faces(gray_portrait, face_detector).tolist() == [[116, 78, 172, 172]]
 

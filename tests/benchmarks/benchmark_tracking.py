@@ -396,11 +396,11 @@ def measure_confirmation(detector, heads):
         draw_head(frame, heads[name], Pose(180, 180, width, 8))
         gray = np.uint8(gain * frame)
         box = np.array([180 - width / 2, 180 - width / 2, width, width])
-        confirmed[skin_tone(name)].append(utils.confirm_face(gray, box, detector) > 0)
+        confirmed[skin_tone(name)].append(utils.face_evidence(gray, box, detector) > 0)
     for name in ("brick", "coffee", "grass", "gravel", "motorcycle", "page", "rocket", "text"):
         gray = np.uint8(load_background(name, SIZE))
         for box in detector.frontal.detectMultiScale(cv2.LUT(gray, utils.TONE), 1.1, 1, minSize=(24, 24)):
-            confirmed["no face"].append(utils.confirm_face(gray, box, detector) > 0)
+            confirmed["no face"].append(utils.face_evidence(gray, box, detector) > 0)
     return {f"confirmed, {kind}": percent(sum(answers), len(answers)) for kind, answers in confirmed.items()}
 
 
