@@ -52,13 +52,15 @@ def sample_votes(sample_csv):
     return sample_csv.with_name("sample_votes.csv")
 
 
-# Runs train.py with a network that learns the drawn faces in seconds, for tests of everything but the network.
+# A network that learns the drawn faces in seconds, for tests of everything but the network.
+TINY_STAGES = ((16, 1, 0), (32, 1, 0), (64, 1, 0))
+TINY_PART_FACES = 100  # Searching for parts of 800 faces takes longer than the training.
 TRAIN_TINY = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 import cnn
-cnn.STAGES = ((16, 1, 0), (32, 1, 0), (64, 1, 0))
 import train
+cnn.STAGES, train.PART_FACES = {TINY_STAGES}, {TINY_PART_FACES}
 sys.exit(train.main(sys.argv[1:]))
 """
 
@@ -82,14 +84,6 @@ def trained(tmp_path_factory, sample_csv, sample_votes):
             assert finished.returncode == 0, finished.stderr
             printed.write_text(finished.stdout, encoding="utf-8")
     return folder, printed.read_text(encoding="utf-8")
-
-
-@pytest.fixture
-def tiny_network(monkeypatch):
-    """Replaces the network with a tiny one, for tests of the training around it."""
-    import cnn
-
-    monkeypatch.setattr(cnn, "STAGES", ((8, 1, 0), (16, 1, 1)))
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,8 @@
 python -m pytest tests/test_train.py
 """
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -17,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow
-from conftest import ROOT, TRAIN_TINY
+from conftest import ROOT, TINY_PART_FACES, TINY_STAGES, TRAIN_TINY
 
 import checkpoint
 import cnn
@@ -33,14 +35,35 @@ def read_history(folder):
     return pd.read_csv(folder / "history.csv").drop(columns="seconds")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def tiny_network():
+    """Replaces the network with a tiny one, as `TRAIN_TINY` does, for tests of the training around it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cnn, "STAGES", TINY_STAGES)
+        patch.setattr(train, "PART_FACES", TINY_PART_FACES)
+        yield
+
+
 @pytest.fixture(scope="module")
-def smoke(sample_csv, sample_votes, tmp_path_factory):
+def smoke(tiny_network, sample_csv, sample_votes, tmp_path_factory):
     """A model folder of three short epochs, from a run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("smoke") / "model"
-    finished = start_training(sample_csv, sample_votes, folder)
-    stdout, stderr = finished.communicate(timeout=200)
-    assert finished.returncode == 0, stdout + stderr
+    arguments = ["--data", str(sample_csv), "--votes", str(sample_votes), *SMOKE, "--output-dir", str(folder)]
+    assert train.main(arguments) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def without_votes(tiny_network, sample_csv, tmp_path_factory):
+    """A model folder of one epoch without votes, and what train.py printed to stdout and stderr.
+
+    It was told to resume, but there was nothing to resume.
+    """
+    folder, streams = tmp_path_factory.mktemp("labels") / "model", (io.StringIO(), io.StringIO())
+    arguments = ["--data", str(sample_csv), *SMOKE, "--epochs", "1", "--output-dir", str(folder), "--resume"]
+    with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
+        assert train.main(arguments) == 0
+    return folder, *(stream.getvalue() for stream in streams)
 
 
 def start_training(sample_csv, sample_votes, folder, *more, **options):
@@ -101,9 +124,8 @@ def test_description_records_what_was_used(smoke, sample_csv, sample_votes):
     assert training["data_sha256"]["val"] == fer2013.hash_split(*fer2013.read(sample_csv).select("val", limit=64))
 
 
-def test_training_without_votes_has_one_head(tiny_network, sample_csv, tmp_path):
-    folder = tmp_path / "model"
-    assert train.main(["--data", str(sample_csv), *SMOKE, "--epochs", "1", "--output-dir", str(folder)]) == 0
+def test_training_without_votes_has_one_head(without_votes, sample_csv):
+    folder, *_ = without_votes
     model, faces = utils.load_emotion_model(folder), fer2013.read(sample_csv).select("val")[0][:8]
     assert model.heads == ("labels",) and list(model.logits(faces)) == ["labels"]
     assert model.description["bias"] == [0] * 5 and model.description["training"]["tau"] == 0
@@ -116,41 +138,25 @@ def test_training_without_votes_has_one_head(tiny_network, sample_csv, tmp_path)
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_killed_training_resumes_to_the_same_end(smoke, sample_csv, sample_votes, tmp_path):
+def test_killed_training_resumes_to_the_same_end(smoke, sample_csv, sample_votes, tmp_path, capsys):
     folder = tmp_path / "model"
     process = start_training(sample_csv, sample_votes, folder)
     wait_for_an_epoch(process, folder)
     process.kill()
     process.communicate()
     assert not folder.exists()
-    resumed = start_training(sample_csv, sample_votes, folder, "--resume")
-    printed, errors = resumed.communicate(timeout=200)
-    assert resumed.returncode == 0 and "Resuming after epoch" in printed, printed + errors
+    arguments = ["--data", str(sample_csv), "--votes", str(sample_votes), *SMOKE, "--output-dir", str(folder)]
+    assert train.main([*arguments, "--resume"]) == 0
+    assert "Resuming after epoch" in capsys.readouterr().out
     assert read_history(folder).equals(read_history(smoke))
     faces = fer2013.read(sample_csv).select("val")[0]
     resumed, uninterrupted = (utils.load_emotion_model(path).predict(faces) for path in (folder, smoke))
     assert np.array_equal(resumed, uninterrupted)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals between processes")
-def test_second_training_is_refused_and_a_kill_keeps_the_state_of_the_first(sample_csv, sample_votes, tmp_path, capsys):
-    folder = tmp_path / "model"
-    process = start_training(sample_csv, sample_votes, folder, "--epochs", "500")
-    wait_for_an_epoch(process, folder)
-    assert train.main(["--data", str(sample_csv), *SMOKE, "--output-dir", str(folder)]) == 2
-    error = capsys.readouterr().err
-    assert "model.partial: another training is using it." in error and error.count("\n") == 1
-    process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=90)
-    assert process.returncode == 130
-    lines = ["Stopping after this batch.", "train.py: stopped. To continue, repeat the command with --resume."]
-    assert stderr.splitlines()[-2:] == lines
-    assert "Traceback" not in stderr
-    assert checkpoint.load_state(tmp_path / "model.partial" / "state.npz")[1]
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
-def test_messages_do_not_share_a_line_with_the_progress_bar(sample_csv, sample_votes, tmp_path):
+def test_training_in_a_terminal_refuses_another_and_stops_with_its_state(sample_csv, sample_votes, tmp_path, capsys):
+    """Messages do not share a line with the progress bar."""
     import pty
 
     controller, terminal = pty.openpty()
@@ -160,13 +166,18 @@ def test_messages_do_not_share_a_line_with_the_progress_bar(sample_csv, sample_v
     printed = b""
     while (chunk := read_terminal(controller)) and b"Best epoch: 1" not in printed:
         printed += chunk
-    process.send_signal(signal.SIGINT)
+    assert train.main(["--data", str(sample_csv), *SMOKE, "--output-dir", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert "model.partial: another training is using it." in error and error.count("\n") == 1
+    process.send_signal(signal.SIGTERM)
     while chunk := read_terminal(controller):
         printed += chunk
     assert process.wait(timeout=90) == 130
     lines = printed.decode().replace("\r\n", "\n").split("\n")
-    starts = ("Reading ", "Best epoch: 1. ", "Stopping after this batch.", "train.py: stopped.")
+    starts = ("Reading ", "Best epoch: 1. ", "Stopping after this batch.")
     assert all(any(line.startswith(start) for line in lines) for start in starts), lines
+    assert lines[-2:] == ["train.py: stopped. To continue, repeat the command with --resume.", ""]
+    assert checkpoint.load_state(tmp_path / "model.partial" / "state.npz")[1]
 
 
 def read_terminal(controller):
@@ -209,7 +220,7 @@ def test_ctrl_c_during_the_export_says_that_the_training_is_finished(sample_csv,
         train.train(tmp_path / "model", sample_csv)
 
 
-def test_run_killed_between_the_renames_keeps_the_former_model(tiny_network, sample_csv, tmp_path, monkeypatch):
+def test_run_killed_between_the_renames_keeps_the_former_model(sample_csv, tmp_path, monkeypatch):
     folder, former = tmp_path / "model", tmp_path / "model.previous" / "model.json"
     folder.mkdir()
     (folder / "model.json").write_text("former")
@@ -226,11 +237,10 @@ def test_run_killed_between_the_renames_keeps_the_former_model(tiny_network, sam
     assert former.read_text() == "former" and utils.load_emotion_model(folder).heads == ("labels",)
 
 
-def test_resume_without_a_state_starts_a_new_run_and_says_so(tiny_network, sample_csv, tmp_path, capsys):
-    arguments = ["--data", str(sample_csv), *SMOKE, "--epochs", "1", "--output-dir", str(tmp_path / "model")]
-    assert train.main([*arguments, "--resume"]) == 0
-    assert "model.partial holds no state. Starting a new run." in capsys.readouterr().out
-    assert utils.load_emotion_model(tmp_path / "model").classes[0] == "Angry"
+def test_resume_without_a_state_starts_a_new_run_and_says_so(without_votes):
+    folder, printed, _ = without_votes
+    assert "model.partial holds no state. Starting a new run." in printed
+    assert utils.load_emotion_model(folder).classes[0] == "Angry"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -312,7 +322,7 @@ def test_votes_are_sharpened_in_training_and_weigh_by_consensus_in_validation(sa
         assert np.array_equal(sample_weights["votes"], weights if split == "train" else consensus >= 0)
 
 
-def test_face_output_tells_faces_from_their_parts(tiny_network, portrait):
+def test_face_output_tells_faces_from_their_parts(portrait):
     gray, random = cv2.cvtColor(portrait, cv2.COLOR_BGR2GRAY), np.random.default_rng(0)
     faces = utils.crop_faces(gray, (116, 78, 172, 172) + random.integers(-8, 9, (40, 4)))
     parts = train.find_parts(faces)
@@ -322,7 +332,7 @@ def test_face_output_tells_faces_from_their_parts(tiny_network, portrait):
     assert is_face.mean() > 0.9 and is_part.mean() < 0.1
 
 
-def test_faces_without_parts_give_no_face_output(tiny_network):
+def test_faces_without_parts_give_no_face_output():
     network = cnn.build_model(5)
     assert train.fit_face_output(network, np.zeros((4, 48, 48, 1), np.uint8)) is network
 
@@ -416,7 +426,5 @@ def test_gpu_trains_in_bfloat16_from_compute_capability_8_on(monkeypatch, capabi
     assert train.choose_precision() == precision
 
 
-def test_training_warns_of_data_that_is_not_fer2013(tiny_network, sample_csv, tmp_path, capsys):
-    arguments = ["--data", str(sample_csv), *SMOKE, "--epochs", "1", "--output-dir", str(tmp_path / "model")]
-    assert train.main(arguments) == 0
-    assert capsys.readouterr().err.count("Warning: ") == 1
+def test_training_warns_of_data_that_is_not_fer2013(without_votes):
+    assert without_votes[2].count("Warning: ") == 1
