@@ -1,4 +1,4 @@
-// From a frame to boxes, crops, probabilities and a drawing: utils.py in the browser, in its order, with its names.
+// From a frame to boxes, crops, probabilities and a drawing: a port of utils.py, with the same order and names.
 //
 //     gray           cv.Mat, CV_8UC1       grayscale frame
 //     box            [x, y, width, height] in frame pixels
@@ -109,7 +109,7 @@ export function applyTone(image, tone) {
 
 // Finds the faces of a single image, tilted ones and profiles too. Returns a list of { box, angle }, largest first.
 //
-// A small square image that holds no smaller face is a face as a whole, because data sets have such portraits.
+// A small square image without a smaller face counts as one face, because data sets have such portraits.
 export async function findFaces(gray, detector) {
   const frontal = await findFrontal(gray, detector), size = gray.rows;
   const faces = frontal.length ? frontal : findProfiles(gray, detector);
@@ -189,8 +189,8 @@ export function turnUpright(image, angle, flipped = false) {
   return { image: turned, turnBack: ([x, y]) => [a * x + b * y + c, d * x + e * y + f] };
 }
 
-// Returns the evidence of a face at a box: the detections that agree on it, and its score; 0 if it is not one. A face
-// has about 85, a blurred one about 40.
+// Returns the evidence that a box holds a face, or 0 if it is rejected: the detections that agree, plus the network's
+// score. A face has about 85, a blurred one about 40.
 export async function faceEvidence(gray, box, detector, options = {}) {
   const place = searchFace(gray, box, detector.frontal, NEW_NEIGHBORS, options);
   if (!place) return 0;
@@ -328,7 +328,7 @@ export function standardDeviation(numbers) {
 // Returns how alike two thumbnails are, -1..1, whatever their brightness and contrast.
 export function similarity(thumbnail, other) {
   const deviations = [thumbnail, other].map(standardDeviation);
-  if (Math.min(...deviations) < 1) return 0; // A plain image looks like nothing.
+  if (Math.min(...deviations) < 1) return 0; // A plain image matches nothing.
   const levels = center(other);
   return mean(center(thumbnail).map((level, i) => level * levels[i])) / (deviations[0] * deviations[1]);
 }
@@ -395,16 +395,16 @@ export async function loadEmotionModel(folder, litertFolder) {
   const content = await fetchBytes(`${folder}model.tflite`);
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", content));
   const hexadecimal = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  if (hexadecimal !== description.tflite_sha256) throw new Error("model.tflite is not the file of model.json.");
+  if (hexadecimal !== description.tflite_sha256) throw new Error("model.tflite does not match model.json.");
   const litert = await loadLiteRT(litertFolder);
   const network = await litert.loadAndCompile(fixBatchSize(content), { accelerator: "wasm" });
   return new EmotionModel(network, description, litert);
 }
 
 async function loadLiteRT(folder) {
-  // LiteRT would start the computer's fast graphics card, although this network runs on the CPU.
+  // Otherwise LiteRT would start the discrete graphics card, although this network runs on the CPU.
   if (navigator.gpu) Object.defineProperty(navigator, "gpu", { value: undefined });
-  // LiteRT looks for its files next to the worker, and prints what it does as errors.
+  // LiteRT looks for its files next to the worker, and logs its progress as errors.
   self.Module = { locateFile: (file) => folder + file, printErr() {} };
   const litert = await import(`${folder}litert.js`);
   await litert.loadLiteRt(folder);

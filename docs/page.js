@@ -1,47 +1,47 @@
-// The page: sends the frames of a source to the worker one at a time, shows what comes back, and keeps the log.
+// The page: sends the frames of a source to the worker one at a time, shows the results, and keeps the log.
 
 import { IMAGE_SIZE, annotateFrame, colorOf, inkOn, percent } from "./faces.js";
 import { openCamera, openFile, openVideo } from "./video.js";
 
 const CLIP = "vendor/demo.mp4";
 const CANVAS_WIDTH = 1280; // Pixels of the widest drawing.
-const NARROWEST = 3 / 4, WIDEST = 2; // Width by height of the stage; beyond, a picture has a border.
+const NARROWEST = 3 / 4, WIDEST = 2; // Width by height of the stage; other pictures get a border.
 const LETTERS = 12; // CSS pixels of the smallest label.
 const RATE_FRAMES = 30; // Frames over which the rate is averaged.
-const SPOKEN_SECONDS = 2; // Between two announcements to a screen reader.
-const STALLED_SECONDS = 3; // Without a picture from the camera, until the page says so.
+const SPOKEN_SECONDS = 2; // Least time between two announcements to a screen reader.
+const STALLED_SECONDS = 3; // Time without a picture from the camera before the page says so.
 const MAX_LOG_ROWS = 500_000; // Five hours of one face; about 60 MB.
 const PROBLEMS = { // By the name of the browser's error.
-  NotAllowedError: "The browser blocks the camera for this page. Allow it next to the address, then start the camera.",
+  NotAllowedError: "The browser blocks the camera for this page. Allow it in the address bar, then start the camera.",
   NotReadableError: "Another program is using the camera. Close it, then start the camera.",
 };
 const NO_CAMERA = ["NotFoundError", "OverconstrainedError"];
 
 const $ = (id) => document.getElementById(id);
 let classes = null; // The emotions, in the order of the probabilities; null until the worker has loaded.
-let source = null; // What is played.
-let starts = 0; // The number of the source, which tells the worker's tracker when another one begins.
-let opening = new AbortController(); // Gives up what is being opened, and closes what was.
+let source = null; // The source that is playing.
+let starts = 0; // Number of the source. A new number tells the worker to start a new tracker.
+let opening = new AbortController(); // Stops opening a source, and closes one that is open.
 let open = null; // Opens the latest source again.
 let mirrored = false;
-let shown = null; // What the canvas shows: { image, faces, mirrored, scale }.
-let times = []; // Milliseconds, when the last frames were shown.
-let spokenTime = -Infinity; // Seconds, of the last announcement.
+let shown = null; // The frame on the canvas: { image, faces, mirrored, scale }.
+let times = []; // Times of the last frames, in milliseconds.
+let spokenTime = -Infinity; // Time of the last announcement, in seconds.
 let log = { columns: [], rows: [] };
 
 // 1. The worker -------------------------------------------------------------------------------------------------------
 
 const worker = new Worker("worker.js");
-const waiting = []; // Functions that take the answers, in the order of the frames.
+const waiting = []; // Functions that receive the answers, in the order of the frames.
 
 const loaded = new Promise((resolve, reject) => {
   worker.onmessage = ({ data }) => {
     if (data.progress) $("progress").value = data.progress;
     else if (data.classes) resolve(data.classes);
-    else if (data.failure) reject(new Error(`The demo does not load: ${data.failure} Reload the page.`));
+    else if (data.failure) reject(new Error(`The demo cannot load: ${data.failure} Reload the page.`));
     else waiting.shift()(data);
   };
-  worker.onerror = () => reject(new Error("The demo does not load in this browser. Use a current one."));
+  worker.onerror = () => reject(new Error("The demo cannot load in this browser. Use a current one."));
 });
 
 async function ask(frame) {
@@ -55,7 +55,7 @@ async function ask(frame) {
 
 // 2. Starting and stopping --------------------------------------------------------------------------------------------
 
-// Plays what a function opens, until it ends or something else starts.
+// Plays the source that `opener` opens, until it ends or another one starts.
 async function start(opener, mirror) {
   stop(classes ? "Opening …" : "Loading the network and the face detector …");
   starts += 1;
@@ -75,7 +75,7 @@ async function start(opener, mirror) {
     if (opened.deviceId) await listCameras(opened.deviceId);
     await play(opened);
     if (source !== opened || opened.still) return;
-    if (shown) speak(shown.faces, { now: true }); // The frame that stays.
+    if (shown) speak(shown.faces, { now: true }); // The last frame stays visible.
     end(describeEnd(opened));
   } catch (error) {
     if (!signal.aborted) stop(error.message);
@@ -96,11 +96,11 @@ function stop(message = "") {
   $("picture").width = 0; // Clears it.
   $("stage").style.aspectRatio = "";
   $("faces").replaceChildren();
-  $("spoken").textContent = ""; // So that the same words about another picture are a change.
+  $("spoken").textContent = ""; // So that the same words about the next picture are announced again.
   showNearest(null);
 }
 
-// Ends the source and keeps what it showed last.
+// Ends the source. Its last frame stays visible.
 function end(message) {
   source?.close();
   source = null;
@@ -115,7 +115,7 @@ async function openCameraOrClip(signal) {
   } catch (error) {
     if (!NO_CAMERA.includes(error.name)) throw new Error(PROBLEMS[error.name] ?? error.message);
     if (!chosen) return { ...await openClip(signal), note: "No camera found, so the example plays." };
-    $("choice").value = ""; // It is gone, but there may be another one.
+    $("choice").value = ""; // The chosen camera is gone, but there may be another one.
     return openCameraOrClip(signal);
   }
 }
@@ -124,7 +124,7 @@ async function openClip(signal) {
   try {
     return await openVideo({ src: CLIP }, signal);
   } catch {
-    throw new Error("The example does not load. Reload the page.");
+    throw new Error("The example cannot be loaded. Reload the page.");
   }
 }
 
@@ -147,7 +147,7 @@ async function play(playing) {
     const { image, time, scale } = frame;
     const answer = await ask({ image, time, source: starts, still: playing.still, mirrored: isMirrored });
     if (playing !== source) return answer.image.close();
-    // In pixels of the whole frame, as in the Python demo, although a large one was reduced.
+    // Large frames were reduced. The boxes are in pixels of the original frame, as in the Python demo.
     const faces = answer.faces.map((face) => ({ ...face, box: face.box.map((side) => Math.round(side / scale)) }));
     shown?.image.close();
     shown = { image: answer.image, faces, scale, mirrored: isMirrored };
@@ -197,7 +197,7 @@ function showFaces(faces) {
   speak(faces);
 }
 
-// Shows the emotion of a face, its probabilities, and its pixels as the network gets them; or that there is none.
+// Shows a face's emotion, its probabilities, and the network's input. `face` may be null.
 function showNearest(face) {
   $("label").textContent = face?.label ?? "No face";
   $("confidence").textContent = face && !face.held ? percent(face.confidence) : "";
@@ -222,7 +222,7 @@ function makeBars() {
   }));
 }
 
-// Sets the color of a label for an element's style, or removes it.
+// Gives an element the color of a label, or removes its color.
 function paint(element, label) {
   element.style.setProperty("--color", label ? `rgb(${colorOf(label)})` : "");
   element.style.setProperty("--ink-on-color", label ? inkOn(colorOf(label)) : "");
@@ -234,7 +234,7 @@ function showRate() {
   if (times.length > 1) $("rate").textContent = `${rate.toFixed(0)} frames/s`;
 }
 
-// Tells a screen reader, and describes the picture, but not each frame, unless `now` is set.
+// Announces the faces to a screen reader and describes the picture, at most every SPOKEN_SECONDS unless `now` is set.
 function speak(faces, { now = false } = {}) {
   const text = faces.map((face) => `Face ${face.track}: ${face.label}`).join(", ") || "No face";
   const time = performance.now() / 1000, isEarly = !now && time - spokenTime < SPOKEN_SECONDS;
@@ -302,7 +302,7 @@ $("open").onclick = () => $("file").click();
 $("file").onchange = () => {
   const [file] = $("file").files;
   if (file) start((signal) => openFile(file, signal));
-  $("file").value = ""; // So that choosing the same file again is a change.
+  $("file").value = ""; // So that choosing the same file again fires the event.
 };
 $("mirror").onclick = () => {
   if (source?.still) start(open, !mirrored);

@@ -1,8 +1,8 @@
-"""Puts everything that the page fetches, and git does not hold, into docs/vendor/.
+"""Downloads and copies the files that the page needs, and git does not hold, into docs/vendor/.
 
     python docs/vendor.py
 
-It needs npm, and from requirements.txt OpenCV and PyAV. npm checks the packages against package-lock.json.
+It needs npm and the packages of requirements-demo.txt. npm checks its packages against package-lock.json.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def copy_litert(packages, output):
     for build in LITERT_BUILDS:
         for suffix in (".js", ".wasm"):
             shutil.copy(packages / "@litertjs/core/wasm" / (build + suffix), output)
-    # The package states its license and does not hold the text, which is the same as OpenCV's.
+    # LiteRT's package names its license without the text. The text is the same as OpenCV's.
     shutil.copy(packages / "@opencvjs/web/LICENSE", output)
 
 

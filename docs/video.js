@@ -2,26 +2,26 @@
 //
 // A source is { still, live, next, close }. Its `next` returns the next frame as { image, time, scale }: an
 // ImageBitmap, seconds, and by how much the image was reduced. At the end it returns null. A camera also has a
-// `deviceId`, and is `mirrored` if it looks at its user. A video also has `isDamaged`. The `signal` of an
-// AbortController gives up opening a source, and closes a video.
+// `deviceId`, and is `mirrored` if it faces the user. A video also has `isDamaged`. The `signal` of an AbortController
+// stops opening a source, and closes a video.
 
 const MOVING_PIXELS = 1280 * 720, STILL_PIXELS = 4096 * 3072; // Larger frames are reduced to this.
 
-// Opens a camera by its id, or the browser's choice for an empty one.
+// Opens a camera by its id. If the id is empty, the browser chooses.
 export async function openCamera(deviceId, signal) {
   if (!navigator.mediaDevices) throw new Error("Browsers open a camera only for pages on https:// or localhost.");
   const video = { width: { ideal: 640 }, height: { ideal: 480 }, ...(deviceId && { deviceId: { exact: deviceId } }) };
   const stream = await navigator.mediaDevices.getUserMedia({ video });
   const [track] = stream.getVideoTracks();
   const source = await openVideo({ srcObject: stream }, signal, () => track.stop());
-  track.onended = source.end; // It was disconnected.
+  track.onended = source.end; // The camera was disconnected.
   const { deviceId: id, facingMode } = track.getSettings();
   return { ...source, deviceId: id, mirrored: facingMode !== "environment" };
 }
 
-// Opens a file of the user's.
+// Opens a file that the user chose.
 export async function openFile(file, signal) {
-  // A large video would be read into memory before it turns out to be none.
+  // Trying a large video as an image would read it into memory first.
   const image = file.type.startsWith("video/") ? null : await createImageBitmap(file).catch(() => null);
   if (image) return openImage(image);
   const src = URL.createObjectURL(file);
@@ -39,10 +39,10 @@ function openImage(image) {
   return { still: true, live: false, next, close: () => image.close() };
 }
 
-// Plays a video. `next` waits for a frame that was not taken yet, and takes the newest one.
+// Plays a video. `next` waits for a new frame and returns the newest one.
 export async function openVideo(content, signal, release = () => {}) {
   const element = Object.assign(document.createElement("video"), { muted: true, playsInline: true, ...content });
-  document.body.append(element); // Some telephones decode only what is in the page; style.css makes it invisible.
+  document.body.append(element); // Some phones decode only videos in the page. style.css makes it invisible.
   const live = Boolean(element.srcObject), begun = performance.now();
   let newest = null, taken = null, ended = false, damaged = false, wake = () => {};
   const present = (now, { mediaTime }) => {
@@ -74,7 +74,7 @@ export async function openVideo(content, signal, release = () => {}) {
     signal.throwIfAborted();
     await element.play().catch(async (error) => {
       if (error.name !== "AbortError" || !document.hidden) throw error;
-      // A hidden tab plays nothing; it is tried again when the tab is shown.
+      // A hidden tab cannot play. Try again when the tab is shown.
       await new Promise((resolve) => { document.addEventListener("visibilitychange", resolve, { once: true }); });
       await play();
     });
@@ -96,7 +96,7 @@ export async function openVideo(content, signal, release = () => {}) {
   return { still: false, live, next, end, close, isDamaged: () => damaged };
 }
 
-// Returns a picture, or the present frame of a video, as an ImageBitmap of at most so many pixels, and its scale.
+// Returns an image, or the current frame of a video, as an ImageBitmap of at most `pixels` pixels, and its scale.
 async function reduce(picture, pixels) {
   const [width, height] = [picture.videoWidth ?? picture.width, picture.videoHeight ?? picture.height];
   const scale = Math.min(1, Math.sqrt(pixels / (width * height)));

@@ -21,7 +21,7 @@ const SIMD = Uint8Array.of(
 );
 
 async function load() {
-  if (!self.isSecureContext) throw new Error("Its address has to begin with https:// or http://localhost.");
+  if (!self.isSecureContext) throw new Error("The address must begin with https:// or http://localhost.");
   if (!self.WebAssembly?.validate(SIMD)) throw new Error("This browser has no WebAssembly SIMD. Use a current one.");
   let done = 0;
   const step = (promise) => promise.then((value) => {
@@ -35,7 +35,7 @@ async function load() {
     return step(faces.loadFaceDetector(OPENCV));
   };
   [model, detector] = await Promise.all([step(faces.loadEmotionModel(MODEL, LITERT)), loadDetector()]);
-  detector.model = model; // It judges new faces.
+  detector.model = model; // It confirms new faces.
   await step(model.predict([new Uint8Array(faces.IMAGE_SIZE ** 2)])); // The first run takes longer.
   self.postMessage({ classes: model.classes });
 }
@@ -76,7 +76,7 @@ async function label(frame) {
 const ready = load();
 ready.catch((error) => self.postMessage({ failure: error.message }));
 
-let last = ready; // Frames wait for each other.
+let last = ready; // Each frame waits for the one before.
 
 self.onmessage = ({ data: frame }) => {
   last = last.then(() => label(frame)).finally(() => faces?.releaseTemporaries()).then(

@@ -681,7 +681,7 @@ def test_browser_without_relaxed_simd_takes_the_other_build(open_changed_page):
 
 def test_damaged_network_is_refused(open_changed_page):
     driver, _ = open_changed_page("crypto.subtle.digest = async () => new ArrayBuffer(32);")
-    wait_for_text(driver, "message", "model.tflite is not the file of model.json")
+    wait_for_text(driver, "message", "model.tflite does not match model.json")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
