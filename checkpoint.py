@@ -64,7 +64,7 @@ class Checkpoint(keras.callbacks.Callback):
             print(f"{utils.printable(self.folder)} holds no state. Starting a new run.", flush=True)
         elif (self.folder / "state.npz").is_file():
             name = utils.printable(self.folder)
-            print(f"{name} holds an unfinished training. The first epoch replaces it. To continue it, add --resume.")
+            print(f"{name} holds an unfinished training run. The first epoch replaces it. To continue, add --resume.")
         shutil.rmtree(self.folder / "model", ignore_errors=True)
         return []
 
@@ -256,7 +256,7 @@ def locked(output_dir):
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "ab") as file:
         if not cli.lock(file):
-            problem = "another training is using it. Wait for its end, or choose another --output-dir"
+            problem = "another training run is using it. Wait until it ends, or choose another --output-dir"
             raise ValueError(f"{utils.printable(folder)}: {problem}.")
         yield
     shutil.rmtree(folder, ignore_errors=True)  # Windows keeps files that another program has open.

@@ -133,7 +133,7 @@ def lock(file):
 def path(text):
     """Type of a command-line option that names a file or folder."""
     if not text or "\0" in text:
-        raise argparse.ArgumentTypeError("must be a path, but it is empty or holds a null character.")
+        raise argparse.ArgumentTypeError("must be a path, but it is empty or contains a null character.")
     return Path(text)
 
 

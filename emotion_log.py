@@ -172,7 +172,7 @@ def read_log(path):
         rows = parse_log(path.read_bytes(), path.suffix.lower() == ".jsonl")
     except NOT_A_LOG as error:
         reason = utils.shorten(error)
-        raise ValueError(f"{name}: not a log of webcam_demo.py ({reason}). Name the file that --log wrote.") from error
+        raise ValueError(f"{name}: not a log of webcam_demo.py ({reason}). Choose a file that --log wrote.") from error
     return rows.assign(log=str(path), seconds=frame_seconds(rows))
 
 
@@ -494,8 +494,8 @@ def report(paths, intervals=None):
 
 def parse_args(argv=None):
     parser = cli.Parser(__doc__)
-    parser.add_argument("logs", nargs="+", metavar="LOG", type=cli.path, help="log (.csv, .jsonl), or folder of logs")
-    parser.add_argument("--intervals", metavar="CSV", type=cli.path, help="write track, label, start_s, end_s")
+    parser.add_argument("logs", nargs="+", metavar="LOG", type=cli.path, help="log (.csv, .jsonl) or folder of logs")
+    parser.add_argument("--intervals", metavar="CSV", type=cli.path, help="write when each face had which label")
     args = parser.parse_args(argv)
     if args.intervals and args.intervals.suffix.lower() != ".csv":
         parser.error(f"--intervals must end in .csv, but it is {utils.printable(args.intervals)}.")

@@ -188,8 +188,8 @@ def warn(data, result, history_path):
     lines = data.warnings()
     if result["accuracy"] < result["majority_baseline"]:
         lines.append(
-            f"accuracy {result['accuracy']:.4f} is under that of always predicting the most frequent class "
-            f"({result['majority_baseline']:.4f}). Labels or model are wrong."
+            f"accuracy {result['accuracy']:.4f} is below that of always predicting the most frequent class "
+            f"({result['majority_baseline']:.4f}). Check the labels and the model."
         )
     if not history_path.is_file():
         lines.append(f"{utils.printable(history_path)}: no such file. accuracy.png and loss.png are left out.")
@@ -331,7 +331,7 @@ def parse_args(argv=None):
     parser.add_argument("--votes", type=path, help="fer2013new.csv of FER+ (default: none)")
     parser.add_argument("--model", type=path, default=utils.DEFAULT_MODEL, help="folder (default: models/emotions-5)")
     parser.add_argument("--split", choices=SPLIT_NAMES, default="test", help="faces to score (default: test)")
-    parser.add_argument("--output-dir", type=path, help="results (default: output/<model folder's name>)")
+    parser.add_argument("--output-dir", type=path, help="folder of the results (default: output/<model folder's name>)")
     args = parser.parse_args(argv)
     args.output_dir = args.output_dir or utils.ROOT / "output" / os.path.basename(os.path.abspath(args.model))
     return args

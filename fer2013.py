@@ -33,8 +33,8 @@ EMOTION_IDS = tuple(map(str, range(len(utils.EMOTIONS))))
 USAGES = tuple(SPLITS.values())
 VOTE_COUNTS = tuple(map(str, range(11)))  # Ten people looked at each face.
 HOW_TO_GET_DATA = (
-    "Download FER2013 from Kaggle, put it at data/fer2013.csv or name it with --data (its forms: data/README.md). "
-    "To try the pipeline with drawn faces: python data/make_sample.py, then --data data/sample.csv."
+    "Download FER2013 from Kaggle to data/fer2013.csv, or name it with --data (accepted forms: data/README.md). "
+    "To try drawn faces instead: python data/make_sample.py, then --data data/sample.csv."
 )
 HOW_TO_GET_VOTES = "Download fer2013new.csv from github.com/microsoft/FERPlus."
 ARCHIVE_ERRORS = (lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
@@ -97,7 +97,7 @@ class Dataset(NamedTuple):
         path, columns = Path(path), (*VOTE_COLUMNS, *OTHER_VOTE_COLUMNS)
         check_file(path, HOW_TO_GET_VOTES)
         if self.path.is_dir():
-            problem = "a folder of images has lost the row order of the votes"
+            problem = "a folder of images lacks the row order of the votes"
             raise ValueError(f"{utils.printable(path)}: {problem}. Name fer2013.csv with --data.")
         table = pd.concat(read_tables(path, ("Usage", *columns)))
         counts = np.stack([parse_choice(table[column], VOTE_COUNTS) for column in columns], axis=1)
@@ -112,7 +112,7 @@ class Dataset(NamedTuple):
             faces, emotions = self.faces[self.usages == number], self.emotions[self.usages == number]
             copies = int(find_copies(faces, self.faces[self.usages == 0]).sum()) if number else 0
             if copies > MAX_COPIES * len(faces):
-                text = f"{split} is not independent: {copies} of its {len(faces)} faces are copies of Training's."
+                text = f"{split} is not independent: {copies} of its {len(faces)} faces are copies of Training faces."
                 warnings.setdefault("copies", text)
             if len(faces) < MIN_ROWS_TO_JUDGE:
                 continue
@@ -159,7 +159,7 @@ class Votes(NamedTuple):
         blocks = np.array_split(agrees, max(1, len(agrees) // ROWS_PER_AGREEMENT))
         lowest = min(block.mean() for block in blocks)
         if lowest < MIN_AGREEMENT:
-            found = f"most votes name the label of only {lowest:.0%} of {len(blocks[0])} successive faces"
+            found = f"most votes match the label of only {lowest:.0%} of {len(blocks[0])} successive faces"
             raise ValueError(f"{name} must have the row order of {other}, but {found} (FER2013: over 59%).")
 
 
@@ -226,7 +226,7 @@ def read(path):
 def check_file(path, remedy):
     """Checks that there is a file of a reasonable size, and neither a pipe nor a device."""
     if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
-        problem = f"no such file of at most {MAX_FILE_BYTES / 1e9:.0f} GB"
+        problem = f"no such file, or larger than {MAX_FILE_BYTES / 1e9:.0f} GB"
         raise FileNotFoundError(f"{utils.printable(path)}: {problem}. {remedy}")
 
 
@@ -245,7 +245,7 @@ def parse_pixels(text, where):
     try:
         pixels = np.fromstring(text, dtype=np.int64, sep=" ")
     except ValueError as error:
-        raise ValueError(f"`pixels` must hold whole numbers with spaces between, but {where} does not.") from error
+        raise ValueError(f"`pixels` must hold whole numbers separated by spaces, but {where} does not.") from error
     if pixels.size != utils.IMAGE_SIZE**2:
         raise ValueError(f"`pixels` must hold {utils.IMAGE_SIZE**2} numbers, but {where} holds {pixels.size}.")
     if pixels.min() < 0 or pixels.max() > 255:
@@ -296,7 +296,7 @@ def find_csv(sizes):
     # macOS adds hidden files.
     names = [name for name in sizes if name.lower().endswith(".csv") and not Path(name).name.startswith(".")]
     if not names:
-        raise OSError("no CSV in it")
+        raise OSError("no CSV in the archive")
     return max(names, key=sizes.get)
 
 

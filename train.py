@@ -244,7 +244,7 @@ def train(
             fit(state, splits, weights)
             description = write_model(state, output_dir, splits)
     if state.interrupted:  # After the last batch: there was nothing left to stop.
-        raise KeyboardInterrupt(f"The training had finished: see {utils.printable(output_dir)}.")
+        raise KeyboardInterrupt(f"Training had already finished: see {utils.printable(output_dir)}.")
     return description
 
 
@@ -423,12 +423,12 @@ def parse_args(argv=None):
     parser = cli.Parser(__doc__)
     path, count = cli.path, cli.whole_number(1, 1_000_000)
     parser.add_argument("--data", type=path, default=fer2013.DEFAULT_DATA, help="data set (default: data/fer2013.csv)")
-    parser.add_argument("--votes", type=path, help="fer2013new.csv of FER+; adds a second head (default: none)")
+    parser.add_argument("--votes", type=path, help="fer2013new.csv of FER+; adds a head for the votes (default: none)")
     parser.add_argument("--classes", type=int, choices=utils.CLASS_SETS, default=5, help="emotions (default: 5)")
     parser.add_argument("--output-dir", type=path, help="model folder (default: models/my-emotions-<classes>)")
     # 1.7 hours on two cores with bfloat16 instructions, 2.1 with AVX2 only.
     parser.add_argument("--epochs", type=count, default=120, help="number of epochs (default: 120)")
-    parser.add_argument("--batch-size", type=count, default=128, help="(default: 128)")
+    parser.add_argument("--batch-size", type=count, default=128, help="faces per step (default: 128)")
     parser.add_argument("--seed", type=cli.whole_number(0, 2**32 - 1), default=0, help="random seed (default: 0)")
     parser.add_argument("--limit", type=count, help="use only the first LIMIT faces of each split")
     parser.add_argument("--resume", action="store_true", help="continue a run that was stopped or killed")

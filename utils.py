@@ -4,9 +4,9 @@ A function belongs here only if it is a step on that path and all scripts must a
 metrics that train.py and evaluate.py share, and the helpers for files and messages. Importing this module loads OpenCV
 and NumPy. LiteRT is imported when a model is loaded, Pillow when a label is drawn, TensorFlow and Keras never.
 
-The data that flows has the same names in every file:
+The data has the same names in every file:
 
-    frame          uint8 (H, W, 3)       BGR image as OpenCV gives it
+    frame          uint8 (H, W, 3)       BGR image, as OpenCV returns it
     gray           uint8 (H, W)          grayscale frame
     boxes          int (F, 4)            x, y, width, height in frame pixels; (0, 4) without a face
     faces          uint8 (N, 48, 48, 1)  raw 0..255, the network's input, from the CSV or the camera
@@ -14,7 +14,7 @@ The data that flows has the same names in every file:
     votes          float32 (N, C)        share of the raters' votes per class; rows sum to 1, or 0 without votes
     probabilities  float32 (N, C)        rows sum to 1, columns in the order of the model's classes
 
-A layer inside the saved model normalizes the gray levels, so every script feeds the network as in training.
+A layer inside the saved model normalizes the gray levels, so every script feeds it the same input as training does.
 """
 
 import collections
@@ -37,7 +37,7 @@ except ImportError as error:
     remedy = (
         "apt-get install libgl1; or, without windows: pip uninstall opencv-python, pip install opencv-python-headless"
     )
-    raise ImportError(f"OpenCV needs a library of the system ({error}). Install it: {remedy}") from error
+    raise ImportError(f"OpenCV lacks a system library ({error}). Install it: {remedy}") from error
 import numpy as np
 
 # 1. Labels, shapes, paths ---------------------------------------------------------------------------------------------
@@ -58,9 +58,9 @@ EMOTION_COLORS = {
 EMOTIONS = tuple(EMOTION_COLORS)  # The position is FER2013's emotion id.
 CLASS_SETS = {5: (0, 3, 4, 5, 6), 7: (0, 1, 2, 3, 4, 5, 6)}  # Number of classes -> FER2013 ids, in label order.
 IMAGE_SIZE = 48  # Pixels, width and height of a face.
-# Outputs of the network, for FER2013's labels and the votes of FER+. A model may lack the second.
+# Outputs of the network: one for FER2013's labels, one for the votes of FER+. A model may lack the second.
 HEADS = ("labels", "votes")
-OPENCV = '"opencv-python>=4.13,<5"'  # What to install; requirements-demo.txt has the reasons.
+OPENCV = '"opencv-python>=4.13,<5"'  # The package to install. requirements-demo.txt has the reasons.
 MAX_MODEL_BYTES = {"model.json": 1_000_000, "model.tflite": 100_000_000}
 UNCERTAIN = "uncertain"  # The label of a face whose most probable emotion is below the minimum confidence.
 
@@ -68,13 +68,13 @@ UNCERTAIN = "uncertain"  # The label of a face whose most probable emotion is be
 class Face(NamedTuple):
     """One face in a frame: its place and its emotion."""
 
-    box: tuple[int, int, int, int]  # x, y, width, height in pixels of the frame
+    box: tuple[int, int, int, int]  # x, y, width, height in pixels of the frame.
     label: str  # The most probable emotion, or `UNCERTAIN`.
     confidence: float  # Probability of the most probable emotion, 0..1.
     probabilities: dict[str, float]  # Emotion -> 0..1, in the order of the model's classes.
     angle: float = 0.0  # Degrees by which the head is tilted clockwise.
     track: int | None = None  # Number of the face, from 1; None in a single image.
-    held: bool = False  # Not found in this frame, shown where it was.
+    held: bool = False  # Missed in this frame, but its place still looks like it.
 
 
 # 2. Frame -> faces ----------------------------------------------------------------------------------------------------
@@ -93,40 +93,40 @@ SEARCH_WIDTH = 64  # Pixels of the face in a search around a box.
 SEARCH_MARGIN = 0.3  # On each side of the box, in widths of the box.
 SEARCH_SIZES = (0.75, 1.35)  # The smallest and the largest face, in widths of the box.
 SEARCH_STEP = 1.1  # Ratio of successive sizes.
-# How many detections must agree on a new face: by `default`, by `alt`, and by `default` if `alt` finds none. Of 112
-# false proposals by `default`, one had 30.
+# How many detections must agree on a new face: of the frontal cascade, of the confirming one, and of the frontal one if
+# the confirming one finds none. One of 112 false candidates from the frontal cascade had 30.
 NEW_NEIGHBORS = 5
 CONFIRMING_NEIGHBORS = 4
 SURE_NEIGHBORS = 30
-# The network's probability that a new face is one. Above the first, `alt`, which misses tilted and dark-skinned faces,
-# is not asked; buildings and text reach 0.95. Below the second, it is not a face.
+# The network's probability that a candidate is a face. Above SURE_SCORE the confirming cascade is not needed; it misses
+# tilted and dark-skinned faces. Buildings and text reach 0.95. Below LEAST_SCORE the candidate is rejected.
 SURE_SCORE = 0.97
 LEAST_SCORE = 0.1
 # Evidence is counted in detections. See `face_evidence`.
-SCORE_EVIDENCE = 60  # What a probability of 1 adds.
+SCORE_EVIDENCE = 60  # Added for a probability of 1.
 MIN_OVERLAP = 0.5  # Two boxes sharing this much of the smaller one cannot both be faces.
 
 # Single images, where time does not matter.
-STILL_LINES = 1440  # Pixels. The shorter side of a larger image is reduced to it; its smallest face is a thirtieth.
+STILL_LINES = 1440  # Pixels. A longer shorter side is reduced to this. The smallest face is a thirtieth of it.
 LONGEST_SIDE = 20_000  # Pixels; OpenCV cannot rotate an image of 32,767.
 STILL_WIDTH = 96  # Pixels of the face when it is confirmed.
 STILL_ANGLES = (0, -25, 25, -50, 50)  # Degrees; the cascade tolerates 15 by itself.
-STILL_PADDING = 0.25  # Share of the shorter side by which the edge is repeated, to find faces that it cuts off.
+STILL_PADDING = 0.25  # Share of the shorter side by which the edge is repeated, to find faces that are cut off.
 STILL_EVIDENCE = 30  # Least evidence of a face.
 LEAST_EVIDENCE = 20  # Enough for the only upright face, if it is wide enough.
 LEAST_SHARE = 0.2  # Least width of such a face, as a share of the image's shorter side.
-PROFILE_NEIGHBORS = 7  # Nothing confirms a profile, so more detections have to agree.
-# A small square image counts as one face, as in data sets of faces, unless a smaller face is found in it.
+PROFILE_NEIGHBORS = 7  # No second detector confirms a profile, so more detections have to agree.
+# A small square image counts as one face, as in face data sets, unless a smaller face is found in it.
 PORTRAIT_SIZES = (IMAGE_SIZE, 112)  # Least and largest side in pixels.
 PORTRAIT_CONTRAST = 5  # Least standard deviation of the gray levels.
-PORTRAIT_SHARE = 0.7  # Width of the smaller face, at most, as a share of the side.
+PORTRAIT_SHARE = 0.7  # Largest width of such a smaller face, as a share of the side.
 
 
 def load_face_detector():
     """Loads `CASCADES` as a `FaceDetector`, a named tuple of `cv2.CascadeClassifier`s and the default `EmotionModel`.
 
-    That network confirms faces, whichever one names the emotions: another may have been trained on drawn faces.
-    `OMP_NUM_THREADS`, if set, limits the threads of OpenCV, which does not read that variable.
+    That model confirms faces, even if another one names the emotions, which may have been trained on drawn faces.
+    If `OMP_NUM_THREADS` is set, it limits OpenCV's threads, because OpenCV does not read it.
 
     Raises:
         ValueError: this OpenCV has no cascades (5.x has none), or a file is damaged.
@@ -138,13 +138,13 @@ def load_face_detector():
 
 
 def load_cascade(name):
-    """Loads a file of OpenCV's as `cv2.CascadeClassifier`, or raises ValueError."""
+    """Loads one of OpenCV's cascade files as `cv2.CascadeClassifier`, or raises ValueError."""
     path = Path(getattr(cv2, "data", cv2).__path__[0]) / name
     if not hasattr(cv2, "CascadeClassifier") or not path.exists():
         raise ValueError(f"OpenCV {cv2.__version__} has no Haar cascades. Install 4.x: pip install {OPENCV}")
     cascade, storage = cv2.CascadeClassifier(), cv2.FileStorage()
     with contextlib.suppress(cv2.error):
-        # From memory, because OpenCV cannot open a path with letters beyond ASCII on Windows.
+        # From memory, because OpenCV on Windows cannot open non-ASCII paths.
         storage.open(path.read_text(encoding="utf-8"), cv2.FILE_STORAGE_READ | cv2.FILE_STORAGE_MEMORY)
         cascade.read(storage.getFirstTopLevelNode())
     if cascade.empty():
@@ -170,7 +170,9 @@ def _check_gray(gray):
 
 
 def find_faces(gray, detector):
-    """Finds the faces of a single image, tilted ones and profiles too. A portrait (`PORTRAIT_SIZES`) is one face.
+    """Finds the faces of a single image, also tilted ones or, if there are none, profiles.
+
+    A small square image (`PORTRAIT_SIZES`) may count as one face.
 
     Returns:
         boxes: int (F, 4), largest first.
@@ -183,19 +185,19 @@ def find_faces(gray, detector):
 
 
 def _is_portrait(gray):
-    """Returns whether an image has the shape of a cropped face, and is not plain."""
+    """Returns whether an image has the shape of a cropped face and enough contrast."""
     height, width = gray.shape
     return height == width and PORTRAIT_SIZES[0] <= width <= PORTRAIT_SIZES[1] and gray.std() >= PORTRAIT_CONTRAST
 
 
 def _find_frontal(gray, detector, angles):
-    """Returns pairs of box and angle of the faces that look ahead, largest first."""
+    """Returns pairs of box and angle of the frontal faces, largest first."""
     still = _prepare_still(gray, TONE)
     places = [(box, angle) for angle in angles for box in _scan(still, detector.frontal, NEW_NEIGHBORS, angle)]
     found = [(face_evidence(gray, box, detector, angle, STILL_WIDTH), box, angle) for box, angle in places]
     found.sort(key=lambda face: (-face[0], *face[1]))
     faces = []
-    # A face has most evidence at its own angle. Its eyes and mouth have less than the whole.
+    # Evidence is highest at the face's own angle, and for the whole face rather than for an eye or the mouth.
     for evidence, box, angle in found:
         if evidence >= STILL_EVIDENCE and not overlaps_any(box, [other for other, _ in faces]):
             faces.append((box, angle))
@@ -207,7 +209,7 @@ def _find_frontal(gray, detector, angles):
 
 
 def _find_profiles(gray, detector):
-    """Returns pairs of box and angle 0 of the faces that look to a side, largest first."""
+    """Returns pairs of box and angle 0 of the profiles, largest first."""
     faces, still = [], _prepare_still(gray)
     for flipped in (False, True):
         for box in _scan(still, detector.profile, PROFILE_NEIGHBORS, flipped=flipped):
@@ -218,7 +220,7 @@ def _find_profiles(gray, detector):
 
 
 def _prepare_still(gray, tone=None):
-    """Returns an image reduced, toned and padded for `_scan`, with its padding in pixels and its reduction."""
+    """Returns an image reduced, toned and padded for `_scan`, its padding in pixels, and its reduction."""
     reduced, reduction = reduce_image(gray, STILL_LINES)
     reduced = reduced if tone is None else cv2.LUT(reduced, tone)
     padding = round(STILL_PADDING * min(reduced.shape))
@@ -226,10 +228,10 @@ def _prepare_still(gray, tone=None):
 
 
 def reduce_image(gray, lines):
-    """Returns an image whose shorter side is reduced to so many pixels, if it is longer, and the reduction, 0..1."""
+    """Returns an image whose shorter side has at most `lines` pixels, and the factor of its reduction, 0..1."""
     reduction = min(1.0, lines / min(gray.shape), LONGEST_SIDE / max(gray.shape))
     if min(gray.shape) * reduction < 1:
-        return gray[:1, :1], 1.0  # No face fits into so narrow an image.
+        return gray[:1, :1], 1.0  # Too narrow for a face.
     return cv2.resize(gray, None, fx=reduction, fy=reduction, interpolation=cv2.INTER_AREA), reduction
 
 
@@ -238,7 +240,7 @@ def _scan(still, cascade, neighbors, angle=0, flipped=False):
     padded, padding, reduction = still
     image, to_padded = turn_upright(padded, angle, flipped)
     found = cascade.detectMultiScale(image, SEARCH_STEP, neighbors, minSize=(IMAGE_SIZE, IMAGE_SIZE))
-    # Sorted, because the order of the cascade's threads varies.
+    # Sorted, because the threads of the cascade finish in varying order.
     middles = [(to_padded @ (x + width / 2, y + width / 2, 1), width) for x, y, width, _ in sorted(map(tuple, found))]
     return [square_around(middle - padding, width) / reduction for middle, width in middles]
 
@@ -260,9 +262,10 @@ def turn_upright(image, angle, flipped=False):
 
 
 def face_evidence(gray, box, detector, angle=0.0, face_width=SEARCH_WIDTH):
-    """Returns the evidence of a face at a box: the detections that agree on it, and its score; 0 if it is not one.
+    """Returns the evidence that a box holds a face, an int; 0 if it is rejected.
 
-    A face has about 85, a blurred one about 40.
+    The evidence is the number of detections that agree plus `SCORE_EVIDENCE` times the network's score. A face has
+    about 85, a blurred one about 40.
     """
     place, found = search_face(gray, box, detector.frontal, NEW_NEIGHBORS, angle, face_width=face_width)
     if place is None:
@@ -283,14 +286,16 @@ def search_face(
 ):  # fmt: skip
     """Searches the surroundings of a box for a face of about its size.
 
-    Returns the box, float (4,), near the middle on which most detections agree, or None, and their number.
+    Returns the box near the middle on which most detections agree, float (4,) or None, and the number of these
+    detections.
 
     Args:
         neighbors: number of detections that have to agree.
         angle: degrees by which the face is tilted clockwise.
         flipped: search the horizontally flipped image.
-        face_width: pixels to which the box is reduced or enlarged. With fewer than 64 the boxes are too large.
-        sizes, step: the smallest and the largest face, in widths of the box, and the ratio of successive sizes.
+        face_width: pixels to which the box is scaled. With fewer than 64, the found boxes are too large.
+        sizes: the smallest and the largest face, in widths of the box.
+        step: ratio of successive sizes.
         tone: uint8 (256,), the new value of each gray level; None leaves them as they are.
     """
     size = round(face_width * (1 + 2 * SEARCH_MARGIN))
@@ -317,13 +322,13 @@ def rotate(offset, angle):
 
 
 def cut_square(gray, box, size, margin=0.0, angle=0.0, exact=False):
-    """Cuts the square around a box out of a frame, uint8 (size, size); the frame's edge is repeated beyond it.
+    """Cuts the square around a box out of a frame, uint8 (size, size). Beyond the frame, its edge is repeated.
 
     Args:
         size: width in pixels of the result.
-        margin: kept around the box on each side, in widths of the box.
+        margin: extra space on each side of the box, in widths of the box.
         angle: degrees by which the box's content is tilted clockwise; it is turned upright.
-        exact: average over the area of each pixel of the result. This is sharper, and up to five times slower.
+        exact: average over the exact area of each resulting pixel: sharper, but up to five times slower.
     """
     x, y, width, height = box
     center_x, center_y, side = x + width / 2, y + height / 2, max(width, height, 1) * (1 + 2 * margin)
@@ -331,7 +336,7 @@ def cut_square(gray, box, size, margin=0.0, angle=0.0, exact=False):
     left = int(np.clip(center_x - reach, 0, gray.shape[1] - 1))
     top = int(np.clip(center_y - reach, 0, gray.shape[0] - 1))
     region = gray[top : max(top + 1, int(center_y + reach) + 2), left : max(left + 1, int(center_x + reach) + 2)]
-    reduction = max(1, side / size) if exact else max(1, int(side / size))  # OpenCV has a fast way for whole numbers.
+    reduction = max(1, side / size) if exact else max(1, int(side / size))  # OpenCV is fast for whole numbers.
     if reduction > 1 and min(region.shape) >= reduction:
         # Averaging over areas first keeps a large face from aliasing.
         region = cv2.resize(region, None, fx=1 / reduction, fy=1 / reduction, interpolation=cv2.INTER_AREA)
@@ -344,12 +349,12 @@ def cut_square(gray, box, size, margin=0.0, angle=0.0, exact=False):
 
 
 def overlaps_any(box, others):
-    """Returns whether a box overlaps another one so much that they belong to the same face."""
+    """Returns whether a box overlaps one of the others so much that both must be the same face."""
     return any(overlap(box, other) >= MIN_OVERLAP for other in others)
 
 
 def overlap(box, other):
-    """Returns the intersection of two boxes over the smaller one, 0..1: 1 where one lies within the other."""
+    """Returns the intersection of two boxes over the smaller box, 0..1: 1 if one lies within the other."""
     width = min(box[0] + box[2], other[0] + other[2]) - max(box[0], other[0])
     height = min(box[1] + box[3], other[1] + other[3]) - max(box[1], other[1])
     return max(0, width) * max(0, height) / min(box[2] * box[3], other[2] * other[3])
@@ -359,7 +364,8 @@ def crop_faces(gray, boxes, angles=None):
     """Cuts faces, uint8 (F, 48, 48, 1), out of a frame. An upright box of 48x48 pixels is copied bit for bit.
 
     Args:
-        boxes: int (F, 4), framed like FER2013's faces, as the cascade's are; the frame's edge is repeated beyond it.
+        boxes: int (F, 4), framed like FER2013's faces, as the cascade's boxes are. Beyond the frame, its edge is
+            repeated.
         angles: F degrees by which the faces are tilted clockwise; they are turned upright.
     """
     _check_gray(gray)
@@ -376,13 +382,14 @@ class EmotionModel:
     """The exported network of a model folder, run by LiteRT.
 
     Attributes:
-        run: the network, from keyword `faces`, float32 (N, 48, 48, 1), to a dict of head to logits, float32 (N, C).
+        run: function that runs the network: from `faces=`, float32 (N, 48, 48, 1), to a dict of head to logits,
+            float32 (N, C).
         classes: tuple of str, the emotion of each column of the probabilities.
-        heads: tuple of str, outputs of the network: `("labels",)` or `("labels", "votes")`. The demo reads the last.
+        heads: tuple of str, outputs of the network: `("labels",)` or `("labels", "votes")`. The demo uses the last.
         description: dict, the content of `model.json`.
     """
 
-    BATCH_SIZE = 64  # Faces per forward pass: enough for any frame, and a whole split does not fill the memory.
+    BATCH_SIZE = 64  # Faces per forward pass: enough for any frame, and small enough to score a whole split.
 
     def __init__(self, run, description):
         self.run, self.description = run, description
@@ -392,7 +399,7 @@ class EmotionModel:
         """Returns the output of each head, dict of float32 (N, C), for faces, uint8 (N, 48, 48, 1).
 
         Raises:
-            ValueError: `faces` are not such an array. Of gray levels from 0 to 1, the network would see nothing.
+            ValueError: `faces` are not such an array. To the network, gray levels scaled to 0..1 would be blank.
         """
         if faces.dtype != np.uint8 or faces.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 1):
             received = f"{faces.dtype} {faces.shape}"
@@ -406,9 +413,9 @@ class EmotionModel:
         return logits
 
     def face_scores(self, faces) -> np.ndarray:
-        """Returns the probability, float32 (N,), that each of the windows, uint8 (N, 48, 48, 1), holds a face.
+        """Returns the probability, float32 (N,), that each window, uint8 (N, 48, 48, 1), holds a face.
 
-        It is 0.5 where the network has no such output, so that the cascades decide.
+        If the network has no such output, it is 0.5, so that the cascades decide.
         """
         if len(faces) == 0:  # LiteRT would crash the process.
             return np.empty(0, np.float32)
@@ -416,14 +423,15 @@ class EmotionModel:
         return np.full(len(faces), 0.5, np.float32) if logits is None else 1 / (1 + np.exp(-logits[:, 0]))
 
     def predict(self, faces, head=None) -> np.ndarray:
-        """Returns probabilities, float32 (N, C), of faces, uint8 (N, 48, 48, 1): the demo's, or those of a head.
+        """Returns the probabilities, float32 (N, C), of faces, uint8 (N, 48, 48, 1).
 
-        The demo's are those of the last head, with the bias that makes up for rare classes (Menon et al., 2021).
+        With `head`, they come from that head. Without, they are those that the demo shows: from the last head, with the
+        bias that corrects for rare classes (Menon et al., 2021).
         """
         return self.probabilities(self.logits(faces), head)
 
     def probabilities(self, logits, head=None):
-        """Returns what `predict` does, from the output of `logits`."""
+        """Returns the same as `predict`, from the output of `logits`."""
         bias = 0.0 if head else np.array(self.description["bias"], np.float32)
         head = head or self.heads[-1]
         return softmax(logits[head] / self.description["temperatures"][head] + bias).astype(np.float32)
@@ -449,19 +457,19 @@ def calibration_bins(probabilities, labels, bins=15):
 
 
 def expected_calibration_error(probabilities, labels):
-    """Returns the mean distance of confidence and accuracy, weighted by the faces in each bin (Guo et al., 2017)."""
+    """Returns the mean gap between confidence and accuracy, weighted by the faces in each bin (Guo et al., 2017)."""
     confidence, accuracy, count = calibration_bins(probabilities, labels)
     return float(np.nansum(np.abs(confidence - accuracy) * count) / len(labels))
 
 
 def mean_recall(scores, labels):
-    """Returns the mean recall of the classes in labels, int (N,), where the highest score, float (N, C), decides."""
+    """Returns the mean recall of the classes in labels, int (N,). The highest score, float (N, C), is predicted."""
     right = scores.argmax(axis=1) == labels
     return float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))
 
 
 def load_emotion_model(folder=DEFAULT_MODEL) -> EmotionModel:
-    """Loads `model.tflite` and `model.json` of a model folder; takes a tenth of a second, without TensorFlow.
+    """Loads `model.tflite` and `model.json` of a model folder, in a tenth of a second and without TensorFlow.
 
     Raises:
         FileNotFoundError: the folder or one of the two files is missing.
@@ -472,9 +480,9 @@ def load_emotion_model(folder=DEFAULT_MODEL) -> EmotionModel:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{printable(folder / name)}: no such file. {_list_models(folder)}")
         if (folder / name).stat().st_size > limit:
-            raise ValueError(f"{printable(folder / name)}: larger than {limit // 10**6} MB: not a model of train.py.")
+            raise ValueError(f"{printable(folder / name)}: larger than {limit // 10**6} MB, so not from train.py.")
     description = _read_description(folder / "model.json")
-    content = (folder / "model.tflite").read_bytes()  # From memory: a path may hold characters that LiteRT cannot open.
+    content = (folder / "model.tflite").read_bytes()  # From memory: LiteRT cannot open every path.
     if hashlib.sha256(content).hexdigest() != description["tflite_sha256"]:  # Damaged weights load silently.
         raise ValueError(
             f"{printable(folder / 'model.tflite')}: not the file that model.json describes. Restore it, or train the "
@@ -486,10 +494,10 @@ def load_emotion_model(folder=DEFAULT_MODEL) -> EmotionModel:
 
 
 def _check_outputs(run, description, path):
-    """Refuses a network whose outputs are not the heads of `model.json`, finite logits (N, C) each, and `face`."""
+    """Raises ValueError unless the outputs are those of `model.json`: finite logits (N, C) per head, maybe `face`."""
     try:
         outputs = run(faces=np.zeros((2, IMAGE_SIZE, IMAGE_SIZE, 1), np.float32))
-    except (ValueError, RuntimeError):  # For example of a fixed number of faces.
+    except (ValueError, RuntimeError):  # For example, if the number of faces is fixed.
         outputs = {}
     heads, shape = description["heads"], (2, len(description["classes"]))
     shapes = dict.fromkeys(heads, shape) | ({"face": (2, 1)} if "face" in outputs else {})
@@ -499,7 +507,7 @@ def _check_outputs(run, description, path):
 
 
 def _list_models(folder):
-    """Returns a sentence that names the model folders next to a missing one, or says how to train one."""
+    """Returns a sentence that names existing model folders or, if there are none, says how to train one."""
     for parent in (folder.parent, ROOT / "models"):
         complete = [path.parent for path in parent.glob("*/model.tflite") if path.with_name("model.json").is_file()]
         if complete:
@@ -508,13 +516,13 @@ def _list_models(folder):
 
 
 def count_threads():
-    """Returns how many threads LiteRT uses: the number in `OMP_NUM_THREADS`, else one per core, at most 4."""
+    """Returns the number of threads for LiteRT: `OMP_NUM_THREADS` if set, otherwise one per core, at most 4."""
     number = os.environ.get("OMP_NUM_THREADS", "")
     return max(1, int(number)) if number.isdecimal() else min(os.cpu_count() or 1, 4)
 
 
 def load_network(content):
-    """Returns the signature runner of a `.tflite` file's content."""
+    """Returns a thread-safe function that runs the network in a `.tflite` file's content, bytes."""
     try:
         with quiet_stderr():  # LiteRT prints a line when it starts.
             from ai_edge_litert.interpreter import Interpreter
@@ -523,7 +531,7 @@ def load_network(content):
             run = interpreter.get_signature_runner()
             run(faces=np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 1), np.float32))  # LiteRT prints more at the first run.
 
-        def run_alone(**inputs):  # The network keeps state during a call: threads at once get each other's outputs.
+        def run_alone(**inputs):  # LiteRT keeps state during a call, so parallel calls would mix up their outputs.
             with _shared.lock:
                 return run(**inputs)
 
@@ -537,7 +545,7 @@ def load_network(content):
 
 
 def _read_description(path):
-    """Reads `model.json` and checks all that inference relies on."""
+    """Reads `model.json` and checks every value that inference relies on."""
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
         class_sets = {(ids, tuple(EMOTIONS[i] for i in ids)) for ids in CLASS_SETS.values()}
@@ -559,20 +567,20 @@ def _read_description(path):
         ) from error
     wrong = next((name for name, right in checks.items() if not right), None)
     if wrong:
-        raise ValueError(f"`{wrong}` in {printable(path)} has a value that cannot be right. Train the model again.")
+        raise ValueError(f"`{wrong}` in {printable(path)} has an invalid value. Train the model again.")
     return description
 
 
 def _is_finite(number):
-    """Returns whether a value from JSON is a number that a float can hold."""
+    """Returns whether a value from JSON is a number that fits into a float."""
     return type(number) in (int, float) and abs(number) <= sys.float_info.max
 
 
 def read_emotions(frame, model=None, detector=None) -> list[Face]:
     """Finds the faces of an image and names their emotions. Returns a list of `Face`, largest first.
 
-    A small square image that holds no smaller face is a face as a whole, because data sets have such portraits.
-    Several threads may call this function; they take turns.
+    A small square image without a smaller face counts as one face, because data sets have such portraits. Several
+    threads may call this function; they take turns.
 
     Args:
         frame: uint8 (H, W, 3) BGR, as `cv2.imread` returns it.
@@ -580,8 +588,8 @@ def read_emotions(frame, model=None, detector=None) -> list[Face]:
         detector: from `load_face_detector`; None for one that is loaded once.
 
     Raises:
-        ValueError: `frame` is not such an array, for example because `cv2.imread` found no image, or `model` is
-            neither a model nor its folder.
+        ValueError: `frame` is not such an array (`cv2.imread` returns None if it fails), or `model` or `detector` has
+            the wrong type.
         FileNotFoundError: `model` is a folder that has no model.
     """
     gray = cv2.cvtColor(_check_frame(frame), cv2.COLOR_BGR2GRAY)
@@ -599,7 +607,7 @@ def read_emotions(frame, model=None, detector=None) -> list[Face]:
 
 
 def _check_frame(frame):
-    """Returns a frame, or raises ValueError with what to do instead."""
+    """Returns a valid frame unchanged, or raises ValueError that says what to do."""
     is_array, remedy = isinstance(frame, np.ndarray), ""
     if is_array and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3 and frame.size:
         return frame
@@ -607,17 +615,17 @@ def _check_frame(frame):
     if isinstance(frame, str | os.PathLike):
         remedy = " Read the file first: frame = cv2.imread(path)."
     elif frame is None:
-        remedy = " cv2.imread found no image that it can read: check the path."
+        remedy = " cv2.imread could not read an image: check the path."
     elif is_array and frame.dtype == np.uint8 and frame.shape[2:] in ((), (1,), (4,)) and frame.size:
         code = "BGRA2BGR" if frame.shape[2:] == (4,) else "GRAY2BGR"
         remedy = f" Convert it: frame = cv2.cvtColor(frame, cv2.COLOR_{code})."
-    elif hasattr(frame, "convert"):  # An image of Pillow, which is not imported here.
+    elif hasattr(frame, "convert"):  # A Pillow image. Pillow is not imported here.
         remedy = ' Convert it: frame = numpy.array(image.convert("RGB"))[:, :, ::-1].copy().'
     raise ValueError(f"`frame` must be a uint8 array (height, width, 3), but it is {received}.{remedy}")
 
 
 class _Shared:
-    """What all threads share. Cascades and networks keep state during a call, so the threads take turns."""
+    """Objects that all threads share. Cascades and networks keep state during a call, so threads must hold the lock."""
 
     def __init__(self):
         self.lock = threading.RLock()  # Taken twice by `quiet_stderr` and by a reloaded module's hooks.
@@ -628,13 +636,13 @@ class _Shared:
 def _renew_shared():
     """Gives a forked process its own lock, model and detector, because their threads exist in its parent only."""
     global _shared
-    _inherited.append(_shared)  # Kept, because deleting a network waits for its threads.
+    _inherited.append(_shared)  # Never deleted: deleting a network would wait for threads that do not exist here.
     _shared = _Shared()
 
 
 _shared, _inherited = _Shared(), []
 if hasattr(os, "register_at_fork"):  # Windows has no fork.
-    # A fork waits for the call under way, so that no native lock is held in the child.
+    # A fork waits for the current call, so that the child never inherits a locked native lock.
     os.register_at_fork(
         before=lambda: _shared.lock.acquire(),
         after_in_parent=lambda: _shared.lock.release(),
@@ -643,8 +651,8 @@ if hasattr(os, "register_at_fork"):  # Windows has no fork.
 
 # 4. Probabilities -> drawing ------------------------------------------------------------------------------------------
 
-TEXT_SHARE, MIN_TEXT = 0.03, 12  # Size of letters: share of the frame's height, and pixels at least.
-SMALL_FACE, SMALL_TEXT = 5, 0.7  # A face narrower than five times that size gets letters of 0.7 times that size.
+TEXT_SHARE, MIN_TEXT = 0.03, 12  # Size of letters: share of the frame's height, and least size in pixels.
+SMALL_FACE, SMALL_TEXT = 5, 0.7  # A face narrower than 5 times the size of letters gets letters of 0.7 times that size.
 UNCERTAIN_COLOR, DARK = (90, 90, 90), (32, 32, 32)  # BGR or RGB.
 
 
@@ -708,7 +716,7 @@ def face_color(face):
 def draw_box(frame, face, thickness):
     """Draws the box of a `Face` with lines of a thickness in pixels, dashed for a held face.
 
-    Returns the edges of what was drawn: left, top, right, bottom. A tilted box reaches beyond left and right.
+    Returns the edges of the drawing: left, top, right, bottom. A tilted box reaches beyond left and right.
     """
     x, y, width, height = face.box
     turned = ((x + width / 2, y + height / 2), (float(width), float(height)), float(face.angle))
@@ -734,35 +742,35 @@ def draw_label(face, size, has_number):
 @functools.lru_cache(maxsize=256)  # Drawing a text takes 0.2 ms.
 def draw_text(text, size, color):
     """Returns a text on a bar of a color, BGR, as an image, uint8 (h, w, 3) BGR, with letters of a size in pixels."""
-    from PIL import Image, ImageDraw, ImageFont  # 30 ms, which a script without faces does not need.
+    from PIL import Image, ImageDraw, ImageFont  # Takes 30 ms, so only when a label is drawn.
 
     font, pad = ImageFont.load_default(size), size // 3
     width, height = round(font.getlength(text)) + 2 * pad, sum(font.getmetrics()) + pad // 2
     image = Image.new("RGB", (width, height), color)
-    ink = (0, 0, 0) if np.dot(color, (0.114, 0.587, 0.299)) > 100 else (255, 255, 255)  # By the bar's brightness.
+    ink = (0, 0, 0) if np.dot(color, (0.114, 0.587, 0.299)) > 100 else (255, 255, 255)  # Contrasts with the bar.
     ImageDraw.Draw(image).text((pad, pad // 4), text, ink, font)
     return np.array(image)
 
 
 def shrink(image, width):
-    """Returns an image, uint8 (h, w, 3), at most as wide as `width` pixels."""
+    """Returns an image, uint8 (h, w, 3), reduced to at most `width` pixels in width."""
     scale = min(1.0, width / image.shape[1])
     size = round(image.shape[1] * scale), max(1, round(image.shape[0] * scale))
     return image if scale == 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def place_label(label, edges, frame, others, boxes):
-    """Returns the corner x, y of a label next to its face, where it covers least of other labels and middles of faces.
+    """Returns the corner x, y next to a face where its label covers least of other labels and of the middles of faces.
 
     Args:
-        label, frame: the images, whose sizes count.
+        label, frame: images, of which only the sizes are used.
         edges: left, top, right and bottom of the face in pixels.
         others: list of x, y, width, height of the labels already placed.
         boxes: list of x, y, width, height of the faces in the frame.
     """
     (height, width), (left, top, right, bottom) = label.shape[:2], edges
     lines = (top - height, bottom, top - 2 * height, bottom + height, top - 3 * height, bottom + 2 * height)
-    corners = np.array([(x, y) for y in lines for x in (left, right - width)])  # The favorite place first.
+    corners = np.array([(x, y) for y in lines for x in (left, right - width)])  # Best first.
     corners = corners.clip(0, np.maximum(0, np.subtract(frame.shape[1::-1], (width, height))))
     middles = [(x + w // 4, y + h // 4, w - w // 2, h - h // 2) for x, y, w, h in boxes]
     taken, weights = np.array([*others, *middles]), np.repeat((10, 1), (len(others), len(middles)))
@@ -773,7 +781,7 @@ def place_label(label, edges, frame, others, boxes):
 
 
 def paste(frame, image, corner):
-    """Copies an image, uint8 (h, w, 3), into a frame, at its corner x, y. What does not fit is cut off."""
+    """Copies an image, uint8 (h, w, 3), into a frame, with its corner at x, y. Parts outside are cut off."""
     x, y = corner
     area = frame[y : y + image.shape[0], x : x + image.shape[1]]
     area[:] = image[: area.shape[0], : area.shape[1]]
@@ -781,13 +789,14 @@ def paste(frame, image, corner):
 
 # 5. Files and messages ------------------------------------------------------------------------------------------------
 
-LONGEST_TEXT = 200  # Characters of a path or of a library's message in one of our lines.
+LONGEST_TEXT = 200  # Characters of a path or of a library's message in a printed line.
 
 
 def printable(source):
-    """Returns a path or address as text for messages, titles and file names, without the secrets of an address.
+    """Returns a path or address as text for messages, titles and file names.
 
-    Userinfo, query and fragment of an address are left out, control characters escaped, long texts shortened.
+    Leaves out userinfo, query and fragment of an address, which may be secret. Escapes control characters and shortens
+    long texts.
     """
     text = str(source)
     scheme, separator, rest = text.partition("://")
@@ -802,7 +811,7 @@ def printable(source):
 
 
 def shorten(text):
-    """Returns a text on one line, without control characters. The middle of a long one is left out."""
+    """Returns a text on one line, with control characters escaped and the middle of a long text left out."""
     line = "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in str(text))
     half = LONGEST_TEXT // 2
     return line if len(line) <= LONGEST_TEXT else f"{line[: half - 3]}...{line[-half:]}"
@@ -810,8 +819,8 @@ def shorten(text):
 
 @contextlib.contextmanager
 def quiet_stderr():
-    """Hides what native libraries print to file descriptor 2. Python's own `sys.stderr` must not be used inside."""
-    with _shared.lock:  # Two threads at once would leave it hidden.
+    """Hides output of native libraries to file descriptor 2. Do not use Python's own `sys.stderr` inside."""
+    with _shared.lock:  # Two threads at once could leave stderr hidden.
         try:
             saved = os.dup(2)
         except OSError:  # The program was started without stderr.

@@ -84,7 +84,7 @@ NO_SOUND = (np.inf, [])  # What follows the sound of a film.
 CANNOT_READ = (
     "{}: cannot be read as a video or image. Check its permissions, copy it again, or convert it to .mp4 or .jpg."
 )
-NO_MEMORY = "{}: needs more memory than there is, or is damaged. Close other programs, or make it smaller."
+NO_MEMORY = "{}: too large for the free memory, or damaged. Close other programs, or make it smaller."
 
 
 class LimitError(ValueError):
@@ -116,12 +116,12 @@ def open_source(source, camera_size=None):
         if first := next(frames, None):
             size = first.image.shape[1::-1]
             if camera_size not in (None, size):
-                print(f"Camera {index}: gives {size[0]}x{size[1]} pixels instead.")
+                print(f"Camera {index}: sends {size[0]}x{size[1]} pixels instead.")
             return LiveSource("camera", first.file, lambda: read_camera(index, camera_size), frames)
         if source:
             raise ValueError(
                 f"Camera {source}: cannot be opened. Check that it is plugged in, that no other program uses it and "
-                f"that this terminal may use it, or try without one: --source {utils.printable(DEMO_CLIP)}"
+                f"that this terminal may use it, or try without a camera: --source {utils.printable(DEMO_CLIP)}"
             )
         print(f"No camera found; playing the bundled clip {utils.printable(DEMO_CLIP)}.")
         source = str(DEMO_CLIP)
@@ -134,7 +134,7 @@ def open_path(source):
     """Opens a file, or the images and videos of a folder in the order of their names."""
     path, name = Path(source), utils.printable(source)
     if not source or not path.exists():
-        raise FileNotFoundError(f"{name or '--source'}: no such file. Give a camera index, a file, a folder or a URL.")
+        raise FileNotFoundError(f"{name or '--source'}: no such file. Name a camera index, a file, a folder or a URL.")
     if path.is_dir():
         return FileSource(list_folder(path, name), name, is_folder=True)
     if not path.is_file():  # Reading a named pipe or a device might never end.
@@ -178,7 +178,7 @@ def open_address(address):
         if is_live or size > MAX_DOWNLOAD:
             raise ValueError(f"{title}: cannot be opened. Check the address in a video player.")
         # For example an MP4 file with its index at the end, on a server that cannot seek.
-        print(f"Downloading {title}, because it cannot be played from its server.")
+        print(f"Downloading {title}, because it cannot be played from the server.")
     path, folder = download(address, title, size)
     return FileSource([path], title, folder=folder)
 
@@ -206,20 +206,20 @@ def download(address, title, size):
             for packet in content.demux():
                 file.write(packet)
                 if file.tell() > MAX_DOWNLOAD:
-                    raise OSError("it is too large")
+                    raise OSError(f"larger than {MAX_DOWNLOAD // 10**6} MB")
         if path.stat().st_size < size:
             raise OSError("it ended early")
         return path, folder
     except (av.FFmpegError, OSError) as error:
         folder.cleanup()
         reason = utils.shorten(getattr(error, "strerror", None) or error)
-        raise ValueError(f"{title}: the download failed ({reason}). Try again.") from error
+        raise ValueError(f"{title}: the download failed ({reason}). Try again, or download it yourself.") from error
 
 
 def check_frame_size(width, height, name):
     """Refuses frames that are too large. Their size may change within a video or stream."""
     if width * height > MAX_VIDEO_PIXELS:
-        limit = f"at most {MAX_VIDEO_PIXELS // 10**6} million pixels are possible"
+        limit = f"at most {MAX_VIDEO_PIXELS // 10**6} million pixels are allowed"
         raise LimitError(f"{name}: frames of {width}x{height} pixels, but {limit}. Make the video smaller.")
 
 
@@ -265,7 +265,7 @@ class FileSource(contextlib.AbstractContextManager):
     @property
     def problem(self):
         if self.kind == "folder" and self.problems:
-            return f"{self.title}: {len(self.problems)} of {len(self.paths)} files could not be read to their ends."
+            return f"{self.title}: {len(self.problems)} of {len(self.paths)} files could not be read completely."
         return "".join(self.problems) or None
 
     def __exit__(self, *_):
@@ -347,14 +347,14 @@ def read_image(path, name):
             content = path.read_bytes()  # OpenCV cannot open a path with letters beyond ASCII on Windows.
             scans = content.count(b"\xff\xda") if image.info.get("progressive") else 1
             if scans * image.width * image.height > MAX_SCANNED_PIXELS:  # Ctrl-C does nothing meanwhile.
-                raise LimitError(f"{name}: a JPEG in {scans} scans would take minutes. Save it again.")
+                raise LimitError(f"{name}: a JPEG with {scans} scans takes minutes. Save it as a baseline JPEG.")
             with contextlib.suppress(cv2.error):
                 decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
         decoded = decode_with_pillow(image) if decoded is None else to_8_bits(decoded)
         if decoded.ndim == 2:  # OpenCV leaves a PFM of gray levels so.
             decoded = cv2.cvtColor(decoded, cv2.COLOR_GRAY2BGR)
     if pages > 1:
-        print(f"{name}: the first of {pages} images is read.")
+        print(f"{name}: only the first of {pages} images is read.")
     yield SourceFrame(decoded, 0.0, file_name(path), ASSUMED_FPS, still=True)
 
 
@@ -440,7 +440,7 @@ class Film(contextlib.AbstractContextManager):
         self.container, self.name = open_container(target), name
         self.stream = self.container.streams.best("video")
         if self.stream is None or self.stream.codec_context is None or self.stream.disposition & COVER:
-            raise ValueError(f"{name}: has no video that can be decoded. Name another file, or convert it to H.264.")
+            raise ValueError(f"{name}: has no video that can be decoded. Choose another file, or convert it to H.264.")
         self.stream.thread_type = "AUTO" if isinstance(target, Path) else "SLICE"  # Threads of frames delay a stream.
         rate, self.seconds = float(self.stream.average_rate or 0), (self.container.duration or 0) / 1e6
         self.fps = rate if 0 < rate <= MAX_FPS else ASSUMED_FPS
@@ -723,7 +723,7 @@ class VideoWriter:
         The last one is shown for 1 / `fps` seconds.
         """
         if shutil.disk_usage(self.path.parent).free < DISK_RESERVE:
-            raise OSError(f"{self.name}: the disk is full, so it ends after frame {self.written}. Free some space.")
+            raise OSError(f"{self.name}: the disk is full. The video ends after frame {self.written}. Free some space.")
         if frame.shape[1::-1] != self.size:
             frame = cv2.resize(frame, self.size)
         frame = cv2.copyMakeBorder(frame, 0, self.size[1] % 2, 0, self.size[0] % 2, cv2.BORDER_REPLICATE)

@@ -325,7 +325,7 @@ def report(args, source, output, log, benchmark):
         try:
             print(emotion_log.report([args.log]))
         except (OSError, ValueError, MemoryError) as error:  # The log is complete all the same.
-            print(f"The log cannot be summed up: {error}")
+            print(f"The log cannot be summarized: {error}")
     if args.benchmark:
         print(table)
 
@@ -347,15 +347,15 @@ class Parser(cli.Parser):
 def parse_args(argv=None):
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("positional", nargs="?", metavar="SOURCE", help="camera, video, image, folder or URL (default: camera 0)")
-    add("--source", metavar="SOURCE", help="SOURCE, given as an option")
+    add("positional", nargs="?", metavar="SOURCE", help="camera index, video, image, folder or URL (default: camera 0)")
+    add("--source", metavar="SOURCE", help="SOURCE as an option")
     add("--model", type=cli.path, default=utils.DEFAULT_MODEL, help="model folder (default: models/emotions-5)")
-    add("--output", type=cli.path, help="annotated video (.mp4) or image; a folder if the source is one")
-    add("--log", type=cli.path, help="labels and probabilities per face and frame (.csv or .jsonl)")
-    add("--camera-size", type=camera_size, metavar="WxH", help="pixels to ask a camera for, such as 1280x720")
+    add("--output", type=cli.path, help="write an annotated video (.mp4) or image; a folder if SOURCE is one")
+    add("--log", type=cli.path, help="write labels and probabilities per face and frame (.csv or .jsonl)")
+    add("--camera-size", type=camera_size, metavar="WxH", help="frame size to ask a camera for, such as 1280x720")
     add("--no-display", action="store_true", help="open no window")
-    add("--min-confidence", type=probability, default=0.5, help="below it a face is uncertain (default: 0.5)")
-    add("--benchmark", action="store_true", help="end with a table of times and one line of JSON")
+    add("--min-confidence", type=probability, default=0.5, help="a face below it is uncertain (default: 0.5)")
+    add("--benchmark", action="store_true", help="print a table of times and one line of JSON at the end")
     args = parser.parse_args(argv)
     if args.positional is not None and args.source is not None:
         parser.error("SOURCE must be given once, but it is given with and without --source.")

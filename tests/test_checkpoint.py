@@ -87,7 +87,7 @@ def test_new_run_keeps_the_old_state_until_its_first_epoch_and_says_so(tmp_path,
     (tmp_path / "model.partial" / "model").mkdir()
     assert checkpoint.Checkpoint(tmp_path / "model", CONFIG, [48]).start(resume=False) == []
     assert os.listdir(tmp_path / "model.partial") == ["state.npz"]
-    assert "holds an unfinished training" in capsys.readouterr().out
+    assert "holds an unfinished training run" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["model", "model.partial", "model.previous"])
@@ -138,7 +138,7 @@ def test_hidden_files_do_not_stop_a_training(tmp_path):
 def test_second_run_is_refused_until_the_first_ends(tmp_path):
     folder = tmp_path / "model"
     with checkpoint.locked(folder):
-        with pytest.raises(ValueError, match="model.partial: another training is using it"), checkpoint.locked(folder):
+        with pytest.raises(ValueError, match="another training run is using it"), checkpoint.locked(folder):
             pass
         assert folder.with_name("model.partial").exists()
     assert not folder.with_name("model.partial").exists()

@@ -159,7 +159,7 @@ GOOD = " ".join(["7"] * 2304)
 HEADER = "emotion,pixels,Usage\n"
 PIXELS = "`pixels` must hold 2304 numbers, but row"
 RANGE = "`pixels` must be within 0..255, but row 2 of x.csv holds"
-WHOLE = "`pixels` must hold whole numbers with spaces between, but row 2 of x.csv does not."
+WHOLE = "`pixels` must hold whole numbers separated by spaces, but row 2 of x.csv does not."
 EMOTION = "`emotion` must be one of 0, 1, 2, 3, 4, 5, 6, but in row 2 of x.csv it is"
 USAGE = "`Usage` must be one of Training, PublicTest, PrivateTest, but in row"
 UNREADABLE = "x.csv: not readable as a CSV ("
@@ -228,7 +228,7 @@ def test_a_missing_file_says_where_to_get_it(tmp_path, name):
 def test_a_file_too_large_for_the_data_set_is_refused(tmp_path):
     with open(tmp_path / "sparse.csv", "wb") as file:
         file.truncate(fer2013.MAX_FILE_BYTES + 1)
-    with pytest.raises(FileNotFoundError, match="no such file of at most 1 GB"):
+    with pytest.raises(FileNotFoundError, match="no such file, or larger than 1 GB"):
         fer2013.read(tmp_path / "sparse.csv")
 
 
@@ -315,7 +315,7 @@ def test_votes_become_shares_weights_and_consensus(tmp_path):
         (votes_text(usages=USAGES[::-1]), "v.csv must have x.csv's rows, but their `Usage` differs in row 2."),
         (
             votes_text(VOTES[::-1]),
-            "v.csv must have the row order of x.csv, but most votes name the label of only 8% of 12 successive faces "
+            "v.csv must have the row order of x.csv, but most votes match the label of only 8% of 12 successive faces "
             "(FER2013: over 59%).",
         ),
         (votes_text(header="Usage,anger\n"), "v.csv: not readable as a CSV ("),
@@ -335,7 +335,7 @@ def test_votes_that_do_not_fit_are_refused(tmp_path, monkeypatch, text, message)
 
 
 def test_votes_are_refused_with_a_folder(tmp_path):
-    with pytest.raises(ValueError, match="a folder of images has lost the row order of the votes. Name fer2013.csv"):
+    with pytest.raises(ValueError, match="a folder of images lacks the row order of the votes. Name fer2013.csv"):
         fer2013.read(write_folders(tmp_path)).read_votes(write_votes(tmp_path, votes_text()))
 
 
@@ -388,7 +388,7 @@ WRONG = {
     ),
     "Training as PublicTest": (
         make_public_test_of_training,
-        "PublicTest is not independent: 210 of its 210 faces are copies of Training's.",
+        "PublicTest is not independent: 210 of its 210 faces are copies of Training faces.",
     ),
     "half missing": (
         lambda f, e, u: (f[::2], e[::2], u[::2]),

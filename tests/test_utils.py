@@ -504,7 +504,7 @@ def test_read_emotions_says_how_to_convert_gray_and_transparent_images(portrait,
 
 
 def test_read_emotions_says_that_an_image_was_not_found(portrait):
-    with pytest.raises(ValueError, match="cv2.imread found no image that it can read: check the path."):
+    with pytest.raises(ValueError, match="cv2.imread could not read an image: check the path."):
         utils.read_emotions(cv2.imread("missing.jpg"))
     with pytest.raises(ValueError, match="`detector` must be from load_face_detector, but it is CascadeClassifier."):
         utils.read_emotions(portrait, detector=cv2.CascadeClassifier())

@@ -260,7 +260,7 @@ def test_further_pages_are_mentioned(tmp_path, capsys, suffix):
     first.save(tmp_path / f"a{suffix}", save_all=True, append_images=others)
     frames, problem = read_path(tmp_path / f"a{suffix}")
     assert len(frames) == 1 and frames[0].still and problem is None
-    assert "the first of 12 images is read" in capsys.readouterr().out
+    assert "only the first of 12 images is read" in capsys.readouterr().out
 
 
 def test_progressive_jpeg_of_many_scans_is_refused_at_once(tmp_path):
@@ -379,7 +379,7 @@ def test_folder_gives_every_frame_and_names_each_damaged_file(tmp_path, clip, po
     files = [frame.file for frame in read_all(source)]
     assert files == ["a.png"] + 30 * ["c.mp4"] and source.kind == "folder"
     printed, errors = capfd.readouterr()
-    assert errors == "" and source.problem == f"{tmp_path}: 5 of 7 files could not be read to their ends."
+    assert errors == "" and source.problem == f"{tmp_path}: 5 of 7 files could not be read completely."
     assert [line.partition(": ")[0] for line in printed.splitlines()] == [
         str(tmp_path / name) for name in sorted(damaged)
     ]
@@ -796,7 +796,7 @@ def test_full_disk_stops_the_demo_and_the_video_so_far_plays(noisy_video, tmp_pa
     finished = subprocess.run(["unshare", "-rm", "bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
     assert finished.returncode == 2 and finished.stderr.count("\n") == 1, finished.stderr
     frames, problem = read_path(tmp_path / name)
-    assert f"the disk is full, so it ends after frame {len(frames)}." in finished.stderr and 10 < len(frames) < 100
+    assert f"the disk is full. The video ends after frame {len(frames)}." in finished.stderr and 10 < len(frames) < 100
     assert f"Wrote disk/{name}." in finished.stdout
     assert (tmp_path / "listing").read_text().split() == [name] and problem is None
 
@@ -958,7 +958,7 @@ class HalfServer(FileServer):
 
 def test_download_that_ends_early_is_one_line(web_folder, serve):
     address = serve(functools.partial(HalfServer, directory=web_folder))
-    with pytest.raises(ValueError, match=r"noise.mp4: the download failed \(.*\). Try again."):
+    with pytest.raises(ValueError, match=r"noise.mp4: the download failed \(.*\). Try again, or download it yourself."):
         video.open_source(f"http://{address}/noise.mp4")
 
 
@@ -1055,7 +1055,7 @@ def test_camera_has_its_own_rate_and_the_size_that_is_asked_for(plug, capsys):
     plug(Camera(size=(640, 480), sizes=[(1280, 720)]))
     with video.open_source("0", (1920, 1080)) as source:
         assert next(source.frames()).image.shape == (480, 640, 3)
-    assert capsys.readouterr().out == "Camera 0: gives 640x480 pixels instead.\n"
+    assert capsys.readouterr().out == "Camera 0: sends 640x480 pixels instead.\n"
 
 
 def test_stalled_stream_is_reported_and_continues(plug, monkeypatch):
