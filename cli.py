@@ -1,7 +1,8 @@
-"""What the scripts share and the library does without: signals, exit status, option types, and files that are replaced
-or locked. Uses the standard library only.
+"""Helpers of the scripts: signals, exit status, option types, replacing and locking files.
 
-A user error prints one line on stderr; the status is 2. Ctrl-C prints one line at any moment; the status is 130.
+Uses the standard library only.
+
+A user error prints one line on stderr, and the exit status is 2. Ctrl-C prints one line, and the exit status is 130.
 """
 
 import argparse
@@ -17,14 +18,14 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows has another module.
+except ImportError:  # Windows has msvcrt instead.
     fcntl = None
     import msvcrt
 
-# Ctrl-C, a kill, a closed terminal. Windows has no SIGHUP.
+# Ctrl-C, kill, and a closed terminal. Windows has no SIGHUP.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
-NEW_PREFIX = ".new-"  # Prefix of a file being written; a kill leaves it.
+NEW_PREFIX = ".new-"  # Prefix of a file while it is written. A kill leaves such a file behind.
 
 
 def handle_signals(handler):
@@ -36,7 +37,7 @@ def handle_signals(handler):
 
 
 def check_installed(script, requirements, *packages):
-    """Ends a script with one line if one of its packages is missing. `requirements` is the file that installs them."""
+    """Ends a script with one line if a package is missing. `requirements` is the file that installs all of them."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         remedy = f"Install it: {sys.executable} -m pip install -r {requirements}"
@@ -47,18 +48,18 @@ def check_installed(script, requirements, *packages):
 def run_script(script, run):
     """Calls `run`, which may return an exit status, and returns the exit status of the script.
 
-    SIGTERM and SIGHUP raise KeyboardInterrupt in `run`, as Ctrl-C does. A reader that closes the pipe early ends the
-    script quietly.
+    SIGTERM and SIGHUP raise KeyboardInterrupt in `run`, as Ctrl-C does. If the reader of a pipe closes it, as `head`
+    does, the script ends quietly.
     """
     handle_signals(signal.default_int_handler)
     atexit.register(handle_signals, signal.SIG_IGN)  # While Python shuts down.
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # Escapes characters that the terminal lacks. A notebook's streams have all.
+        if hasattr(stream, "reconfigure"):  # Escape characters that the terminal lacks. Not in a notebook.
             stream.reconfigure(errors="backslashreplace")
     try:
         status = run() or 0
         if sys.stdout:  # None under pythonw.
-            sys.stdout.flush()  # Here, where a full disk or a closed pipe is still caught.
+            sys.stdout.flush()  # Inside `try`, to catch a full disk or a closed pipe.
         return status
     except BrokenPipeError:
         discard_output()
@@ -77,22 +78,22 @@ def run_script(script, run):
 
 
 def explain(error):
-    """Returns the message of an error, with the next step if the system raised it."""
+    """Returns the message of an error. For an error of the operating system, it adds the next step."""
     if not getattr(error, "strerror", None):
         return str(error)
-    path = error.filename2 or error.filename  # Renaming a file has two.
+    path = error.filename2 or error.filename  # Two if renaming failed.
     remedy = "Free some space." if error.errno == errno.ENOSPC else "Check the path, or choose another."
     return f"{path}: {error.strerror}. {remedy}" if path else f"{error.strerror}. {remedy}"
 
 
 def discard_output():
-    """Points stdout at nothing, so that Python's last flush does not raise again."""
+    """Redirects stdout to the null device, so that Python's last flush does not raise again."""
     with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 class Parser(argparse.ArgumentParser):
-    """Shows a script's docstring as its help, and a mistake as one line."""
+    """Shows a script's docstring as its help, and a usage error as one line."""
 
     def __init__(self, description):
         formatter = argparse.RawDescriptionHelpFormatter
@@ -103,12 +104,12 @@ class Parser(argparse.ArgumentParser):
 def replaced(path):
     """Yields a temporary path with the same suffix.
 
-    A file there replaces `path`, unless there is an error; then it is deleted.
+    On success, the file there replaces `path`. On an error, it is deleted.
     """
     temporary = path.with_name(f"{NEW_PREFIX}{os.getpid()}-{path.name[-40:]}")  # Names have at most 255 bytes.
     try:
         yield temporary
-        if temporary.exists():  # A video that is stopped before its first frame has no file.
+        if temporary.exists():  # A video without frames has no file.
             temporary.replace(path)
     finally:
         with contextlib.suppress(OSError):
@@ -121,7 +122,7 @@ def lock(file):
         if fcntl:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         else:
-            os.lseek(file.fileno(), 2**30, os.SEEK_SET)  # A byte far behind its end: a locked one cannot be read.
+            os.lseek(file.fileno(), 2**30, os.SEEK_SET)  # A byte far beyond the end: locked bytes cannot be read.
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     except (BlockingIOError, PermissionError):
         return False

@@ -1,15 +1,15 @@
-"""Frames in, from an image, a video, a folder of them, a camera or a stream; annotated images and videos out.
+"""Reads frames from images, videos, folders, cameras and streams, and writes annotated images and videos.
 
-PyAV reads and writes videos, OpenCV reads cameras and most images, Pillow the other images. A source (`FileSource` or
-`LiveSource`, from `open_source`) is a context manager with
+PyAV reads and writes videos, OpenCV reads cameras and most images, Pillow the other images. `open_source` returns a
+`FileSource` or `LiveSource`, a context manager with
 
     frames()   yields `SourceFrame`
     kind       "image", "video", "folder", "camera" or "stream"
-    started    of a camera or stream: when it was opened (`time.perf_counter`)
-    total      number of frames, about; None where it is unknown
-    title      for messages, without the secrets of an address
-    paths      the files, or the address of one; empty for a camera or stream
-    ended      whether `frames` has come to the end of the files
+    started    when a camera or stream was opened (`time.perf_counter`)
+    total      approximate number of frames, or None if it is unknown
+    title      name for messages, without the secrets of an address
+    paths      list of the files, or of one address; empty for a camera or stream
+    ended      whether `frames` has reached the end of the files
     problem    after the last frame: a sentence that says what went wrong, or None
 """
 
@@ -46,7 +46,7 @@ OUTPUT_DIR = Path("output")  # Snapshots, and annotated files without --output.
 WRITABLE_IMAGES = {".bmp", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 # Suffix of a video -> FFmpeg's name of its format.
 WRITABLE_VIDEOS = {".m4v": "mp4", ".mkv": "matroska", ".mov": "mov", ".mp4": "mp4", ".webm": "webm"}
-# In a folder, files with other suffixes are read only if they begin like an image.
+# In a folder, files with other suffixes are read only if their first bytes are those of an image.
 FOLDER_SUFFIXES = {".avif", ".gif", ".heic", ".heif", ".jp2", ".tga", *WRITABLE_IMAGES, *WRITABLE_VIDEOS}
 FOLDER_SUFFIXES |= {".3g2", ".3gp", ".asf", ".avi", ".dv", ".flv", ".m2ts", ".m2v", ".mpeg", ".mpg", ".mts", ".mxf"}
 FOLDER_SUFFIXES |= {".ogv", ".ts", ".vob", ".wmv"}
@@ -56,31 +56,31 @@ IMAGE_START = re.compile(
     re.DOTALL,
 )
 PLAYLIST = b"#EXTM3U"
-LIVE_START = re.compile(rb"--|" + PLAYLIST + rb"|\s*<")  # Parts, a playlist; or a web page.
+LIVE_START = re.compile(rb"--|" + PLAYLIST + rb"|\s*<")  # Multipart, a playlist, or a web page.
 ANIMATIONS, ALBUMS = {"AVIF", "GIF", "PNG", "WEBP"}, {"HEIF", "TIFF"}  # Pillow's names of formats with several images.
 MAX_IMAGE_PIXELS = 100_000_000  # The demo needs 8 bytes for each.
 MAX_IMAGE_FILE = 4 * MAX_IMAGE_PIXELS  # Bytes.
-MAX_SCANNED_PIXELS = 1_000_000_000  # Total over a progressive JPEG's scans, mostly ten. This many take 10 s.
+MAX_SCANNED_PIXELS = 1_000_000_000  # Sum over the scans of a progressive JPEG, usually ten. Decoding takes 10 s.
 MAX_VIDEO_PIXELS = 40_000_000  # Per frame: 8K has 33 million.
 MAX_DOWNLOAD = 1_000_000_000  # Bytes.
 MAX_CAMERAS = 1000  # A larger number is not a camera's index.
-STREAM_TIMEOUT = 5.0  # Seconds without data before a stream is opened again. A camera's driver has its own.
-MAX_LEAD = 2.0  # Seconds by which a frame of a playlist may come before it is due. More is a jump in its times.
+STREAM_TIMEOUT = 5.0  # Seconds without data before a stream is opened again. Camera drivers have their own.
+MAX_LEAD = 2.0  # Seconds by which a frame of a playlist may arrive early. More means that its times jumped.
 PATIENCE = 0.5  # Seconds without a frame before a stream counts as stalled. Slower cameras are rare.
-RETRY_PAUSES = (0.5, 1, 2, 4)  # Seconds before each attempt to open it again.
+RETRY_PAUSES = (0.5, 1, 2, 4)  # Seconds before each attempt to open a camera or stream again.
 ASSUMED_FPS, MAX_FPS = 25.0, 1000.0  # If no rate is announced; higher values are timestamp rates.
-MIN_FPS = 0.01  # Of a written video: its last frame is shown for 100 seconds at most.
+MIN_FPS = 0.01  # In a written video. So the last frame is shown for at most 100 seconds.
 MISSING_SECONDS = 1.0  # A Matroska file that ends this much too early counts as cut off.
-HD_HEIGHT = 720  # Lines from which on players assume the colors of BT.709, where a video states none.
+HD_HEIGHT = 720  # Lines. From this height on, players assume BT.709 colors if a video states none.
 BT709, UNSPECIFIED, BT601, LIMITED_RANGE = 1, 2, 6, 1  # FFmpeg's numbers for colors.
-COVER = 1 << 10  # FFmpeg's number for the picture of a piece of music.
-DISK_RESERVE = 16_000_000  # Bytes that stay free for the index at the end of a video: 16 a frame, for 11 hours.
+COVER = 1 << 10  # FFmpeg's flag for the cover image of a music file.
+DISK_RESERVE = 16_000_000  # Bytes kept free for the index at the end of a video: 16 per frame, enough for 11 hours.
 H264 = ("libx264", {"preset": "ultrafast", "crf": "25"})  # Slower presets take longer than the demo.
 VP9 = ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "row-mt": "1", "lag-in-frames": "0", "crf": "32"})
 # Video format -> audio codecs that its players support. Matroska players support all.
 COPIED_SOUND = {"mp4": {"aac", "mp3"}, "mov": {"aac", "mp3"}, "webm": {"opus", "vorbis"}}
 SOUND_RATE = 48_000  # Samples per second of sound that is encoded.
-NO_SOUND = (np.inf, [])  # What follows the sound of a film.
+NO_SOUND = (np.inf, [])  # Stands for the end of the sound.
 CANNOT_READ = (
     "{}: cannot be read as a video or image. Check its permissions, copy it again, or convert it to .mp4 or .jpg."
 )
@@ -92,23 +92,23 @@ class LimitError(ValueError):
 
 
 class SourceFrame(NamedTuple):
-    """One frame of a source, and where it comes from."""
+    """One frame of a source, and its origin."""
 
     image: np.ndarray | None  # uint8 (H, W, 3) BGR. None while a live source stalls.
     time_s: float  # Seconds into the file, or since the camera or stream was opened.
     file: str  # Name of the file, or title of the camera or stream.
     fps: float  # Frames per second that the file or camera announces.
-    still: bool  # Whether it is an image rather than a frame of a video.
+    still: bool  # Whether this is a single image, not a frame of a video.
 
 
 def open_source(source, camera_size=None):
-    """Opens a camera index, a video, an image, a folder of them, or an address.
+    """Opens a camera index, a video, an image, a folder or an address.
 
-    Without a source (None) this is camera 0 or, if there is none, the bundled clip. `camera_size` is the width and
-    height in pixels to ask a camera for.
+    None opens camera 0 or, if there is none, the bundled clip. `camera_size` is the width and height in pixels to ask a
+    camera for.
 
     Raises:
-        OSError, ValueError: it does not exist, cannot be opened, or exceeds a limit.
+        OSError, ValueError: the source does not exist, cannot be opened, or exceeds a limit.
     """
     if source is None or source.isdecimal() and int(source) < MAX_CAMERAS:
         index = int(source or 0)
@@ -143,8 +143,8 @@ def open_path(source):
 
 
 def list_folder(folder, name):
-    """Returns the images and videos of a folder. Prints which other files it skips, except hidden ones."""
-    # macOS leaves a ._photo.jpg, which is not an image, next to each photo.jpg on disks of other systems.
+    """Returns the images and videos of a folder. Prints which other files it skips, except for hidden files."""
+    # Hidden files are skipped: next to photo.jpg, macOS may leave a ._photo.jpg, which is not an image.
     paths = sorted(path for path in folder.iterdir() if path.name[0] != ".")
     found = [path for path in paths if path.is_file() and (path.suffix.lower() in FOLDER_SUFFIXES or is_image(path))]
     folders, known = [path.name for path in paths if path.is_dir()], set(found)
@@ -159,7 +159,7 @@ def list_folder(folder, name):
 
 
 def open_address(address):
-    """Opens an address: a stream as live, a file from its server if it plays from there, else a downloaded copy."""
+    """Opens an address: a stream, a file that plays from its server, or else a downloaded copy of the file."""
     av, title, start, size = import_av(), utils.printable(address), b"", 0  # 0 or -1: the size is unknown.
     if address.startswith("http"):
         with contextlib.suppress(av.FFmpegError), av.open(address, format="data", timeout=STREAM_TIMEOUT) as content:
@@ -172,7 +172,7 @@ def open_address(address):
         if is_playable and is_live:
             pace = pace_frames if start.startswith(PLAYLIST) else iter
             return LiveSource("stream", title, lambda: pace(read_video(address, title)))
-        # FFmpeg takes the end of a file of unknown size for an error.
+        # If the size is unknown, FFmpeg mistakes the end of the file for an error.
         if is_playable and (size > 0 or not start or LIVE_START.match(start)):
             return FileSource([address], title)
         if is_live or size > MAX_DOWNLOAD:
@@ -184,7 +184,7 @@ def open_address(address):
 
 
 def pace_frames(frames):
-    """Yields the frames of a playlist when they are due. They come by the segment, many at a time."""
+    """Yields the frames of a playlist when they are due. The server sends many at a time, one segment."""
     begun, first = time.perf_counter(), 0.0  # When a frame was shown, and its time.
     with contextlib.closing(frames):
         for frame in frames:
@@ -197,11 +197,11 @@ def pace_frames(frames):
 
 
 def download(address, title, size):
-    """Returns the Path of a copy of a file of this many bytes, or an unknown number, and its temporary folder."""
+    """Downloads a file. Returns the Path of the copy and its temporary folder. `size`: bytes; 0 or -1 if unknown."""
     av, folder = import_av(), tempfile.TemporaryDirectory(prefix="webcam-demo-")
     path = Path(folder.name, re.sub(r"[^\w.-]", "_", title.rpartition("/")[2])[-100:] or "download")
     try:
-        end_error = contextlib.suppress(*([av.error.OSError] if size <= 0 else []))  # FFmpeg's, at an unknown end.
+        end_error = contextlib.suppress(*([av.error.OSError] if size <= 0 else []))  # Raised at an unknown end.
         with av.open(address, format="data", timeout=STREAM_TIMEOUT) as content, open(path, "wb") as file, end_error:
             for packet in content.demux():
                 file.write(packet)
@@ -217,7 +217,7 @@ def download(address, title, size):
 
 
 def check_frame_size(width, height, name):
-    """Refuses frames that are too large. Their size may change within a video or stream."""
+    """Raises LimitError if a frame is too large. The size may change within a video or stream."""
     if width * height > MAX_VIDEO_PIXELS:
         limit = f"at most {MAX_VIDEO_PIXELS // 10**6} million pixels are allowed"
         raise LimitError(f"{name}: frames of {width}x{height} pixels, but {limit}. Make the video smaller.")
@@ -230,9 +230,9 @@ def file_name(target):
 
 
 class FileSource(contextlib.AbstractContextManager):
-    """Images and videos, one after the other, every frame of each.
+    """Yields every frame of images and videos, one file after the other.
 
-    `paths` is a list of Path, or of one address. `folder` is the temporary one of a downloaded file, or None.
+    `paths` is a list of Path, or of one address. `folder` is the temporary folder of a downloaded file, or None.
 
     Raises:
         ValueError: the only file is a video that cannot be read.
@@ -283,7 +283,7 @@ def find_reader(target):
 
 
 def read_ahead(frames):
-    """Yields the items of a generator. A thread makes the next item while the current one is used."""
+    """Yields the items of a generator. A thread computes the next item while the current one is used."""
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, frames, None)
         while frame := coming.result():
@@ -292,7 +292,7 @@ def read_ahead(frames):
 
 
 def is_image(path):
-    """Returns whether a file begins like an image. TGA has no such beginning."""
+    """Returns whether a file begins like an image or, for TGA, which has no signature, has its suffix."""
     try:
         with open(path, "rb") as file:
             return path.suffix.lower() == ".tga" or bool(IMAGE_START.match(file.read(16)))
@@ -309,18 +309,18 @@ def import_pillow():
     import pillow_heif
 
     pillow_heif.register_heif_opener()
-    PIL.Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS // 2  # It refuses twice as many.
-    warnings.filterwarnings("ignore", module="PIL")  # This and the next are about damaged files.
+    PIL.Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS // 2  # Pillow raises at twice this value.
+    warnings.filterwarnings("ignore", module="PIL")  # This line and the next hide warnings about damaged files.
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     return PIL
 
 
 @contextlib.contextmanager
 def open_image(path, name):
-    """Opens an image with Pillow, which decodes it when it is used.
+    """Opens an image with Pillow, which decodes it later, in the `with` block.
 
     Raises:
-        ValueError: it cannot be read, or is too large. Raised within the context too.
+        ValueError: the image cannot be read, or is too large. This includes errors in the `with` block.
     """
     pillow = import_pillow()
     try:
@@ -335,23 +335,23 @@ def open_image(path, name):
     except pillow.Image.DecompressionBombError as error:
         limit = f"more than {MAX_IMAGE_PIXELS // 10**6} million pixels"
         raise LimitError(f"{name}: {limit}. Make the image smaller.") from error
-    except Exception as error:  # Pillow raises nearly anything about a damaged file.
+    except Exception as error:  # Pillow raises many types for damaged files.
         raise ValueError(CANNOT_READ.format(name)) from error
 
 
 def read_image(path, name):
-    """Yields the one frame of an image, turned as its EXIF data say. Raises what `open_image` does."""
-    with utils.quiet_stderr(), open_image(path, name) as image:  # libpng and libtiff print what is wrong with a file.
+    """Yields the one frame of an image, rotated according to its EXIF data. Raises what `open_image` does."""
+    with utils.quiet_stderr(), open_image(path, name) as image:  # libpng and libtiff print messages.
         decoded, pages = None, image.n_frames if image.format in ALBUMS else 1
-        if image.format not in ("AVIF", "HEIF"):  # OpenCV does not turn them.
-            content = path.read_bytes()  # OpenCV cannot open a path with letters beyond ASCII on Windows.
+        if image.format not in ("AVIF", "HEIF"):  # OpenCV does not rotate these.
+            content = path.read_bytes()  # OpenCV on Windows cannot open non-ASCII paths.
             scans = content.count(b"\xff\xda") if image.info.get("progressive") else 1
-            if scans * image.width * image.height > MAX_SCANNED_PIXELS:  # Ctrl-C does nothing meanwhile.
+            if scans * image.width * image.height > MAX_SCANNED_PIXELS:  # Ctrl-C has no effect while OpenCV decodes.
                 raise LimitError(f"{name}: a JPEG with {scans} scans takes minutes. Save it as a baseline JPEG.")
             with contextlib.suppress(cv2.error):
                 decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
         decoded = decode_with_pillow(image) if decoded is None else to_8_bits(decoded)
-        if decoded.ndim == 2:  # OpenCV leaves a PFM of gray levels so.
+        if decoded.ndim == 2:  # For a grayscale PFM, despite IMREAD_COLOR.
             decoded = cv2.cvtColor(decoded, cv2.COLOR_GRAY2BGR)
     if pages > 1:
         print(f"{name}: only the first of {pages} images is read.")
@@ -369,7 +369,7 @@ def read_animation(path, name):
 
 
 def decode_with_pillow(image):
-    """Returns an image of Pillow's, or its current frame, as uint8 (H, W, 3) BGR."""
+    """Returns a Pillow image, or its current frame, as uint8 (H, W, 3) BGR."""
     image = import_pillow().ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":  # One channel of 16 or 32 bits.
         return cv2.cvtColor(to_8_bits(np.asarray(image)), cv2.COLOR_GRAY2BGR)
@@ -377,7 +377,7 @@ def decode_with_pillow(image):
 
 
 def to_8_bits(image):
-    """Returns an image as uint8. Data of at most 12 bits, as cameras store them in 16, are stretched."""
+    """Returns an image as uint8. Stretches 16-bit data with at most 12 used bits, as from cameras."""
     if image.dtype == np.uint8:
         return image
     image = np.nan_to_num(image, posinf=0, neginf=0)
@@ -389,11 +389,11 @@ def to_8_bits(image):
 
 @functools.cache
 def import_av():
-    """Imports PyAV, which a camera does without.
+    """Imports PyAV, which a camera does not need.
 
-    On Linux it must come after OpenCV: in the other order the first `cv2.imshow` waits for ever.
+    On Linux, import OpenCV first: otherwise the first `cv2.imshow` waits forever.
     """
-    with utils.quiet_stderr():  # On macOS, two lines about a class that OpenCV's FFmpeg has too.
+    with utils.quiet_stderr():  # macOS prints two lines about a class that OpenCV's FFmpeg also has.
         import av
         import av.video.reformatter
     return av
@@ -403,20 +403,20 @@ def open_container(target):
     """Opens a film (Path) or an address (str) with PyAV, or raises av.FFmpegError."""
     place, timeout = target, STREAM_TIMEOUT
     if isinstance(target, Path):
-        place, timeout = str(target.resolve()), None  # FFmpeg takes a relative name such as 12:30.mp4 for an address.
+        place, timeout = str(target.resolve()), None  # FFmpeg would parse a relative 12:30.mp4 as an address.
     return import_av().open(place, options={"rtsp_transport": "tcp"}, timeout=timeout, metadata_errors="replace")
 
 
 def start_time(container):
-    """Returns the time in seconds with which a file begins. Sound may begin a little before 0."""
+    """Returns the start time of a file in seconds. A negative one, from sound, counts as 0."""
     return max(0, container.start_time or 0) / 1e6
 
 
 def decode(packet):
-    """Returns the frames of a packet, none if it is damaged."""
+    """Returns the frames of a packet; an empty list if it is damaged."""
     try:
         return packet.decode()
-    except MemoryError:  # PyAV's is an FFmpegError too.
+    except MemoryError:  # PyAV's MemoryError is also an FFmpegError.
         raise
     except import_av().FFmpegError:
         return []
@@ -424,7 +424,7 @@ def decode(packet):
 
 def demux(container, *streams):
     """Yields the packets of a container."""
-    with contextlib.suppress(IndexError):  # PyAV's, at the end, about a stream that begins after the file was opened.
+    with contextlib.suppress(IndexError):  # PyAV raises it at the end if a stream begins late.
         yield from container.demux(*streams)
 
 
@@ -432,8 +432,8 @@ class Film(contextlib.AbstractContextManager):
     """The video of a file (Path) or address (str). A context manager.
 
     Raises:
-        av.FFmpegError: it cannot be opened.
-        ValueError: it has no video, or too large a one.
+        av.FFmpegError: the file cannot be opened.
+        ValueError: it has no video, or the frames are too large.
     """
 
     def __init__(self, target, name):
@@ -441,7 +441,7 @@ class Film(contextlib.AbstractContextManager):
         self.stream = self.container.streams.best("video")
         if self.stream is None or self.stream.codec_context is None or self.stream.disposition & COVER:
             raise ValueError(f"{name}: has no video that can be decoded. Choose another file, or convert it to H.264.")
-        self.stream.thread_type = "AUTO" if isinstance(target, Path) else "SLICE"  # Threads of frames delay a stream.
+        self.stream.thread_type = "AUTO" if isinstance(target, Path) else "SLICE"  # Frame threads delay a stream.
         rate, self.seconds = float(self.stream.average_rate or 0), (self.container.duration or 0) / 1e6
         self.fps = rate if 0 < rate <= MAX_FPS else ASSUMED_FPS
         self.reformatter, self.matrix = import_av().video.reformatter.VideoReformatter(), None
@@ -449,14 +449,14 @@ class Film(contextlib.AbstractContextManager):
         self.shown_size(self.stream.codec_context)
 
     def shown_size(self, frame):
-        """Returns width and height of a frame in square pixels: one side is enlarged. Refuses large frames."""
+        """Returns width and height of a frame in square pixels. Raises LimitError for large frames."""
         ratio = self.stream.sample_aspect_ratio or 1  # Width of a pixel over its height.
         size = round(frame.width * max(ratio, 1)), round(frame.height / min(ratio, 1))
         check_frame_size(*size, self.name)
         return size
 
     def frames(self):
-        """Yields PyAV's frames, without the damaged ones."""
+        """Yields the PyAV frames that are not damaged."""
         for packet in demux(self.container):
             end = (packet.pts or 0) + (packet.duration or 0)
             self.reached = max(self.reached, float(end * packet.time_base))
@@ -465,17 +465,17 @@ class Film(contextlib.AbstractContextManager):
                 yield from decode(packet)
 
     def is_cut_off(self):
-        """Returns whether the end of the file is missing, after its last frame."""
+        """Returns, after the last frame, whether the end of the file is missing."""
         # Matroska's header states a duration; FFmpeg marks the last packet of other formats.
         expected = self.seconds if "matroska" in self.container.format.name else 0.0
         return self.is_torn or self.reached < expected - MISSING_SECONDS
 
     def show(self, frame):
-        """Returns a frame as uint8 (H, W, 3) BGR with square pixels, turned and mirrored as its display matrix says."""
+        """Returns a frame as uint8 (H, W, 3) BGR with square pixels, after applying its display matrix."""
         colors = BT709 if frame.colorspace == UNSPECIFIED and frame.height >= HD_HEIGHT else None
         shown = self.reformatter.reformat(frame, *self.shown_size(frame), "bgr24", src_colorspace=colors)
         image = shown.to_ndarray()
-        if self.matrix is None:  # Of the first frame only, because a frame whose side data were read stays in memory.
+        if self.matrix is None:  # Read from the first frame only: a frame whose side data was read stays in memory.
             self.matrix = np.frombuffer(frame.side_data.get("DISPLAYMATRIX", b""), np.int32).tolist()
         if not self.matrix:
             return image
@@ -487,29 +487,29 @@ class Film(contextlib.AbstractContextManager):
     def __exit__(self, *_):
         self.container.close()
         if self.matrix is not None:
-            gc.collect()  # The first frame and its side data refer to each other: up to 3 MB a film.
+            gc.collect()  # The first frame and its side data form a cycle of up to 3 MB.
 
 
 def read_video(target, name):
-    """Yields the frames of a video with their times, as a player shows them. Damaged frames are left out.
+    """Yields the frames of a video with their times, as a player shows them. Skips damaged frames.
 
     Raises:
-        ValueError: at the end, if the rest is missing; before it, if the frames are too large.
+        ValueError: the frames are too large, there are none, or (after the last one) the end of the file is missing.
     """
     count, is_cut_off = 0, True
     try:
         with Film(target, name) as film:
             start, time_s = start_time(film.container), -1 / film.fps
             for frame in film.frames():
-                # Raw streams have no times, and those of damaged files jump back.
+                # Raw streams have no times, and the times of damaged files jump back.
                 stated = -np.inf if frame.time is None else frame.time - start
                 time_s = stated if stated > time_s else time_s + 1 / film.fps
                 count += 1
                 yield SourceFrame(film.show(frame), time_s, file_name(target), film.fps, still=False)
             is_cut_off = film.is_cut_off()
-    except (MemoryError, BlockingIOError) as error:  # The latter if there is no room for another thread.
+    except (MemoryError, BlockingIOError) as error:  # BlockingIOError: no new thread.
         raise ValueError(NO_MEMORY.format(name)) from error
-    except import_av().FFmpegError:  # It breaks off.
+    except import_av().FFmpegError:  # The video breaks off.
         pass
     if count == 0:
         raise ValueError(CANNOT_READ.format(name))
@@ -518,10 +518,10 @@ def read_video(target, name):
 
 
 def read_camera(index, size=None):
-    """Yields the frames of a camera, asked for this width and height, until a read fails."""
+    """Yields the frames of a camera until a read fails. `size`: width and height to ask for."""
     capture, title = cv2.VideoCapture(index), f"Camera {index}"
     try:
-        if size:  # Uncompressed, most cameras send large frames slowly.
+        if size:  # MJPG, because most cameras are slow with large uncompressed frames.
             capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
             capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
             capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
@@ -537,8 +537,8 @@ def read_camera(index, size=None):
 class LiveSource(contextlib.AbstractContextManager):
     """A camera or stream, read in a background thread.
 
-    Only the newest frame is kept, so a slow consumer skips frames instead of lagging. While the stream stalls, frames
-    without an image keep the window alive. When `frames` end, `open_frames` returns new ones.
+    Only the newest frame is kept, so a slow consumer skips frames instead of lagging. While the source stalls, frames
+    without an image keep the window responsive. When the frames end, `open_frames` opens the source again.
     """
 
     total, paths, ended = None, (), False
@@ -561,23 +561,23 @@ class LiveSource(contextlib.AbstractContextManager):
                 frames = None if pause is None or self.stopped.wait(pause) else self.open_frames()
         except LimitError as error:
             problem = str(error)
-        finally:  # Also after an error in OpenCV: the consumer has to learn that no more frames come.
+        finally:  # Also after an OpenCV error, to tell the consumer that no more frames come.
             self.problem = None if self.stopped.is_set() else problem
             self.stopped.set()
 
     def _read(self, frames):
-        """Takes frames until they end or the source is closed. Returns whether there was one."""
+        """Takes frames until they end or the source is closed. Returns whether there were any."""
         frame = None
         try:
             for frame in frames:
                 with contextlib.suppress(queue.Empty):
-                    self.newest.get_nowait()  # The consumer was too slow for it.
+                    self.newest.get_nowait()  # The consumer has not taken this frame: drop it.
                 self.newest.put(self._set_time(frame))
                 if self.stopped.is_set():
                     break
         except LimitError:
             raise
-        except ValueError:  # A stream broke off.
+        except ValueError:  # The stream broke off.
             pass
         frames.close()
         return frame is not None
@@ -600,13 +600,13 @@ class LiveSource(contextlib.AbstractContextManager):
 
 
 class AnnotatedFiles(contextlib.AbstractContextManager):
-    """Writes annotated frames to an image or a video or, for the files of a folder, to a folder of them.
+    """Writes annotated frames to an image, a video or, for the files of a folder, a folder.
 
-    A context manager, which completes the last video, after an exception too. A video's frame is encoded in a thread
-    while the next one is made. `written` is the number of complete files.
+    This context manager completes the last video, even after an exception. A thread encodes each video frame while the
+    next one is computed. `written` is the number of complete files.
 
     Raises:
-        OSError: they cannot be written.
+        OSError: a file cannot be written.
     """
 
     def __init__(self, path, source):
@@ -616,7 +616,7 @@ class AnnotatedFiles(contextlib.AbstractContextManager):
         (path if source.kind == "folder" else path.parent).mkdir(parents=True, exist_ok=True)
 
     def write(self, annotated, source_frame):
-        """Writes a frame, uint8 (H, W, 3), that was drawn on a `SourceFrame`."""
+        """Writes the annotated frame, uint8 (H, W, 3), of a `SourceFrame`."""
         path = self.outputs.get(source_frame.file, self.path)
         if source_frame.file != self.file:
             self._complete(whole=True)
@@ -631,19 +631,19 @@ class AnnotatedFiles(contextlib.AbstractContextManager):
             self.pending = self.pool.submit(self.writer.write, annotated, source_frame.time_s, source_frame.fps)
 
     def _wait(self):
-        """Waits for the frame under way, or raises once what went wrong with it."""
+        """Waits for the frame that is being encoded, or raises its error once."""
         pending, self.pending = self.pending, None
         if pending:
             pending.result()
 
     def _complete(self, whole):
-        """Completes the video under way, with the rest of its sound if it is the `whole` one."""
+        """Completes the current video. `whole`: all frames were written, so write the rest of the sound too."""
         writer, self.writer = self.writer, None
         if writer:
             try:
                 self._wait()
             finally:
-                self.pool.submit(writer.close, whole).result()  # In its turn: Ctrl-C may have hidden a frame under way.
+                self.pool.submit(writer.close, whole).result()  # After a frame that Ctrl-C left there.
                 self.written += writer.written > 0
 
     def __exit__(self, *_):
@@ -652,7 +652,7 @@ class AnnotatedFiles(contextlib.AbstractContextManager):
 
 
 def annotated_paths(output, source):
-    """Returns where the annotated files of a folder go, dict of file name to Path. It is empty for other sources."""
+    """Returns the paths of the annotated files of a folder, dict of file name to Path; empty for other sources."""
     readers = source.readers if source.kind == "folder" else {}
     return {file_name(path): annotated_path(output / path.name, read is read_image) for path, read in readers.items()}
 
@@ -666,7 +666,7 @@ def annotated_path(path, is_image):
 
 
 def write_image(path, image):
-    """Writes an image file, or raises OSError and leaves the former one."""
+    """Writes an image file, or raises OSError and keeps the existing file."""
     name, encoded = utils.printable(path), False
     with contextlib.suppress(cv2.error):
         encoded, content = cv2.imencode(".jpg" if path.suffix.lower() == ".jfif" else path.suffix, image)
@@ -675,30 +675,30 @@ def write_image(path, image):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with cli.replaced(path) as new:
-            new.write_bytes(content)  # Python opens paths that OpenCV cannot, on Windows.
+            new.write_bytes(content)  # On Windows, OpenCV cannot open every path.
     except OSError as error:
         raise OSError(f"{name}: cannot be written ({error.strerror}). Choose another path.") from error
 
 
 class VideoWriter:
-    """Writes a video of frames with their own times, and the sound of a film.
+    """Writes a video of frames that have their own times, with the sound of a film.
 
-    The file has a temporary name until `close`, because a video without its end does not play.
+    The file has a temporary name until `close`, because an incomplete video does not play.
 
     Args:
-        size: width and height of the first frame. Others are resized.
-        first: the `SourceFrame` of the first frame.
+        size: width and height of the first frame. Frames of other sizes are resized.
+        first: the first `SourceFrame`.
         film: Path or address with the sound; None for a live source.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the video cannot be written.
     """
 
     def __init__(self, path, size, first, film=None):
         av, format_name = import_av(), WRITABLE_VIDEOS[path.suffix.lower()]
         self.name, self.size, self.ticks, self.written = utils.printable(path), size, -1, 0
         self.tick = fractions.Fraction(1, 1000 if format_name in ("matroska", "webm") else 90_000)  # Seconds.
-        self.start = 0.0 if film else first.time_s  # A live source has been open for a while.
+        self.start = 0.0 if film else first.time_s  # A live source was opened earlier.
         self.stack = contextlib.ExitStack()
         self.path = self.stack.enter_context(cli.replaced(path))
         with self._explain():
@@ -706,11 +706,11 @@ class VideoWriter:
             self.container = av.open(str(self.path.resolve()), "w", format_name, container_options=options)
             self.stream = add_video(self.container, size, first.fps, self.tick)
             self.sound = read_sound(film, self.container, self.name)
-            self.heard, self.packets = self._write_packets([])  # Adds the sound's stream, before the first frame.
+            self.heard, self.packets = self._write_packets([])  # Adds the sound stream before the first frame.
 
     @contextlib.contextmanager
     def _explain(self):
-        """Turns an error of PyAV into a sentence."""
+        """Turns a PyAV error into an OSError that says what to do."""
         try:
             yield
         except import_av().FFmpegError as error:
@@ -718,16 +718,16 @@ class VideoWriter:
             raise OSError(f"{problem} Check that disk and memory have room, or choose another --output.") from error
 
     def write(self, frame, time_s, fps):
-        """Writes a frame, uint8 (H, W, 3), that is shown from `time_s`, in seconds, until the next one.
+        """Writes a frame, uint8 (H, W, 3), that is shown from `time_s`, in seconds, until the next frame.
 
-        The last one is shown for 1 / `fps` seconds.
+        The last frame is shown for 1 / `fps` seconds.
         """
         if shutil.disk_usage(self.path.parent).free < DISK_RESERVE:
             raise OSError(f"{self.name}: the disk is full. The video ends after frame {self.written}. Free some space.")
         if frame.shape[1::-1] != self.size:
             frame = cv2.resize(frame, self.size)
         frame = cv2.copyMakeBorder(frame, 0, self.size[1] % 2, 0, self.size[0] % 2, cv2.BORDER_REPLICATE)
-        # FFmpeg's conversion takes five times as long, and darkens a little.
+        # FFmpeg's conversion takes five times as long, and darkens slightly.
         picture = import_av().VideoFrame.from_ndarray(cv2.cvtColor(frame, cv2.COLOR_BGR2YUV_I420), "yuv420p")
         self.ticks = max(self.ticks + 1, round((time_s - self.start) / self.tick))
         picture.pts, picture.time_base, picture.duration = self.ticks, self.tick, round(1 / fps / self.tick)
@@ -742,16 +742,16 @@ class VideoWriter:
             self.heard, self.packets = self._write_packets(self.packets)
 
     def _write_packets(self, packets):
-        """Writes packets of sound. Returns the time and the packets of the next ones; none after damaged ones."""
+        """Writes sound packets. Returns the next ones with their time, or `NO_SOUND` if these are damaged."""
         try:
             self.container.mux(packets)
             return next(self.sound, NO_SOUND)
-        except ValueError as error:  # PyAV's. A full disk raises another error.
+        except ValueError as error:  # From PyAV. A full disk raises another error.
             print(f"{self.name}: the rest of the sound is left out ({utils.shorten(error)}).", flush=True)
             return NO_SOUND
 
     def close(self, whole=True):
-        """Completes the video and gives it its name, or raises OSError and leaves the former file.
+        """Completes the video and renames it, or raises OSError and keeps the existing file.
 
         `whole`: write the rest of the sound.
         """
@@ -761,11 +761,11 @@ class VideoWriter:
 
 
 def add_video(container, size, fps, tick):
-    """Adds a video of this width and height to a container. Returns its stream."""
+    """Adds a video stream of this width and height to a container and returns it."""
     codec, options = VP9 if container.format.name == "webm" else H264
     stream = container.add_stream(codec, fractions.Fraction(max(fps, MIN_FPS)).limit_denominator(1001), options)
-    stream.codec_context.flags |= import_av().codec.context.Flags.frame_duration  # Which the last frame needs.
-    stream.width, stream.height = size[0] + size[0] % 2, size[1] + size[1] % 2  # Most players need even numbers.
+    stream.codec_context.flags |= import_av().codec.context.Flags.frame_duration  # Needed for the last frame.
+    stream.width, stream.height = size[0] + size[0] % 2, size[1] + size[1] % 2  # Most players need even sizes.
     stream.pix_fmt, stream.time_base, stream.codec_context.time_base = "yuv420p", tick, tick
     stream.color_primaries, stream.color_trc, stream.colorspace, stream.color_range = BT709, BT709, BT601, LIMITED_RANGE
     return stream
@@ -774,7 +774,7 @@ def add_video(container, size, fps, tick):
 def read_sound(film, output, name):
     """Yields the sound of a film (Path, address or None) for a container: pairs of a time in seconds and packets.
 
-    It is copied, or encoded where the container's players would not know it. Prints what is left out.
+    Copies the sound, or encodes it again if players of this container do not support it. Prints what is left out.
     """
     if film is None:
         return
@@ -803,7 +803,7 @@ def read_sound(film, output, name):
 def shift_times(parts, start):
     """Yields the time in seconds and the part of each packet or frame of sound that began at `start` in its file.
 
-    Times that jump back, as where two recordings were joined, go on from the end of the part before.
+    If times jump back, as where two recordings were joined, a part begins where the part before ends.
     """
     end = -np.inf
     for part in parts:
@@ -816,7 +816,7 @@ def shift_times(parts, start):
 
 
 def encode_sound(stream, timed_frames):
-    """Yields pairs of a time in seconds and packets of a stream. The format of a broadcast's sound may change."""
+    """Yields pairs of a time in seconds and packets. The sound format may change within a broadcast."""
     resamplers = collections.defaultdict(lambda: import_av().AudioResampler(stream.format, stream.layout, SOUND_RATE))
     time_s = 0.0
     for time_s, frame in timed_frames:

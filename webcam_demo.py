@@ -1,12 +1,12 @@
-"""Shows the emotion of every face on a camera, a video, an image, a folder of them or a stream.
+"""Shows the emotion of every face in a camera, video, image, folder or stream.
 
-    python webcam_demo.py                                     camera 0, or the bundled clip where there is none
+    python webcam_demo.py                                     camera 0, or the bundled clip if there is no camera
     python webcam_demo.py film.mp4 --output labeled.mp4 --log emotions.csv
     python webcam_demo.py photo.jpg --no-display              prints one line per face
     python webcam_demo.py photos/ --output labeled/           prints one line per file
     python webcam_demo.py http://192.168.0.7:8080/video
     python webcam_demo.py film.mp4 --no-display --benchmark
-    python webcam_demo.py 1 --camera-size 1280x720            another camera; for two at once, run it twice
+    python webcam_demo.py 1 --camera-size 1280x720            camera 1; for two cameras, run the demo twice
 
 Keys: q or Esc quits, space pauses, s saves a snapshot, m mirrors, b shows the probabilities of the nearest face, f the
 frame rate and latency, h help. Closing the window quits too.
@@ -33,11 +33,11 @@ import re
 import sys
 from pathlib import Path
 
-# OpenCV prints lines of its own about every missing camera and damaged file. Ours say what to do.
+# Hide OpenCV's messages about missing cameras and damaged files. Our own messages say what to do.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_VIDEOIO_MSMF_ENABLE_HW_TRANSFORMS", "0")  # Windows: a camera opens in 1 s instead of 20.
 
-import utils  # isort: skip - First, because it says what to do where OpenCV cannot be loaded.
+import utils  # isort: skip - First, because it says what to do if OpenCV cannot be loaded.
 import cv2
 import numpy as np
 import tqdm
@@ -49,28 +49,28 @@ from window import Window, has_display
 
 
 class Benchmark:
-    """Counts frames and faces, and times the stages of each frame. Its clock starts when it is made."""
+    """Counts frames and faces, and times the stages of each frame. The clock starts when the object is created."""
 
     STAGES = ("read", "detect", "classify", "draw")
 
     def __init__(self):
-        self.seconds = array.array("d")  # Of each stage of each frame, in turn: 3 MB for an hour of video.
+        self.seconds = array.array("d")  # One per stage, frame after frame: 3 MB for an hour of video.
         self.frames = self.faces = 0
-        self.video_frames, self.video_faces = collections.Counter(), collections.Counter()  # Of each file.
+        self.video_frames, self.video_faces = collections.Counter(), collections.Counter()  # Per file.
         self.startup = None  # Seconds from the start of the script to the first frame with a labeled face.
         self.started = time.perf_counter()
-        self.done = collections.deque([self.started], maxlen=30)  # When the last frames were done.
-        self.current = dict.fromkeys(self.STAGES, 0.0)  # Seconds of the frame under way.
+        self.done = collections.deque([self.started], maxlen=30)  # When the last frames were completed.
+        self.current = dict.fromkeys(self.STAGES, 0.0)  # Seconds of the current frame.
 
     @contextlib.contextmanager
     def stage(self, name):
-        """Times a stage of the frame under way."""
+        """Times a stage of the current frame."""
         begun = time.perf_counter()
         yield
         self.current[name] = time.perf_counter() - begun
 
     def count(self, source_frame, faces):
-        """Completes a frame with this number of faces."""
+        """Counts a completed frame with this number of faces."""
         self.seconds.extend(self.current.values())
         self.frames, self.faces = self.frames + 1, self.faces + faces
         if not source_frame.still:
@@ -105,23 +105,23 @@ class Benchmark:
 
 
 def peak_memory_mb():
-    """Returns the largest resident memory of this process in MB, None where the system has no /proc."""
+    """Returns the peak resident memory of this process in MB, or None if the system has no /proc."""
     with contextlib.suppress(OSError, IndexError):
-        # getrusage counts the memory of the program that started this one too, from before the exec.
+        # Not getrusage: it includes memory that the parent process used before the exec.
         return round(int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024, 1)
     return None
 
 
 class FrameLabeler:
-    """Finds and labels the faces of successive frames. Faces are not followed from one file to the next."""
+    """Finds and labels the faces of successive frames. Each file starts with a new tracker."""
 
     def __init__(self, model, detector, min_confidence, benchmark, numbered=False):
         self.model, self.detector, self.min_confidence, self.benchmark = model, detector, min_confidence, benchmark
-        self.numbered = numbered  # Draws the number of a face that is alone, too.
+        self.numbered = numbered  # Draws a face's number even if it is the only face.
         self.file = self.tracker = self.mirrored = None
 
     def label(self, source_frame, mirrored=False):
-        """Labels the faces of a frame, which is mirrored first if `mirrored` is set.
+        """Labels the faces of a frame. If `mirrored` is set, the frame is mirrored first.
 
         Returns:
             annotated: uint8 (H, W, 3) BGR.
@@ -156,8 +156,8 @@ class FrameLabeler:
 
 def run(source, labeler, benchmark, window, output, log):
     """Labels the frames of a source until it ends or the window is closed. `window`, `output` and `log` may be None."""
-    hidden = True if source.total in (None, 1) or sys.stderr is None else None  # None: a bar on a terminal only.
-    # The bar is delayed, so that it comes after the messages about the output.
+    hidden = True if source.total in (None, 1) or sys.stderr is None else None  # None: show the bar on a terminal only.
+    # Delayed, so that the bar comes after the messages about the output.
     frames = iter(tqdm.tqdm(source.frames(), total=source.total, unit=" frames", disable=hidden, delay=1))
     call = window.call if window else lambda function, *args: function(*args)
     while not (window and window.closed):
@@ -185,7 +185,7 @@ def run(source, labeler, benchmark, window, output, log):
 
 
 def run_to_failure(source, labeler, benchmark, window, output, log):
-    """Calls `run`, and closes what it writes. Returns the error that ended it before the source did, or None."""
+    """Calls `run`, and closes the window and the files. Returns the error that ended `run` early, or None."""
     try:
         with contextlib.ExitStack() as stack:
             for part in filter(None, (window, log, output)):
@@ -220,8 +220,8 @@ def demo(args):
     """Opens the source and the outputs, runs the loop, closes them and reports.
 
     Raises:
-        KeyboardInterrupt, MemoryError, OSError, ValueError: it was stopped, the source ended early, or a file cannot be
-            written. The files are completed and reported first.
+        KeyboardInterrupt, MemoryError, OSError, ValueError: the user stopped the demo, memory ran out, the source ended
+            early, or a file cannot be written. The files are completed and reported first.
     """
     model, detector = utils.load_emotion_model(args.model), utils.load_face_detector()
     with video.open_source(args.source, args.camera_size) as source:
@@ -233,7 +233,7 @@ def demo(args):
         benchmark = Benchmark()
         labeler = FrameLabeler(model, detector, args.min_confidence, benchmark, numbered=log is not None)
         failure = run_to_failure(source, labeler, benchmark, window, output, log)
-        if benchmark.frames or not failure:  # Before closing a stream that stalls, which takes seconds.
+        if benchmark.frames or not failure:  # Before the source is closed, which takes seconds if a stream stalls.
             report(args, source, output, log, benchmark)
     if failure or source.problem:
         raise failure or ValueError(source.problem)
@@ -255,7 +255,7 @@ def open_window(args, source):
 
 
 def open_output(args, source, window):
-    """Opens the annotated file. Without --output there is one only if a window was wanted and cannot open."""
+    """Opens the annotated file. Without --output, there is one only if a window was wanted but cannot open."""
     path = args.output
     if not path and not window and not args.no_display:
         suffix = {"folder": "", "image": ".png"}.get(source.kind, ".mp4")
@@ -275,13 +275,13 @@ def open_output(args, source, window):
 
 
 def source_stem(source):
-    """Returns the name of a source for the name of a file, in at most 200 bytes; its kind if it has none."""
+    """Returns a name for the output file, in at most 200 bytes: that of the source or, if it has none, its kind."""
     path = "" if source.kind == "camera" else re.sub("^[a-z]+://[^/]*", "", source.title)  # Without the host.
     return os.fsencode(Path(path).stem)[:200].decode(errors="ignore") or source.kind
 
 
 def check_paths(args, source, output):
-    """Refuses to overwrite a file that has another use, before anything is written."""
+    """Raises ValueError, before anything is written, if an output would overwrite a file that has another use."""
     uses = {file_identity(path): "the source" for path in source.paths}
     uses |= {file_identity(path): "a file of the model" for path in args.model.iterdir()}
     written = [(output, "--output")] if output else []
@@ -299,19 +299,19 @@ def check_paths(args, source, output):
         folder = next((parent for parent in path.absolute().parents if parent.exists()), path)
         if not folder.is_dir():
             raise ValueError(f"{name}: {utils.printable(folder)} is not a folder. Choose another path.")
-        if not os.access(folder, os.W_OK):  # Now, instead of after the last frame.
+        if not os.access(folder, os.W_OK):  # Raise now, not after the last frame.
             raise ValueError(f"{name}: its folder is read-only. Choose another path.")
         if path.exists():
             open(path, "r+b").close()  # Raises OSError.
 
 
 def file_identity(path):
-    """Returns a value that all paths of a file share, links too."""
+    """Returns a value that is the same for all paths of a file, including links."""
     return os.stat(path)[1:3] if os.path.exists(path) else os.path.realpath(path)  # Inode and device.
 
 
 def report(args, source, output, log, benchmark):
-    """Prints what was seen and written."""
+    """Prints the counts, the written files and the summary."""
     table = benchmark.report()  # Before the timeline is drawn, which needs more memory than the loop.
     if source.kind == "folder":
         for file, frames in benchmark.video_frames.items():
@@ -324,7 +324,7 @@ def report(args, source, output, log, benchmark):
         print(f"Wrote {utils.printable(args.log)}.")
         try:
             print(emotion_log.report([args.log]))
-        except (OSError, ValueError, MemoryError) as error:  # The log is complete all the same.
+        except (OSError, ValueError, MemoryError) as error:  # The log itself is complete.
             print(f"The log cannot be summarized: {error}")
     if args.benchmark:
         print(table)
@@ -337,7 +337,7 @@ def count_faces(frames, faces):
 
 class Parser(cli.Parser):
     def error(self, message):
-        """Ends the script with one line. Addresses in it lose their secrets."""
+        """Ends the script with one line, in which addresses are shown without their secrets."""
         if message.startswith("unrecognized arguments"):
             message += ". Give one SOURCE: for several files, name their folder."
         message = re.sub(r"\S+://\S+", lambda address: utils.printable(address.group()), message)

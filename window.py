@@ -1,4 +1,4 @@
-"""The demo's window: its keys, what they switch, and the text over the image."""
+"""The demo's window: the keys, the overlays that they switch, and the text over the image."""
 
 import concurrent.futures
 import contextlib
@@ -18,15 +18,15 @@ from video import LIVE_KINDS, OUTPUT_DIR, write_image
 TITLE = "Emotions"
 FLAGS = cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL  # GUI_NORMAL: without Qt's toolbar.
 HINT = "h: help, q: quit"
-MIRROR = "m: mirror"  # From the next frame on, which a single image does not have.
+MIRROR = "m: mirror"  # Takes effect in the next frame, so not for a single image.
 HELP = ("q, Esc: quit", "space: pause", "s: snapshot", MIRROR, "b: probabilities", "f: frame rate", "h: help")
 PAUSED = "paused, space continues"
 ESCAPE = 27
 MAX_WINDOW = (1280, 720)  # Pixels of a new window. Its edges can be dragged.
 HINT_SECONDS = 5.0
 SAVED_SECONDS = 1.5
-KEY_INTERVAL = 0.01  # Seconds. Qt keeps only the last of the keys that were pressed since it was asked.
-SECONDS_PER_IMAGE = 1.0  # For the images of a folder. A single one stays until a key ends it.
+KEY_INTERVAL = 0.01  # Seconds. Of several keys pressed between two calls of waitKey, Qt keeps only the last.
+SECONDS_PER_IMAGE = 1.0  # For the images of a folder. A single image stays until the user quits.
 
 
 class Window(contextlib.AbstractContextManager):
@@ -36,8 +36,8 @@ class Window(contextlib.AbstractContextManager):
         source: from `video.open_source`.
 
     Attributes:
-        mirrored: whether to mirror the next frame.
-        closed: whether to end the demo.
+        mirrored: whether the next frame must be mirrored.
+        closed: whether the demo must end.
     """
 
     def __init__(self, source):
@@ -45,8 +45,8 @@ class Window(contextlib.AbstractContextManager):
         self.mirrored, self.paused, self.closed = source.kind == "camera", False, False
         self.help = [line for line in HELP if line != MIRROR or source.kind != "image"]
         self.overlays = {"f"}  # Keys of the overlays that are on: b, f, h.
-        self.draw = self.picture = None  # Draws the current frame again; the image of the window without its notes.
-        self.file, self.clock = None, 0.0  # The current video, and when it started, moved on by the pauses.
+        self.draw = self.picture = None  # Function that redraws the current frame; the drawn image without text.
+        self.file, self.clock = None, 0.0  # The current video; when it started, plus the pauses.
         self.notes = {HINT: time.perf_counter() + HINT_SECONDS}  # Text -> when it vanishes.
         self.worker = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         cv2.namedWindow(TITLE, FLAGS)
@@ -56,13 +56,13 @@ class Window(contextlib.AbstractContextManager):
         cv2.destroyAllWindows()
 
     def call(self, function, *args):
-        """Calls a function in another thread, and handles the keys until it returns."""
+        """Calls a function in another thread, and handles keys until it returns."""
         future = self.worker.submit(function, *args)
         try:
             while not concurrent.futures.wait([future], KEY_INTERVAL).done:
                 self._handle_keys(1)
         finally:
-            concurrent.futures.wait([future])  # After Ctrl-C too: its frame is completed.
+            concurrent.futures.wait([future])  # After Ctrl-C too, to complete the frame.
         return future.result()
 
     def show(self, annotated, source_frame, faces, fps):
@@ -74,7 +74,7 @@ class Window(contextlib.AbstractContextManager):
             faces: list of `utils.Face`.
             fps: frames per second of the demo.
         """
-        if self.closed:  # Drawing would open it again.
+        if self.closed:  # Drawing would open the window again.
             return
         if self.draw is None:
             cv2.resizeWindow(TITLE, *window_size(*annotated.shape[1::-1]))
@@ -114,7 +114,7 @@ class Window(contextlib.AbstractContextManager):
         cv2.imshow(TITLE, shown)
 
     def _wait(self, due):
-        """Handles the keys, at least once, until the time `due`. A pause postpones it."""
+        """Handles keys, at least once, until the time `due`. A pause postpones `due`."""
         while not self.closed:
             before = time.perf_counter()
             self._handle_keys(int(np.clip(1000 * (due - before), 1, 20)))
@@ -127,7 +127,7 @@ class Window(contextlib.AbstractContextManager):
                 return
 
     def _handle_keys(self, milliseconds):
-        """Waits up to this many milliseconds for a key, and acts on it."""
+        """Waits up to this many milliseconds for a key, and executes it."""
         key = cv2.waitKey(milliseconds) & 0xFF
         self.closed = self.closed or key in (ord("q"), ESCAPE) or not is_visible(TITLE)
         if key == ord(" "):
@@ -139,7 +139,7 @@ class Window(contextlib.AbstractContextManager):
         elif key == ord("s") and self.draw:
             self.notes[save_snapshot(self.picture)] = time.perf_counter() + SAVED_SECONDS
         if chr(key) in " bfhs":
-            self._redraw()  # At once, because the image may stand still.
+            self._redraw()  # Now, because there may be no next frame.
 
     def _redraw(self):
         if self.draw and not self.closed:
@@ -147,7 +147,7 @@ class Window(contextlib.AbstractContextManager):
 
 
 def save_snapshot(image):
-    """Writes an image to a new file in `OUTPUT_DIR`, and prints where or why not. Returns a note for the window."""
+    """Writes an image to a new file in `OUTPUT_DIR` and prints the path or the error. Returns a note for the window."""
     path = OUTPUT_DIR / f"snapshot-{datetime.datetime.now():%Y%m%d-%H%M%S-%f}.png"
     try:
         write_image(path, image)
@@ -172,9 +172,9 @@ def has_display():
         return True
     if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         return False
-    probe = [sys.executable, "-c", "import cv2; cv2.namedWindow('probe')"]  # The display that they name may not exist.
+    probe = [sys.executable, "-c", "import cv2; cv2.namedWindow('probe')"]  # The variables may name no real display.
     tried = subprocess.run(probe, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-    return tried.returncode >= 0  # Negative: a signal ended it. An exception will be raised again, with its reason.
+    return tried.returncode >= 0  # Negative: a signal ended the probe. This process will raise any exception again.
 
 
 def window_size(width, height):
@@ -207,7 +207,7 @@ def put_bars(image, face, numbered):
 
 
 def stack(images):
-    """Returns a list of images, uint8 (h, w, 3), below each other, made equally wide."""
+    """Returns one image of a list of images, uint8 (h, w, 3), stacked vertically and padded to equal width."""
     width = max(image.shape[1] for image in images)
     return np.vstack([
         cv2.copyMakeBorder(image, 0, 0, 0, width - image.shape[1], cv2.BORDER_CONSTANT, value=utils.DARK)
