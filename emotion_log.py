@@ -1,12 +1,11 @@
-"""The demo's log: its columns, writing it, reading it and summing it up.
+"""Writes, reads and summarizes the demo's log.
 
     python emotion_log.py emotions.csv                           prints a summary, draws emotions-timeline.png
-    python emotion_log.py logs/                                  the same for all logs of a folder
+    python emotion_log.py logs/                                  does the same for all logs of a folder
     python emotion_log.py monday.csv tuesday.jsonl               prints one summary of several logs
     python emotion_log.py emotions.csv --intervals out.csv       writes when each face had which label
 
-The demo does the same for its --log, after its last frame. A demo that is killed leaves the log complete up to its last
-frame.
+The demo does the same for its --log at the end. If the demo is killed, the log is complete up to the last frame.
 """
 
 import codecs
@@ -28,16 +27,16 @@ SUFFIXES = (".csv", ".jsonl")
 LABELS = (*utils.EMOTIONS, utils.UNCERTAIN, "")  # "" for a frame without a face.
 TRACK_KEY = ["log", "file", "track"]  # The columns that identify a track.
 MAX_LOG_ROWS = 2_000_000  # 18 hours of one face at 30 frames a second.
-MAX_LOG_BYTES = 1_000_000_000  # That many rows are 200 million bytes of CSV, or 600 million of JSON lines.
-CHUNK = 50_000  # Rows that are parsed at once. A row takes 2,000 bytes as a dict, later 80.
+MAX_LOG_BYTES = 1_000_000_000  # MAX_LOG_ROWS rows are 200 million bytes of CSV, or 600 million of JSON lines.
+CHUNK = 50_000  # Rows that are parsed at once. A row takes 2,000 bytes as a dict, and 80 in a DataFrame.
 MAX_TIME = 1e9  # Seconds, 30 years. A frame has no later time.
-LONGEST_FRAME = 1.0  # Seconds that a row of a camera or stream counts at most, so that a stall is not counted.
+LONGEST_FRAME = 1.0  # Most seconds that a frame of a camera or stream counts, so that a stall is not counted.
 MIN_GAP = 0.002  # Seconds. Times are rounded to thousandths.
-TRACKS_LISTED = 12  # In the summary, those seen longest.
-TRACKS_DRAWN = 6  # In the timeline, those seen longest.
-POINTS_DRAWN = 2000  # Per track of the timeline, more than its pixels.
+TRACKS_LISTED = 12  # Tracks in the summary: those seen longest.
+TRACKS_DRAWN = 6  # Tracks in the timeline: those seen longest.
+POINTS_DRAWN = 2000  # Per track of the timeline: more than its width in pixels.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # A spreadsheet runs a cell that begins like this.
-ESCAPED = r"^'(?=[=+\-@\t\r])"  # The apostrophe that is written before it.
+ESCAPED = r"^'(?=[=+\-@\t\r])"  # The apostrophe that is written before such a cell.
 NOT_A_LOG = (ValueError, TypeError, LookupError, OverflowError, RecursionError, csv.Error)
 
 # Writing --------------------------------------------------------------------------------------------------------------
@@ -46,14 +45,14 @@ NOT_A_LOG = (ValueError, TypeError, LookupError, OverflowError, RecursionError, 
 class EmotionLog:
     """Writes one row per face and frame to a file, as CSV or as JSON lines (`.jsonl`).
 
-    The first frame empties the file, so that a run without one keeps the former log.
+    An existing log is emptied at the first frame, so a run without frames keeps it.
 
     Args:
-        files: list of str, the names of a folder's files. A row then begins with the frame's file.
-        utc_column: end a row with the time of day.
+        files: list of str, the names of a folder's files. If there are any, rows begin with the frame's file.
+        utc_column: end rows with the time of day.
 
     Raises:
-        OSError, ValueError: the file cannot be written, is being written, or its name has another suffix.
+        OSError, ValueError: the file cannot be written, another demo is writing it, or its suffix is wrong.
     """
 
     def __init__(self, path, classes, files=(), utc_column=False):
@@ -61,7 +60,7 @@ class EmotionLog:
         self.path, self.file_column, self.utc_column = path, len(files) > 0, utc_column
         self.face_columns = ["track", "x", "y", "width", "height", "label", "confidence", *classes, "angle", "held"]
         self.columns = ["file"] * self.file_column + ["frame", "time_s", *self.face_columns] + ["utc"] * utc_column
-        # Tells a spreadsheet that names are UTF-8. Other logs are ASCII, and every program reads their first column.
+        # Tells spreadsheets that names are UTF-8. ASCII logs need no mark, which some programs misread.
         self.mark = "" if all(map(str.isascii, files)) else "\ufeff"
         self.rows, self.json_lines = 0, path.suffix.lower() == ".jsonl"
 
@@ -71,7 +70,7 @@ class EmotionLog:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.is_new = not self.path.exists()
-            # Line buffering: a row is on disk at once, even if the process is killed.
+            # Line buffering, so that every row is written even if the process is killed.
             self.file = open(self.path, "a", newline="", encoding="utf-8", buffering=1)  # noqa: SIM115
         except OSError as error:
             raise OSError(f"{name}: {error.strerror}. Choose another --log.") from error
@@ -82,8 +81,8 @@ class EmotionLog:
         return self
 
     def __exit__(self, *error):
-        """Closes the file, and deletes it if it is new and no frame came."""
-        with contextlib.suppress(OSError):  # After a failed write, which raised, closing fails too.
+        """Closes the file, and deletes it if it is new and there was no frame."""
+        with contextlib.suppress(OSError):  # After a failed write, which raised already, closing fails too.
             self.file.close()
         if self.is_new and self.rows == 0:
             self.path.unlink(missing_ok=True)
@@ -92,7 +91,7 @@ class EmotionLog:
         """Adds the rows of a frame: one per `utils.Face`, or one with empty fields.
 
         Args:
-            number: of the frame, from 0.
+            number: number of the frame, from 0.
             time_s: seconds into the video, or since the camera or stream was opened.
             file: name of the frame's file.
             utc: time of day in ISO 8601.
@@ -109,7 +108,7 @@ class EmotionLog:
             raise OSError(f"{name}: the log ends early ({error.strerror}). Free some space.") from error
 
     def _begin(self):
-        """Empties the file, and writes the names of the columns to a CSV."""
+        """Empties the file and, for a CSV, writes the names of the columns."""
         self.file.truncate(0)
         if not self.json_lines:
             self.file.write(self.mark)
@@ -130,12 +129,12 @@ def face_fields(face):
 
 
 def escape_formula(value):
-    """Returns a cell's value, with an apostrophe before a text that a spreadsheet would take for a formula."""
+    """Returns a cell's value, with an apostrophe before text that a spreadsheet would run as a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
 
 
 def check_path(path):
-    """Refuses a path that cannot be a log: of another suffix, or of something other than a regular file."""
+    """Raises OSError or ValueError if a path has the wrong suffix or is not a regular file."""
     name = utils.printable(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"The name of a log must end in {' or '.join(SUFFIXES)}, but {name} does not.")
@@ -144,23 +143,25 @@ def check_path(path):
 
 
 # Reading --------------------------------------------------------------------------------------------------------------
-# From here on the functions need pandas. The demo calls them after its last frame.
+# The functions below need pandas. The demo calls them after its last frame.
 
 
 def read_log(path):
-    """Reads a log that the demo wrote. A CSV may have been saved again by pandas or a spreadsheet.
+    """Reads a log that the demo wrote, even if pandas or a spreadsheet has saved it again.
 
     Returns:
         DataFrame with a row per face and frame, and one per frame without a face. Its columns:
-            log, file: str, the log's path, and the name of the frame's file or "".
-            frame, track: int; track 0 for no face.
+            log: str, the log's path.
+            file: str, the name of the frame's file, or "".
+            frame, track: int; track is 0 without a face.
             time_s, seconds: float, when the frame was shown, and for how long.
             label: one of `LABELS`.
-            held, live: bool; live for a camera or stream.
+            held: bool, whether the face was held.
+            live: bool, whether the source was a camera or stream.
             one per class: float32, its probability 0..1, or 0 without a face.
 
     Raises:
-        OSError, ValueError: the file cannot be read, is not such a log, or is too large.
+        OSError, ValueError: the file cannot be read, is not a log, or is too large.
     """
     check_path(path)
     name = utils.printable(path)
@@ -177,7 +178,7 @@ def read_log(path):
 
 
 def parse_log(content, json_lines):
-    """Returns the rows of a log from its bytes, with the columns of `read_log` except `log` and `seconds`."""
+    """Parses the bytes of a log. Returns the columns of `read_log` except for `log` and `seconds`."""
     import pandas as pd
 
     chunks, count, parse = [], 0, parse_json_lines if json_lines else parse_csv
@@ -197,7 +198,7 @@ def parse_json_lines(content):
 
     start = content.rfind(b"\n") + 1
     if start and content[start:].strip()[-1:] not in (b"}", b""):
-        content = content[:start]  # A full disk cut the last row off.
+        content = content[:start]  # The last row is cut off, as by a full disk.
     lines = filter(bytes.strip, io.BytesIO(content))
     while batch := list(itertools.islice(lines, CHUNK)):
         yield pd.DataFrame([json.loads(line) for line in batch])
@@ -214,9 +215,9 @@ def parse_csv(content):
     separator = separator or max(",;\t", key=header.decode(errors="replace").count)
     start = content.rfind(b"\n") + 1
     if 0 < count_fields(content[start:], separator) < count_fields(header, separator):
-        content = content[:start]  # A full disk cut the last row off.
+        content = content[:start]  # The last row is cut off, as by a full disk.
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", pd.errors.ParserWarning)  # Rows may end with a needless separator.
+        warnings.simplefilter("ignore", pd.errors.ParserWarning)  # Rows may end with an extra separator.
         yield from pd.read_csv(
             io.BytesIO(content), sep=separator, chunksize=CHUNK, dtype={"file": str, "label": str}, low_memory=False,
             keep_default_na=False, na_values=[""], index_col=False, encoding_errors="replace",
@@ -229,10 +230,10 @@ def count_fields(line, separator):
 
 
 def check_rows(chunk):
-    """Returns a part of a log with the columns of `parse_log`. The index is the number of the row, from 1.
+    """Returns a part of a log with the columns of `parse_log`. The index must be the row number, from 1.
 
     Raises:
-        ValueError: a column is missing, or a value is not one that the demo writes.
+        ValueError: a column is missing, or the demo does not write such a value.
     """
     import pandas as pd
 
@@ -254,7 +255,7 @@ def check_rows(chunk):
             raise ValueError(f"row {rows.idxmin()}: {column} {chunk[column][rows.idxmin()]}")
     label = pd.Categorical(chunk["label"].mask(no_face, ""), categories=LABELS)
     file = chunk["file"].fillna("").astype(str).str.replace(ESCAPED, "", regex=True) if "file" in chunk else ""
-    # Older logs have no such column, and pandas may have saved it as True and False.
+    # Older logs lack the column `held`, and pandas may have saved it as True and False.
     texts = chunk.get("held", pd.Series("", chunk.index)).astype(str).str.lower().replace("true", "1")
     held = to_numbers(texts).fillna(0) != 0
     numbers[["track", *classes]] = numbers[["track", *classes]].mask(no_face, 0).fillna(0)
@@ -268,7 +269,7 @@ def list_classes(rows):
 
 
 def to_numbers(column):
-    """Returns the numbers of a column as floats, with decimal points or commas; NaN for anything else."""
+    """Returns a column as floats. Accepts decimal points and commas. Anything else becomes NaN."""
     import pandas as pd
 
     if not pd.api.types.is_numeric_dtype(column):
@@ -279,7 +280,7 @@ def to_numbers(column):
 def frame_seconds(rows):
     """Returns how long the frame of each row was shown, seconds (N,).
 
-    The last frame of a file counts as long as the frame before it. `LONGEST_FRAME` limits those of a camera or stream.
+    The last frame of a file counts as long as the one before. `LONGEST_FRAME` limits frames of cameras and streams.
     """
     frames = rows.drop_duplicates("frame").sort_values("frame").set_index("frame")
     seconds = -frames.groupby("file")["time_s"].diff(-1).clip(upper=0)
@@ -291,12 +292,12 @@ def frame_seconds(rows):
 
 
 def find_seen(rows):
-    """Returns the rows of faces that were found. The emotion of a held face is that of an earlier frame."""
+    """Returns the rows of faces that were found, not held. A held face repeats an earlier frame's emotion."""
     return rows[(rows["track"] > 0) & ~rows["held"]]
 
 
 def find_tracks(rows, count):
-    """Returns the tracks of videos and streams that were seen longest, list of DataFrames, and the number of all."""
+    """Returns the `count` tracks seen longest, list of DataFrames, and the number of all. Leaves out images."""
     groups = find_seen(rows).groupby(TRACK_KEY)
     seconds = groups["seconds"].sum()
     longest = seconds[seconds > 0].sort_values(ascending=False, kind="stable").index
@@ -304,19 +305,19 @@ def find_tracks(rows, count):
 
 
 def sum_by_label(rows, weights):
-    """Returns the sum of the weights (N,) of each label that occurs, a Series, the largest sum first."""
+    """Returns the sum of the weights (N,) per label, a Series, largest first."""
     sums = weights.groupby(rows["label"], observed=True).sum()
     return sums.sort_values(ascending=False, kind="stable")
 
 
 def describe(rows):
-    """Returns how long the faces of these rows were seen, and each label's share of that time."""
+    """Returns a text: how long the faces of these rows were seen, and each label's share of that time."""
     seconds, total = sum_by_label(rows, rows["seconds"]), rows["seconds"].sum()
     return ", ".join([f"{total:.1f} s", *(f"{label} {share:.0%}" for label, share in (seconds / total).items())])
 
 
 def count_labels(rows):
-    """Returns how many of these rows have each label."""
+    """Returns a text: how many of these rows have each label."""
     return ", ".join(f"{label} {count}" for label, count in sum_by_label(rows, rows["track"] > 0).items())
 
 
@@ -326,7 +327,7 @@ def plural(number, noun):
 
 
 def track_name(track, several_logs):
-    """Returns the name of a track for people, from its rows."""
+    """Returns a readable name of a track, from its rows."""
     log, file, number = track[TRACK_KEY].iloc[0]
     places = [utils.printable(log)] * several_logs + [utils.printable(file)] * bool(file)
     return ", ".join([*places, f"face {number}"]) if places else f"Face {number}"
@@ -351,10 +352,10 @@ def summarize(rows):
 
 
 def find_intervals(rows):
-    """Returns when each face had which label without a break, a DataFrame with a row per interval.
+    """Returns a DataFrame with one row per interval in which a face had the same label without a break.
 
-    Its columns are `track`, `label`, `start_s` and `end_s`, before them `log` if there are several, and `file` if the
-    log has such a column. Faces that are held and images are left out.
+    Its columns are `track`, `label`, `start_s` and `end_s`. Before them come `log` if there are several logs, and
+    `file` if a log has this column. Held faces and images are left out.
     """
     seen = find_seen(rows).sort_values([*TRACK_KEY, "frame"])
     seen = seen.assign(label=seen["label"].astype(str), end_s=seen["time_s"] + seen["seconds"])
@@ -385,15 +386,15 @@ def write_intervals(rows, path):
 
 
 def timeline_path(log):
-    """Returns the path of the figure of a log or of a folder of logs."""
+    """Returns the path of the timeline of a log or of a folder of logs."""
     log = log if log.name else log.resolve()  # The folder "." has no name.
     return log.with_name(f"{log.stem if log.suffix.lower() in SUFFIXES else log.name}-timeline.png")
 
 
 def timeline_curves(rows):
-    """Returns the curves of the tracks seen longest, by their first frame, and the number of the other tracks.
+    """Returns the curves of the tracks seen longest, sorted by first frame, and the number of other tracks.
 
-    A curve is (name, seconds (K,), probabilities (K, C)). Where a face comes and where it goes, all are 0.
+    A curve is (name, seconds (K,), probabilities (K, C)). Where a face appears or disappears, all probabilities are 0.
     """
     (tracks, number), curves, classes = find_tracks(rows, TRACKS_DRAWN), [], list_classes(rows)
     for track in sorted(tracks, key=lambda track: track["time_s"].iloc[0]):
@@ -412,22 +413,22 @@ def timeline_curves(rows):
 
 
 def draw_timeline(rows, path, command):
-    """Draws the curves into a file, unless there are none. Returns a line that says so, or why it cannot be drawn."""
+    """Draws the timeline into a file, if there are curves. Returns a line that says so or why not, or None."""
     name = utils.printable(path)
     try:
         curves, others = timeline_curves(rows)
         if not curves:
             if not path.exists():
                 return None
-            path.unlink()  # A former log with this name may have left it.
+            path.unlink()  # From a former log with this name.
             return f"Deleted {name}: this log has no timeline."
-        import plots  # Matplotlib, which the demo does without.
+        import plots  # Imports Matplotlib, which the demo does not require.
 
         with cli.replaced(path) as new:
             plots.timeline(curves, list_classes(rows), others, new)
     except ModuleNotFoundError:
         return f"For a timeline: pip install matplotlib seaborn, then {command}"
-    except (ImportError, MemoryError, OSError) as error:  # The first one too if there is too little memory.
+    except (ImportError, MemoryError, OSError) as error:  # Too little memory can raise ImportError too.
         reason = getattr(error, "strerror", None) or utils.shorten(error) or "too little memory"
         return f"{name}: cannot be drawn ({reason}). Try again: {command}"
     return f"Drew {name}."
@@ -437,7 +438,7 @@ def draw_timeline(rows, path, command):
 
 
 def read_logs(paths):
-    """Reads logs and all logs of folders as one DataFrame; see `read_log`. Other files of a folder are skipped.
+    """Reads logs, and all logs in folders, as one DataFrame; see `read_log`. Skips other files in folders.
 
     Raises:
         OSError, ValueError: a log cannot be read, a folder has none, or pandas is missing.
@@ -452,7 +453,7 @@ def read_logs(paths):
         in_folder = path.is_dir()
         named = [file for file in path.rglob("[!.]*") if file.suffix.lower() in SUFFIXES and file.is_file()]
         for file in sorted(named) if in_folder else [path]:
-            if file.resolve() in known:  # Named twice, or in a folder that is named too.
+            if file.resolve() in known:  # Given twice, or in a folder that was also given.
                 continue
             known.add(file.resolve())
             try:
@@ -468,12 +469,12 @@ def read_logs(paths):
 
 
 def command_for(paths):
-    """Returns the command that sums these logs up."""
+    """Returns the command that summarizes these logs."""
     return f"python emotion_log.py {' '.join(map(utils.printable, paths))}"
 
 
 def report(paths, intervals=None):
-    """Returns the summary of logs and folders of logs. Draws the timeline if there is one path.
+    """Returns the summary of logs and folders of logs. Draws a timeline if only one path is given.
 
     Args:
         paths: list of Path.

@@ -1,10 +1,10 @@
-"""Faces over time: found fast, kept through misses, their probabilities averaged; used by webcam_demo.py.
+"""Finds faces in a video quickly, follows them and averages their probabilities. Used by webcam_demo.py.
 
 The cascade needs 33 ms to scan a frame of 640x360 pixels, so each frame is scanned only in part. A known face is
-searched for near its expected place, at about its size, which takes 1 ms, unless that place looks as it did. Now and
-then it is searched for carefully: more detections have to agree, and an upright face wins over a tilted one. A
-candidate from the scan counts as a face once the network or a second cascade confirms it. A profile has to be found in
-several frames.
+searched for near its expected place, at about its size, which takes 1 ms. If that place is unchanged, the search is
+skipped. Now and then the face is searched for carefully: more detections have to agree, and an upright face wins over a
+tilted one. A candidate from the scan counts as a face once the network or a second cascade confirms it. A profile has
+to be found in several frames.
 """
 
 import itertools
@@ -17,21 +17,21 @@ import numpy as np
 import utils
 
 # The scan. At scale 1 the frame has 360 lines; each further scale is smaller by SCALE_STEP.
-SCAN_LINES = 360  # of the shorter side; a smaller frame is scanned as it is
+SCAN_LINES = 360  # pixels to which the shorter side is reduced; a smaller frame is scanned as it is
 SIZE_STEP = 1.2  # one scale covers two sizes
 MIN_SIZE = 24  # pixels of the smallest face that the cascades find
 MAX_SIZE = 29  # pixels of the largest face looked for at one scale: MIN_SIZE * SIZE_STEP
 SCALE_STEP = SIZE_STEP**2
 STRIDE = 4  # The cascades look at every second column of every second row.
-SIDE_SCALE = 2  # Tilted heads and profiles are scanned for from this scale on: small faces cost too much.
-PADDED_SCALE = 4  # From this scale on, the edge is repeated around the frame to find large faces that it cuts off.
-PADDING = 0.2  # of the shorter side
-OTHER_STRIPS = 8  # between two scans for upright faces of at least a seventh of the frame, which are cheap
-# A strip holds about STRIP_WINDOWS detection windows (2 ms) and has a fixed overhead of STRIP_COST. While a face is
-# shown a frame scans one strip, because following it takes time too. Otherwise it scans four.
+SIDE_SCALE = 2  # First scale for tilted heads and profiles: scanning for small ones costs too much.
+PADDED_SCALE = 4  # From this scale on, the frame's edge is repeated, to find large faces that are cut off.
+PADDING = 0.2  # width of the repeated edge, as a share of the shorter side
+OTHER_STRIPS = 8  # strips between two scans for upright faces of a seventh of the frame or more, which are cheap
+# A strip holds about STRIP_WINDOWS detection windows (2 ms) and has a fixed overhead of STRIP_COST. Each frame scans
+# four strips, or one while a face is shown, because following a face takes time too.
 STRIP_WINDOWS = 8_000
 STRIP_COST = 1_500
-PADDED_STRIP_COST = 4_500  # Most of it is reducing the padded frame.
+PADDED_STRIP_COST = 4_500  # Mostly for reducing the padded frame.
 BUDGET = 8_000  # windows
 IDLE_BUDGET = 36_000
 
@@ -44,41 +44,42 @@ CHECK_INTERVAL = 0.2  # seconds between careful searches for an upright face; a 
 CHECK_SIZES = (0.6, 1.35)  # A box at a wrong angle may have become too large.
 SETTLED = 0.05  # widths of the box: a search that moves and resizes it by less has confirmed it
 FAR = 0.25  # widths of the box: a face that seems to have moved farther in one frame is confirmed
-WIDER = 1.8  # factor by which the surroundings of a face that is missed are enlarged
-MAX_UNCHECKED = 1.0  # seconds that a frontal face is followed although the careful searches miss it
-TILT = 25  # degrees: step of a lost face's search; the cascade tolerates 15 by itself
+WIDER = 1.8  # factor by which the search area of a missed face is enlarged
+MAX_UNCHECKED = 1.0  # seconds that a frontal face is followed while the careful searches miss it
+TILT = 25  # degrees: step between the angles that are searched; the cascade tolerates 15 by itself
 MAX_TILT = 50  # degrees
-MIN_ELAPSED = 1 / 60  # seconds between two frames; shorter ones of a burst would give absurd velocities
-MAX_GROWTH = 3  # factor per second by which a face grows or shrinks, as when a head comes near
+MIN_ELAPSED = 1 / 60  # least seconds between two frames; shorter times in a burst would give absurd velocities
+MAX_GROWTH = 3  # largest factor per second by which a face grows or shrinks, as when a head comes near
 HOLD = 0.3  # seconds that a face is shown while missed, if the image there looks like it
 MEMORY = 1.2  # seconds that a lost face is searched for where it should be
-LOST_PEOPLE = 20  # faces whose thumbnails are kept after that
-POSITION_GAIN, VELOCITY_GAIN = 0.6, 0.15  # of the alpha-beta filter that smooths a face's path
+LOST_PEOPLE = 20  # faces whose thumbnails are kept after that, to recognize them
+POSITION_GAIN, VELOCITY_GAIN = 0.6, 0.15  # gains of the alpha-beta filter that smooths a face's path
 SMOOTHING = 0.4  # seconds: time constant of the average over a face's probabilities
-CUT = 25  # gray levels: mean change of a 32x18 thumbnail that makes a frame the first of another scene
+CUT = 25  # gray levels: a larger mean change of the 32x18 thumbnail means another scene
 
 # New faces. Their evidence is the sum of `utils.face_evidence` over the frames.
 SHOWN_EVIDENCE = 30  # A face has about 85 in one frame, a blurred one about 40.
-TRUSTED_EVIDENCE = 200  # The face is not confirmed any more.
-MAX_REFUSALS = 3  # confirmations in a row that fail before a new face is forgotten: a head may be tilting
+TRUSTED_EVIDENCE = 200  # From here on, the face is no longer confirmed.
+MAX_REFUSALS = 3  # failed confirmations in a row before a new face is dropped; one may fail while a head tilts
 MIN_HITS = 3  # frames in which a tilted face or a profile must be found before it is shown
 
 # Similarity of two thumbnails: correlation, -1..1.
 THUMBNAIL = 24  # pixels
-HELD_SIMILARITY = 0.6  # A held face's place looks like the face.
-UNCHANGED_SIMILARITY = 0.96  # A face is where it is expected: between the careful searches it is not searched for.
-SAME_SIMILARITY = 0.4  # What is found tilted is still this face.
-PERSON_SIMILARITY = 0.8  # A new face is a person who was lost.
+# Least similarity at which
+HELD_SIMILARITY = 0.6  # the place of a missed face still looks like it, so it is held
+UNCHANGED_SIMILARITY = 0.96  # a face is where it is expected, and is not searched for between careful searches
+SAME_SIMILARITY = 0.4  # a face found at another angle is still the same face
+PERSON_SIMILARITY = 0.8  # a new face is a person who was lost
 MIN_CONTRAST = 1  # gray level: standard deviation of a thumbnail, below which it is plain and matches nothing
 HELD_CONTRAST = 0.5  # least contrast of a held face's place, as a share of the face's
 
 
 class View(NamedTuple):
-    """How a head is held, which decides how the cascades find it."""
+    """The pose of a head, which decides which cascade finds it."""
 
     angle: float = 0.0  # degrees by which it is tilted clockwise
     profile: bool = False
-    flipped: bool = False  # The cascade knows one side; the other one is found in the flipped image.
+    flipped: bool = False  # The cascade finds one side only; the other side is found in the flipped image.
 
     def cascade(self, detector):
         """Returns the cascade that finds heads of this view."""
@@ -86,23 +87,23 @@ class View(NamedTuple):
 
     @property
     def tone(self):
-        """The gray levels in which the cascade is best, see `utils.search_face`."""
+        """The gray levels with which the cascade works best, see `utils.search_face`."""
         return None if self.profile else utils.TONE
 
 
 UPRIGHT, PROFILES = View(), (View(profile=True), View(profile=True, flipped=True))
-VIEW_PAIRS = (PROFILES[0], View(-TILT)), (PROFILES[1], View(TILT))  # Each scan looks for one of the pairs.
+VIEW_PAIRS = (PROFILES[0], View(-TILT)), (PROFILES[1], View(TILT))  # Each scan uses one of the pairs.
 
 
-@dataclass(eq=False)  # Two tracks are equal only if they are the same one.
+@dataclass(eq=False)  # Compared by identity.
 class Track:
-    """One face: where it is now, and what is known of it."""
+    """One face: its current position, and what is known about it."""
 
     box: np.ndarray  # float (4,): x, y, width, height
     view: View
     thumbnail: np.ndarray  # uint8 (24, 24), upright, from when the face was last found
     seen: float  # seconds: when the face was last found
-    time: float  # seconds: of `box`, later than `seen` while the face is held or lost
+    time: float  # seconds: time of `box`, later than `seen` while the face is held or lost
     track_id: int = 0  # from 1, given when the face is first shown
     checked: float = 0.0  # seconds: when a careful search last found the face
     settled: bool = False  # The last search found the face where the box was.
@@ -113,7 +114,7 @@ class Track:
     refusals: int = 0  # confirmations in a row that failed
     velocity: np.ndarray = field(default_factory=lambda: np.zeros(2))  # pixels per second
     probabilities: np.ndarray | None = None
-    averaged: float = 0.0  # seconds: when `probabilities` last took in new ones
+    averaged: float = 0.0  # seconds: when `probabilities` was last updated
 
     @property
     def present(self):
@@ -122,13 +123,13 @@ class Track:
 
     @property
     def shown(self):
-        """Whether the face is in the frame, and is known to be one."""
+        """Whether the face is in the frame and confirmed."""
         is_confirmed = self.view.profile or self.evidence >= SHOWN_EVIDENCE
         is_known = is_confirmed and (self.view == UPRIGHT or self.hits >= MIN_HITS)
         return self.present and (is_known or self.track_id > 0)
 
     def views(self):
-        """Returns the views in which to search for the face, likeliest first; few for a face that is lost."""
+        """Returns the views in which to search for the face, likeliest first; only two for a lost face."""
         angles = (self.view.angle - TILT, self.view.angle + TILT)
         others = [view for view in (*map(View, angles), *PROFILES) if view != self.view and abs(view.angle) <= MAX_TILT]
         if self.time - self.seen > HOLD:
@@ -138,7 +139,7 @@ class Track:
     def move(self, box, view):
         """Moves the track to where its face was found, smoothed by an alpha-beta filter.
 
-        A frontal face that is found at another angle was at the wrong place before, so its box is taken as it is.
+        The box of a frontal face found at another angle is not smoothed, because its former box was wrong.
         """
         elapsed = max(self.time - self.seen, MIN_ELAPSED)
         residual, width, growth = box - self.box, self.box[2], MAX_GROWTH**elapsed
@@ -151,9 +152,9 @@ class Track:
         self.view, self.seen, self.hits, self.misses = view, self.time, self.hits + 1, 0
 
     def average(self, probabilities, time_s):
-        """Averages the probabilities, float32 (C,), of a frame with those of earlier ones, so that no label flickers.
+        """Averages the probabilities, float32 (C,), of a frame with those of earlier frames, against flicker.
 
-        The average is exponential: its time constant is `SMOOTHING`, whatever the frame rate.
+        The average is exponential. Its time constant is `SMOOTHING` at every frame rate.
         """
         if self.probabilities is None:
             self.probabilities, self.averaged = probabilities, time_s
@@ -165,9 +166,9 @@ class Track:
 
 
 class Find(NamedTuple):
-    """What a search found of a known face."""
+    """The result of a search for a known face."""
 
-    similarity: float  # of the two thumbnails
+    similarity: float  # of the old and the new thumbnail
     track: Track
     box: np.ndarray
     view: View
@@ -180,7 +181,7 @@ class FaceTracker:
     def __init__(self, detector):
         self.detector, self.scan = detector, Scan(detector)
         self.tracks, self.lost, self.count = [], [], 0
-        self.scene = None  # float (18, 32): the frame before, reduced
+        self.scene = None  # float (18, 32): thumbnail of the previous frame
 
     def find(self, gray, time_s):
         """Returns the faces in the next frame, list of Track in the order of their numbers.
@@ -197,7 +198,7 @@ class FaceTracker:
         return sorted(shown, key=lambda track: track.track_id)
 
     def mirror(self, width):
-        """Mirrors all tracks, because from now on the frames, `width` pixels wide, are mirrored."""
+        """Mirrors all tracks, for frames that are mirrored from now on. `width`: their width in pixels."""
         if self.scene is not None:
             self.scene = self.scene[:, ::-1]
         for track in self.tracks + self.lost:
@@ -208,7 +209,7 @@ class FaceTracker:
             track.view = track.view._replace(angle=-track.view.angle, flipped=is_flipped)
 
     def _update(self, gray, time_s):
-        """Updates the tracks by the next frame of a video."""
+        """Updates the tracks with the next frame of a video."""
         reduced, reduction = utils.reduce_image(gray, SCAN_LINES)
         is_new_scene = self._is_cut(reduced)
         if is_new_scene:
@@ -220,9 +221,9 @@ class FaceTracker:
             self._begin(gray, place / reduction, view, time_s)
 
     def _is_cut(self, reduced):
-        """Returns whether a frame belongs to another scene than the one before, or is the first."""
+        """Returns whether a frame is the first of a scene."""
         scene = cv2.resize(reduced, (32, 18), interpolation=cv2.INTER_AREA).astype(float)
-        scene -= scene.mean()  # A change of brightness, by a lamp or the camera's exposure, is not a cut.
+        scene -= scene.mean()  # So that a change of brightness, by a lamp or the exposure, is not a cut.
         previous, self.scene = self.scene, scene
         return previous is None or np.abs(scene - previous).mean() > CUT
 
@@ -231,7 +232,7 @@ class FaceTracker:
         return not any(track.shown for track in self.tracks)
 
     def _forget(self, tracks):
-        """Stops following these tracks, and keeps the people among them to recognize them."""
+        """Stops following these tracks. Keeps those with a number, to recognize the people."""
         self.tracks = [track for track in self.tracks if track not in tracks]
         self.lost = ([track for track in tracks if track.track_id] + self.lost)[:LOST_PEOPLE]
 
@@ -251,7 +252,7 @@ class FaceTracker:
                 if utils.overlaps_any(track.box, taken):
                     track.box = box  # The smoothed box lags behind and would cover the other face.
                 taken.append(track.box)
-                if is_within(box, gray.shape):  # Half a face is of no use to recognize the person who comes back.
+                if is_within(box, gray.shape):  # A face that is cut off would not help to recognize the person.
                     track.thumbnail = thumbnail
                 self._confirm(gray, track)
         self.tracks = [track for track in self.tracks if track.refusals < MAX_REFUSALS]
@@ -261,14 +262,14 @@ class FaceTracker:
                 taken.append(track.box)
 
     def _search(self, gray, box, view, neighbors, **options):
-        """Returns the box of a face in this view near another box, float (4,); None if there is none."""
+        """Returns the box of a face in this view near another box, float (4,), or None."""
         cascade, options = view.cascade(self.detector), {"tone": view.tone, **options}
         return utils.search_face(gray, box, cascade, neighbors, view.angle, view.flipped, **options)[0]
 
     def _search_known(self, gray, track, is_first):
         """Returns a `Find` of a known face, or None if the cascades miss it.
 
-        `is_first` is set for the one track whose careful search is longest ago, so that not all fall into one frame.
+        `is_first`: this track was checked longest ago. The others wait longer, so that one frame does not check all.
         """
         if self._is_unchanged(gray, track):
             return Find(1.0, track, track.box, track.view, track.thumbnail)
@@ -284,14 +285,14 @@ class FaceTracker:
         return self._identify(gray, track, self._search_widely(gray, track), UPRIGHT)
 
     def _is_unchanged(self, gray, track):
-        """Returns whether the expected place of an upright face that was found a moment ago looks as it did."""
+        """Returns whether the expected place of a recently checked upright face still looks like it."""
         is_due = track.time - track.checked >= CHECK_INTERVAL
         if is_due or not track.settled or track.misses or track.evidence < TRUSTED_EVIDENCE:
             return False
         return similarity(utils.cut_square(gray, track.box, THUMBNAIL), track.thumbnail) >= UNCHANGED_SIMILARITY
 
     def _check(self, gray, track):
-        """Searches carefully for a frontal face; returns box and view, box None if there is none.
+        """Searches carefully for a frontal face. Returns its box, or None, and its view.
 
         An upright face wins over a tilted one, unless the tilt fits much better.
         """
@@ -304,7 +305,7 @@ class FaceTracker:
         return (upright, UPRIGHT) if 2 * agreeing >= tilted_agreeing else (tilted, track.view)
 
     def _search_carefully(self, gray, track, angle=0.0, **options):
-        """Returns the box near a track on which many detections agree, and their number."""
+        """Returns the box near a track on which many detections agree, or None, and their number."""
         return utils.search_face(gray, track.box, self.detector.frontal, utils.NEW_NEIGHBORS, angle, **options)
 
     def _search_view(self, gray, track, view):
@@ -313,7 +314,7 @@ class FaceTracker:
             neighbors = KNOWN_PROFILE_NEIGHBORS if view == track.view else utils.PROFILE_NEIGHBORS
             return self._search(gray, track.box, view, neighbors)
         searches = [{"step": KNOWN_STEP}]
-        if view == track.view:  # Finer steps find more. A turned face is found more often in the plain gray levels.
+        if view == track.view:  # Finer steps find more faces. Plain gray levels find more turned faces.
             searches += [{}, {"tone": None}]
         for options in searches:
             box = self._search(gray, track.box, view, KNOWN_NEIGHBORS, sizes=KNOWN_SIZES, **options)
@@ -328,7 +329,7 @@ class FaceTracker:
         return self._search(gray, surroundings, UPRIGHT, utils.NEW_NEIGHBORS, face_width=width, sizes=sizes)
 
     def _identify(self, gray, track, box, view):
-        """Returns what was found, box None or float (4,), as a `Find`, or None if it is not the track's face.
+        """Returns a box, float (4,) or None, as a `Find`; None if it is not the track's face.
 
         A face at another angle or far away is confirmed like a new one, because a tilted shoulder or sleeve can look
         like a face.
@@ -345,7 +346,7 @@ class FaceTracker:
         return Find(alike, track, box, view, thumbnail)
 
     def _confirm(self, gray, track):
-        """Collects evidence that a new track is a face; false detections pass occasionally, not in every frame."""
+        """Adds evidence that a new track is a face. A false detection may pass once, but not in every frame."""
         if track.view.profile or track.evidence >= TRUSTED_EVIDENCE:
             return
         evidence = utils.face_evidence(gray, track.box, self.detector, track.view.angle)
@@ -353,11 +354,11 @@ class FaceTracker:
         track.refusals = 0 if evidence else track.refusals + 1
 
     def _hold(self, gray, track, taken):
-        """Moves a missed face to the place nearby that looks like it; returns whether there is one that is free."""
+        """Moves a missed face to the most similar place nearby. Returns whether it is similar enough and free."""
         margin = round(THUMBNAIL * utils.SEARCH_MARGIN)
         patch = utils.cut_square(gray, track.box, THUMBNAIL + 2 * margin, margin / THUMBNAIL, track.view.angle)
         _, best, _, (left, top) = cv2.minMaxLoc(cv2.matchTemplate(patch, track.thumbnail, cv2.TM_CCOEFF_NORMED))
-        # Traces of the face make a nearly plain place correlate. With a plain thumbnail OpenCV returns 1 everywhere.
+        # Faint traces of a face make a plain place correlate. For a plain thumbnail OpenCV returns 1 everywhere.
         contrast = patch[top : top + THUMBNAIL, left : left + THUMBNAIL].std()
         if best < HELD_SIMILARITY or contrast < max(MIN_CONTRAST, HELD_CONTRAST * track.thumbnail.std()):
             return False
@@ -366,7 +367,7 @@ class FaceTracker:
         return is_within((*middle(track.box), 0, 0), gray.shape) and not utils.overlaps_any(track.box, taken)
 
     def _begin(self, gray, place, view, time_s):
-        """Begins a track at a place that the scan proposes, if it is confirmed and no face is followed there."""
+        """Starts a track at a candidate from the scan, if it is confirmed and no face is followed there."""
         present = [track.box for track in self.tracks if track.present]
         if utils.overlaps_any(place, present):
             return
@@ -379,7 +380,7 @@ class FaceTracker:
             self.tracks.append(track)
 
     def _give_number(self, track):
-        """Gives a face that is shown for the first time the number of a lost person it looks like, or a new one."""
+        """Gives a face, when first shown, the number of a similar lost face, or a new number."""
         gone = [old for old in self.tracks if old.track_id and not old.shown] + self.lost
         old = max(gone, key=lambda old: similarity(old.thumbnail, track.thumbnail), default=None)
         if old is None or similarity(old.thumbnail, track.thumbnail) < PERSON_SIMILARITY:
@@ -393,7 +394,7 @@ class FaceTracker:
 
 
 class Strip(NamedTuple):
-    """A part of a scan: rows of a view at a scale, and what scanning them costs."""
+    """A part of a scan: rows of the frame at one view and scale, and their cost."""
 
     view: View
     scale: float  # pixels of the strip per pixel of the reduced frame
@@ -404,20 +405,20 @@ class Strip(NamedTuple):
 
 
 class Scan:
-    """Proposes places of faces, a strip of the frame at a time, and continues in the next frame."""
+    """Proposes candidates for faces. Each frame scans some strips, and the next frame continues."""
 
     def __init__(self, detector):
         self.detector, self.shape = detector, None
-        self.strips = iter(())  # What is left of the scan under way.
+        self.strips = iter(())  # Remaining strips of the current scan.
         self.sides = itertools.cycle(VIEW_PAIRS)
 
     def propose(self, reduced, budget, search_sides):
-        """Yields (box, view) of places that may be a face: about two false ones per 100,000 windows.
+        """Yields candidates for faces as (box, view), with about two false ones per 100,000 windows.
 
         Args:
             reduced: uint8 (H, W), the reduced frame; the boxes are in its pixels.
             budget: windows to scan; infinity for the whole frame in every view.
-            search_sides: function that returns whether to look for profiles and tilted heads too.
+            search_sides: function that returns whether to search for profiles and tilted heads too.
         """
         if min(reduced.shape) < MIN_SIZE:
             return
@@ -441,15 +442,15 @@ class Scan:
             self.strips = repeat_large(self.strips)
 
     def _scan_strip(self, strip, image, to_padded):
-        """Yields the boxes that are found in one strip of a rotated image, in pixels of the reduced frame."""
+        """Yields the boxes found in one strip of a rotated image, in pixels of the reduced frame."""
         rows = image[round(strip.top / strip.scale) : round(strip.bottom / strip.scale)]
         size = (round(rows.shape[1] * strip.scale), strip.bottom - strip.top)
         image, cascade = cv2.resize(rows, size, interpolation=cv2.INTER_AREA), strip.view.cascade(self.detector)
         image = image if strip.view.tone is None else cv2.LUT(image, strip.view.tone)
-        # minNeighbors 0 finds a quarter more faces than 2, at the cost of two more searches per scan.
+        # minNeighbors=0 finds a quarter more faces than 2, and costs two more searches per scan.
         found = cascade.detectMultiScale(image, SIZE_STEP, 0, minSize=(MIN_SIZE,) * 2, maxSize=(MAX_SIZE,) * 2)
         kept = []
-        # Sorted to make the faces' numbers reproducible: the order of the cascade's threads varies.
+        # Sorted, because the cascade's threads finish in varying order, and face numbers must be reproducible.
         for box in sorted(map(tuple, found)):
             if not utils.overlaps_any(box, kept):
                 kept.append(box)
@@ -460,7 +461,7 @@ class Scan:
 
 
 def plan_strips(shape, views):
-    """Yields the strips of a scan, for each view the large faces first."""
+    """Yields the strips of a scan. In each view, those for large faces come first."""
     scales = int(np.log(max(1, min(shape) / MIN_SIZE)) / np.log(SCALE_STEP)) + 1
     for view in views:
         for number in reversed(range(0 if view == UPRIGHT else SIDE_SCALE, scales)):
@@ -476,7 +477,7 @@ def plan_strips(shape, views):
 
 
 def repeat_large(strips):
-    """Yields strips, and those of large upright faces again between them, so that such a face is found soon."""
+    """Yields strips and, between them, repeats those for large upright faces, so that these are found soon."""
     strips = list(strips)
     large = [strip for strip in strips if strip.view == UPRIGHT and strip.scale < 1 / SCALE_STEP]
     others = [strip for strip in strips if strip not in large]
@@ -511,13 +512,13 @@ def middle(box):
 
 
 def is_within(box, shape):
-    """Returns whether a box lies in a frame of this shape as a whole."""
+    """Returns whether a box lies completely within a frame of this shape."""
     x, y, width, height = box
     return x >= 0 and y >= 0 and x + width <= shape[1] and y + height <= shape[0]
 
 
 def similarity(thumbnail, other):
-    """Returns the similarity of two thumbnails, -1..1, whatever their brightness and contrast."""
+    """Returns the similarity of two thumbnails, -1..1, regardless of brightness and contrast."""
     if min(thumbnail.std(), other.std()) < MIN_CONTRAST:
         return 0.0
     return float(cv2.matchTemplate(thumbnail, other, cv2.TM_CCOEFF_NORMED)[0, 0])
