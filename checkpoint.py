@@ -1,8 +1,8 @@
 """Saves the state of a training after every epoch. Used by train.py.
 
 A killed run loses at most the current epoch. The state is one file, `<model folder>.partial/state.npz`. The new model
-is built in `<model folder>.partial/model`. `<model folder>.partial/lock` keeps a second run out. The model that is
-replaced is kept as `<model folder>.previous`.
+is built in `<model folder>.partial/model`. `<model folder>.partial/lock` prevents two runs at once. The replaced model
+is kept as `<model folder>.previous`.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ import utils
 
 MODEL_FILES = {"model.tflite", "model.json", "model.keras", "history.csv"}
 STATE_FILES = {"state.npz", "lock", "model"}
-# Settings that may differ when a run is resumed. Its `precision` and `versions` stay those of its beginning.
+# Settings that may differ when a run is resumed. `precision` and `versions` are kept from its beginning.
 NOT_COMPARED = {"data", "votes", "precision", "versions", "constants"}  # Constants are compared one by one.
 
 
@@ -31,8 +31,8 @@ class Checkpoint(keras.callbacks.Callback):
     """Saves the state after every epoch, keeps the best weights, and stops between batches after Ctrl-C.
 
     Args:
-        output_dir: the model folder; the state is next to it.
-        config: dict, everything that decides how the run goes.
+        output_dir: the model folder; the state folder is next to it.
+        config: dict, everything that determines the run.
         sizes: list of int, the crop size of each epoch in pixels.
 
     Attributes:
@@ -100,7 +100,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def interrupt_between_batches(self):
-        """Lets a signal wait for the next batch. A second one interrupts at once.
+        """Delays a signal until the next batch. A second signal interrupts at once.
 
         Raising KeyboardInterrupt inside TensorFlow's compiled code can crash the process.
         """
@@ -123,7 +123,7 @@ class Checkpoint(keras.callbacks.Callback):
 
 
 def name_heads(logs):
-    """Returns Keras's logs with the head in every name: with a single head Keras leaves it out."""
+    """Returns Keras's logs with the head in every name. Keras leaves it out if there is only one head."""
     if "accuracy" in logs:
         return {name.replace("accuracy", "labels_accuracy").replace("loss", "labels_loss"): logs[name] for name in logs}
     return {name: value for name, value in logs.items() if name not in ("loss", "val_loss")}
@@ -139,7 +139,7 @@ def mean_accuracy(row):
 
 def get_weights(variables):
     """Returns the values of Keras variables, list of arrays."""
-    # By way of a tensor, because NumPy warns of TensorFlow's variables.
+    # Via tensors, because NumPy warns about TensorFlow variables.
     return [keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable)) for variable in variables]
 
 
@@ -152,7 +152,7 @@ def set_weights(variables, weights):
 def save_state(path, config, rows, weights, best_weights):
     """Writes the state in one step, as an .npz file followed by the SHA-256 of its bytes.
 
-    Keras's HDF5 files crash on a full disk.
+    Not as a Keras HDF5 file, because writing it to a full disk crashes.
     """
     arrays = {f"weights_{i}": value for i, value in enumerate(weights)}
     arrays |= {f"best_{i}": value for i, value in enumerate(best_weights)}
@@ -181,10 +181,10 @@ def load_state(path):
 
 
 def check_same_run(began, config):
-    """Refuses to resume a run with another config.
+    """Checks that a resumed run has the config with which it began.
 
     Raises:
-        ValueError: names the first difference.
+        ValueError: the configs differ. The message names the first difference.
     """
     began, config = ({**each, **each.get("constants", {})} for each in (began, config))
     for name in sorted((began.keys() | config.keys()) - NOT_COMPARED):
@@ -199,24 +199,24 @@ def check_same_run(began, config):
 
 
 def state_folder(output_dir):
-    """Returns the folder of an unfinished training's state."""
+    """Returns the folder for the state of an unfinished training run."""
     return output_dir.with_name(f"{output_dir.name}.partial")
 
 
 def previous_folder(output_dir):
-    """Returns the folder that keeps the model which the last training replaced."""
+    """Returns the folder of the model that the last training run replaced."""
     return output_dir.with_name(f"{output_dir.name}.previous")
 
 
 def check_folder(folder, files, markers):
-    """Refuses to replace or delete a folder that train.py did not write.
+    """Checks that train.py wrote a folder, before replacing or deleting it.
 
     Args:
-        files: set of str, what train.py may have written there. Hidden files do not count.
-        markers: set of str, of which the folder holds at least one, unless it is empty.
+        files: set of str, the names that train.py may have written there. Hidden files are ignored.
+        markers: set of str. A folder that is not empty must contain at least one of these names.
 
     Raises:
-        ValueError: says what is there or missing.
+        ValueError: train.py did not write the folder. The message says why.
     """
     if not folder.exists():
         return
@@ -234,18 +234,18 @@ def check_folder(folder, files, markers):
 
 
 def check_folders(output_dir):
-    """Checks that the folders of a training may be replaced."""
+    """Checks that a training run may replace its folders."""
     if not output_dir.name:
         raise ValueError(f"--output-dir must be a folder with a name, but it is {output_dir}.")
     check_folder(state_folder(output_dir), STATE_FILES, {"state.npz", "lock"})
-    check_folder(state_folder(output_dir) / "model", MODEL_FILES, MODEL_FILES)  # Incomplete during an export.
+    check_folder(state_folder(output_dir) / "model", MODEL_FILES, MODEL_FILES)  # May be incomplete.
     for folder in (output_dir, previous_folder(output_dir)):
         check_folder(folder, MODEL_FILES, {"model.json"})
 
 
 @contextlib.contextmanager
 def locked(output_dir):
-    """Keeps other runs out of the state folder, which is deleted at the end unless there is an error.
+    """Locks the state folder. Deletes it at the end, unless there was an error.
 
     The lock is the operating system's, so a kill releases it.
 
@@ -259,7 +259,7 @@ def locked(output_dir):
             problem = "another training run is using it. Wait until it ends, or choose another --output-dir"
             raise ValueError(f"{utils.printable(folder)}: {problem}.")
         yield
-    shutil.rmtree(folder, ignore_errors=True)  # Windows keeps files that another program has open.
+    shutil.rmtree(folder, ignore_errors=True)  # On Windows, files that another program has open stay.
 
 
 def complete_replacement(output_dir):
@@ -270,10 +270,10 @@ def complete_replacement(output_dir):
 
 
 def replace_model(output_dir):
-    """Moves the finished model into place. The former one becomes `<name>.previous`."""
+    """Moves the finished model into place. The existing model becomes `<name>.previous`."""
     check_folders(output_dir)
     if output_dir.exists():
-        for name in sorted(MODEL_FILES - {"model.json"}):  # That one goes last, because it tells what the folder is.
+        for name in sorted(MODEL_FILES - {"model.json"}):  # Last, because it marks a model folder.
             (previous_folder(output_dir) / name).unlink(missing_ok=True)
         shutil.rmtree(previous_folder(output_dir), ignore_errors=True)
         output_dir.rename(previous_folder(output_dir))

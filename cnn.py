@@ -1,4 +1,4 @@
-"""The CNN and its augmentation with their numbers. Used by train.py."""
+"""The CNN and its augmentation, with their constants. Used by train.py."""
 
 import keras
 import numpy as np
@@ -8,22 +8,22 @@ import utils
 
 # Constants ------------------------------------------------------------------------------------------------------------
 
-# Filters, convolutions, and residual pairs of convolutions of each stage. Max pooling halves the image between stages.
+# Per stage: filters, convolutions, and residual pairs of convolutions. Max pooling halves the image between stages.
 STAGES = ((16, 2, 0), (32, 1, 1), (80, 1, 2), (160, 1, 1))
 MIN_VARIANCE = 4.0  # Squared gray levels: a blank image stays blank.
 STAGE_DROPOUT = 0.05  # Share of the channels, after every stage but the first.
 HEAD_DROPOUT = 0.2  # Share of the features, before the dense layers.
-BATCH_NORM_MOMENTUM = 0.9  # Keras's 0.99 lags: in a short run its statistics are still those of the first steps.
+BATCH_NORM_MOMENTUM = 0.9  # Keras's 0.99 lags: in a short run, the statistics would still be those of the first steps.
 
-# Augmentation, drawn again for every face and epoch.
+# Augmentation: random values for every face and epoch.
 MAX_ROTATION = 12  # Degrees.
 MAX_SCALE = 0.15  # Share of the face's size.
 MAX_SHIFT = 0.1  # Share of the crop's size.
 ERASING_PROBABILITY = 0.3
 ERASING_SIDE = (0.15, 0.4)  # Share of the crop's size.
-# Appearance, for cameras that FER2013 does not show. Brightness and contrast are normalized instead.
+# Appearance, for cameras unlike those of FER2013. Brightness and contrast need none, because they are normalized.
 APPEARANCE_PROBABILITY = 0.3
-SHARPNESS = (-0.5, 1.0)  # Share of a Gaussian blur of 1 pixel that is mixed in; below 0 the face is sharpened.
+SHARPNESS = (-0.5, 1.0)  # Share of a Gaussian blur of 1 pixel that is mixed in. Below 0, the face is sharpened.
 GAMMA = (0.67, 1.5)
 MAX_NOISE = 6  # Gray levels, standard deviation.
 
@@ -31,8 +31,8 @@ MAX_NOISE = 6  # Gray levels, standard deviation.
 
 
 def normalize(faces):
-    """Brings the gray levels of each face to mean 0 and variance 1, so that dim and bright faces look alike."""
-    # In float32 under mixed precision too, because a dim face has few gray levels.
+    """Normalizes the gray levels of each face to mean 0 and variance 1, so that dim and bright faces look alike."""
+    # In float32 even with mixed precision, because a dim face has few gray levels.
     return layers.LayerNormalization(
         axis=(1, 2, 3), epsilon=MIN_VARIANCE, center=False, scale=False, dtype="float32", name="normalization"
     )(faces)
@@ -50,8 +50,8 @@ def build_model(num_classes, heads=utils.HEADS, image_size=utils.IMAGE_SIZE):
 
     Args:
         num_classes: width of each output.
-        heads: names of the outputs, which share all layers but the last.
-        image_size: width and height of the input in pixels; None accepts any size, which only training needs.
+        heads: names of the outputs, which share all layers except for the last.
+        image_size: width and height of the input in pixels; None, which only training needs, accepts any size.
 
     Returns:
         model: `keras.Model` from faces (N, size, size, 1), 0..255, to a dict of logits (N, num_classes) per head.
@@ -69,7 +69,7 @@ def build_model(num_classes, heads=utils.HEADS, image_size=utils.IMAGE_SIZE):
             x = layers.SpatialDropout2D(STAGE_DROPOUT)(x)
     x = layers.GlobalAveragePooling2D()(x)
     x = layers.Dropout(HEAD_DROPOUT)(x)
-    # In float32 under mixed precision too: bfloat16 rounds logits to two or three digits.
+    # In float32 even with mixed precision: bfloat16 rounds logits to two or three digits.
     outputs = {head: layers.Dense(num_classes, dtype="float32", name=head)(x) for head in heads}
     return keras.Model(faces, outputs, name="cnn")
 
@@ -80,11 +80,11 @@ def shared_features(network):
 
 
 def add_face_output(network, weights, bias):
-    """Returns a network with one more output, `face`: the logit, float32 (N, 1), that a window holds a face.
+    """Returns a network with another output, `face`: the logit, float32 (N, 1), that a window holds a face.
 
     Args:
         network: from `build_model`.
-        weights, bias: float (F, 1) and (1,), of the F features from `shared_features`.
+        weights, bias: float (F, 1) and (1,), for the F features from `shared_features`.
     """
     face = layers.Dense(1, dtype="float32", name="face")
     extended = keras.Model(network.input, {**network.output, "face": face(shared_features(network))}, name="cnn")
@@ -93,7 +93,7 @@ def add_face_output(network, weights, bias):
 
 
 def count_macs(model):
-    """Returns the multiply-adds of one face's forward pass in convolutions and dense layers; the rest is under 2%."""
+    """Returns the multiply-adds for one face in convolutions and dense layers; other layers add less than 2%."""
     macs = 0
     for layer in model.layers:
         if isinstance(layer, layers.Conv2D):
@@ -109,7 +109,7 @@ def describe_layers(model):
 
     Returns:
         list of dict: `name`, `kind` (Keras class), `text`, `shape` (of the output, without the batch), `sources` (names
-            of the layers it takes its input from).
+            of its input layers).
     """
     described = []
     for layer in model.layers:
@@ -127,15 +127,14 @@ def describe_layers(model):
 
 
 class Augmentation(layers.Layer):
-    """Changes position, appearance and a part of each face while the network trains; does nothing in inference.
+    """Randomly changes position, appearance and a part of each face in training; does nothing in inference.
 
     Attributes:
-        size: width and height in pixels of the crop that is left of each face. The crop is centered on the face, then
-            shifted.
+        size: width and height in pixels of the crop of each face. The crop is centered on the face, then shifted.
     """
 
     def __init__(self):
-        super().__init__(dtype="float32")  # Under mixed precision too: coordinates need more than 8 bits.
+        super().__init__(dtype="float32")  # Even with mixed precision: coordinates need more than 8 bits.
         self.size = utils.IMAGE_SIZE
         self.seed_generator = keras.random.SeedGenerator(0)
 
@@ -146,7 +145,7 @@ class Augmentation(layers.Layer):
         return keras.random.uniform(shape, low, high, seed=self.seed_generator)
 
     def warp(self, faces):
-        """Flips, turns, scales, shifts and crops: each pixel comes from where the inverse transform puts it."""
+        """Flips, rotates, scales, shifts and crops. The matrices map pixels of the crop to pixels of the face."""
         count = ops.shape(faces)[0]
         flip = ops.sign(self.uniform(-1, 1, count))
         angle = np.deg2rad(MAX_ROTATION) * self.uniform(-1, 1, count)
@@ -194,7 +193,7 @@ def blur(faces):
 
 
 class AugmentedModel(keras.Model):
-    """The network from `build_model` behind its augmentation. This is trained; only the network is saved."""
+    """Augmentation followed by the network from `build_model`. Training uses both; only the network is saved."""
 
     def __init__(self, network):
         faces = keras.Input((utils.IMAGE_SIZE, utils.IMAGE_SIZE, 1))
@@ -203,12 +202,12 @@ class AugmentedModel(keras.Model):
         self.augmentation, self.network = augmentation, network
 
     def set_size(self, size):
-        """Continues with crops of another width in pixels."""
+        """Sets the width of the crops in pixels for the next `fit`."""
         self.augmentation.size = size
-        self.train_function = None  # The compiled one has the old width; `fit` compiles another.
+        self.train_function = None  # Compiled for the old width; `fit` compiles it again.
 
     def seed_epoch(self, seed, epoch):
-        """Fixes dropout and augmentation of an epoch by the seed of the run."""
+        """Seeds dropout and augmentation of an epoch, so that a resumed run repeats them."""
         for number, layer in enumerate([self.augmentation, *self.network.layers]):
             if hasattr(layer, "seed_generator"):
                 layer.seed_generator.state.assign([(1000 * seed + number) % 2**32, 1_000_000 * epoch])

@@ -1,11 +1,11 @@
-"""Scores the network of a model folder on faces it was not trained on, and draws the figures.
+"""Scores a model on faces that it was not trained on, and draws the figures.
 
     python evaluate.py                                      models/emotions-5 on the test split (PrivateTest)
     python evaluate.py --split val                          on the validation split (PublicTest)
-    python evaluate.py --model models/emotions-7            the seven emotions
-    python evaluate.py --votes data/fer2013new.csv          also against what most people see in the faces
+    python evaluate.py --model models/emotions-7            the model of all seven emotions
+    python evaluate.py --votes data/fer2013new.csv          also against the consensus of ten people
 
-Scores model.tflite, the file that the demo runs. Prints a report and writes it, metrics.json and the figures.
+Scores model.tflite, the file that the demo runs. Prints a report, and writes the report, metrics.json and the figures.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ def select_faces(data, votes_path, split, num_classes):
     Returns:
         faces: uint8 (N, 48, 48, 1).
         parts: str (N,), "val" or "test".
-        truths: dict of "labels" and, with votes, "consensus" to int (N,), -1 for a face without one.
+        truths: dict of "labels" and, with votes, "consensus" to int (N,); -1 for a face without a consensus.
     """
     parts = SPLIT_PARTS[split]
     loaded = list(zip(*(data.select(part, num_classes) for part in parts), strict=True))
@@ -82,7 +82,7 @@ def read_history(path, heads):
 
 
 def run_network(model, faces):
-    """Runs the network, with a progress bar on a terminal.
+    """Runs the network and shows a progress bar on a terminal.
 
     Returns:
         logits: dict of head to float32 (N, C).
@@ -97,14 +97,14 @@ def run_network(model, faces):
 
 
 def measure(labels, probabilities, classes):
-    """Computes the metrics of predictions, as `metrics.json` holds them. The AUC of a class without faces is None.
+    """Computes the metrics of predictions for `metrics.json`. The AUC of a class without faces is None.
 
     Args:
         labels: int (N,), N at least 1.
         probabilities: float (N, C), rows sum to 1.
     """
     summary = summarize(labels, probabilities)
-    # Renormalize: float32 rows miss 1 by more than scikit-learn tolerates.
+    # Normalize again: scikit-learn does not accept the rounding errors of float32.
     probabilities = probabilities / probabilities.sum(axis=1, keepdims=True, dtype=float)
     predicted, indices = probabilities.argmax(axis=1), range(len(classes))
     columns = metrics.precision_recall_fscore_support(labels, predicted, labels=indices, zero_division=0)
@@ -140,10 +140,10 @@ def area_under_curve(is_class, scores):
 
 
 def measure_unseen(data, faces, labels, probabilities):
-    """Computes the accuracy on faces, uint8 (N, 48, 48, 1), that Training lacks; None where it is not known."""
+    """Computes the accuracy on the faces, uint8 (N, 48, 48, 1), that are not in Training; None if it is unknown."""
     try:
         trained_on, _ = data.select("train", probabilities.shape[1])
-    except ValueError:  # A data set may hold only the faces to score.
+    except ValueError:  # The data set has no Training faces.
         return {"rows_also_in_training": None, "accuracy_unseen": None}
     copies = fer2013.find_copies(faces, trained_on)
     correct = (probabilities.argmax(axis=1) == labels)[~copies]
@@ -156,7 +156,7 @@ def measure_split(chosen, truths, predictions):
     result = {head: {} for head in predictions}
     for truth, values in truths.items():
         rows = chosen & (values >= 0)
-        if not rows.any():  # No face of the split has a consensus.
+        if not rows.any():  # No face of this part has a consensus.
             continue
         for head, probabilities in predictions.items():
             result[head][truth] = summarize(values[rows], probabilities[rows])
@@ -169,7 +169,7 @@ def measure_shown(consensus, probabilities):
     """Computes, for each of `MIN_CONFIDENCES`, the share of uncertain faces and the accuracy of the others.
 
     Args:
-        consensus: int (N,), -1 for a face without one, which does not count in the accuracy.
+        consensus: int (N,), -1 for a face without a consensus, which does not count for the accuracy.
     """
     right, confidence = probabilities.argmax(axis=1) == consensus, probabilities.max(axis=1)
     result = {}
@@ -181,9 +181,9 @@ def measure_shown(consensus, probabilities):
 
 
 def warn(data, result, history_path):
-    """Prints the warnings of a `fer2013.Dataset`, and one if the accuracy says that data and model do not fit.
+    """Prints the warnings of a `fer2013.Dataset`.
 
-    Prints another one if there is no `history.csv`.
+    Also warns if the accuracy is below the baseline, or if there is no `history.csv`.
     """
     lines = data.warnings()
     if result["accuracy"] < result["majority_baseline"]:
@@ -198,7 +198,7 @@ def warn(data, result, history_path):
 
 
 def format_report(labels, predicted, result, description):
-    """Returns the classification report, with lines on accuracy, copies and consensus."""
+    """Returns the classification report, and lines about accuracy, copies and consensus."""
     classes, tau = description["classes"], description["training"].get("tau", 0)
     lines = [f"{SPLIT_NAMES[result['split']]}, {format_accuracy(result)}"]
     if result["rows_also_in_training"]:
@@ -218,7 +218,7 @@ def format_report(labels, predicted, result, description):
 
 
 def format_accuracy(result):
-    """Returns the accuracy and the mean recall of a section of `metrics.json` in words."""
+    """Returns a text: the accuracy and the mean recall of a section of `metrics.json`."""
     low, high = result["accuracy_ci95"]
     interval = f"95% interval {low:.4f} to {high:.4f}"
     baseline = f"the most frequent class: {result['majority_baseline']:.4f}"
@@ -255,7 +255,10 @@ def draw_calibration(folder, truths, logits, predictions):
 
 
 def draw_mistakes(folder, faces, truths, probabilities, classes):
-    """Draws the faces, uint8 (N, 48, 48, 1), of the demo's most confident mistakes, by the consensus or the labels."""
+    """Draws the faces, uint8 (N, 48, 48, 1), of the demo's most confident mistakes.
+
+    The consensus decides or, without votes, the labels.
+    """
     source, truth = ("People", truths["consensus"]) if "consensus" in truths else ("Label", truths["labels"])
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero((predicted != truth) & (truth >= 0))
@@ -265,7 +268,7 @@ def draw_mistakes(folder, faces, truths, probabilities, classes):
 
 
 def draw_model(folder, history, description, model_dir):
-    """Draws the history of the training, if there is one, and the layers of a description from `model.json`."""
+    """Draws the training history, if there is one, and the layers of a description from `model.json`."""
     for quantity in ("accuracy", "loss") if history else ():
         best_epoch = description["training"].get("best_epoch")
         plots.history(history, quantity, description["heads"], best_epoch, folder / f"{quantity}.png")
@@ -280,7 +283,7 @@ def draw_model(folder, history, description, model_dir):
 
 @contextlib.contextmanager
 def replaced_files(folder):
-    """Yields a temporary folder. On success each of `FILES` is moved to `folder`, or deleted there if missing."""
+    """Yields a temporary folder. On success, its `FILES` replace those in `folder`; missing ones are deleted there."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=cli.NEW_PREFIX) as new:
         yield Path(new)
@@ -292,7 +295,7 @@ def replaced_files(folder):
 
 
 def evaluate(data, votes, model_dir, split, output_dir):
-    """Scores a model folder, writes metrics, report and figures into `output_dir`, and prints the report.
+    """Scores a model, writes metrics, report and figures into `output_dir`, and prints the report.
 
     Raises:
         OSError, ValueError: a file cannot be read or written.

@@ -1,4 +1,4 @@
-"""FER2013 and FER+: faces, labels and votes, and warnings about copies that differ. Used by train.py and evaluate.py.
+"""Reads FER2013 and FER+, and warns if a copy differs from them. Used by train.py and evaluate.py.
 
 data = fer2013.read("data/fer2013.csv")
 faces, labels = data.select("train")
@@ -41,7 +41,7 @@ ARCHIVE_ERRORS = (lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, zlib.err
 MAX_FILE_BYTES = 1_000_000_000  # fer2013.csv has 301 million.
 ROWS_PER_TABLE = 2000  # Rows whose text is in memory at once, 17 MB.
 
-# Properties of FER2013, and the limits beyond which a copy is reported.
+# Properties of FER2013, and the limits beyond which `Dataset.warnings` warns.
 FACES_PER_CLASS = (  # Training, PublicTest, PrivateTest; in the order of EMOTIONS.
     (3995, 436, 4097, 7215, 4830, 3171, 4965),
     (467, 56, 496, 895, 653, 415, 607),
@@ -51,11 +51,11 @@ MEAN_FACE = (  # Gray levels of the mean Training face, in 6 rows of blocks of 8
     110, 124, 145, 144, 123, 109, 111, 129, 148, 147, 128, 110, 120, 131, 142, 143, 131, 121,
     125, 152, 152, 152, 151, 125, 119, 133, 132, 132, 133, 118, 115, 119, 128, 128, 119, 113,
 )  # fmt: skip
-MIN_ROWS_TO_JUDGE = 1000  # In a split. Fewer rows differ too much by chance.
+MIN_ROWS_TO_JUDGE = 1000  # Per split. Statistics of fewer rows vary too much by chance.
 MIN_MEAN_FACE_CORRELATION = 0.75  # At least 0.99 in 1,000 faces of FER2013; 0.68 if transposed, 0.65 if upside down.
-MIN_CLASS_SEPARATION = 2.0  # At least 2.2 in 1,000 faces of FER2013, at most 1.8 if the labels are shuffled.
-MAX_COPIES = 0.2  # Share of a split's faces that are in Training. FER2013: 0.08.
-MIN_AGREEMENT = 0.4  # Share of rows in which most votes name the label. FER2013: 0.59 in the worst 500 rows.
+MIN_CLASS_SEPARATION = 2.0  # At least 2.2 in 1,000 faces of FER2013; at most 1.8 if the labels are shuffled.
+MAX_COPIES = 0.2  # Share of a split's faces that are also in Training. FER2013: 0.08.
+MIN_AGREEMENT = 0.4  # Share of rows in which the label has the most votes. FER2013: 0.59 in the worst 500 rows.
 ROWS_PER_AGREEMENT = 500
 
 
@@ -70,7 +70,7 @@ class Dataset(NamedTuple):
     def select(self, split, num_classes=5, limit=None):
         """Returns the first `limit` faces, uint8 (N, 48, 48, 1), of a split with their labels, int64 (N,).
 
-        Faces of other emotions than the 5 or 7 classes are left out.
+        Faces of emotions outside the 5 or 7 classes are left out.
 
         Raises:
             ValueError: the data set has no such face.
@@ -88,10 +88,10 @@ class Dataset(NamedTuple):
         return np.flatnonzero(in_split & np.isin(self.emotions, utils.CLASS_SETS[num_classes]))[:limit]
 
     def read_votes(self, path):
-        """Reads `fer2013new.csv` of FER+ (Barsoum et al., 2016), whose rows follow those of the data set, as `Votes`.
+        """Reads `fer2013new.csv` of FER+ (Barsoum et al., 2016), which has the row order of the data set, as `Votes`.
 
         Raises:
-            FileNotFoundError: there is nothing at `path`.
+            FileNotFoundError: there is no file at `path`, or it is too large.
             ValueError: the file breaks a rule of the format, or its rows are not those of the data set.
         """
         path, columns = Path(path), (*VOTE_COLUMNS, *OTHER_VOTE_COLUMNS)
@@ -106,7 +106,7 @@ class Dataset(NamedTuple):
         return votes
 
     def warnings(self):
-        """Returns one warning per kind of deviation from the published data set, list of str."""
+        """Returns at most one warning per kind of difference from the published data set, list of str."""
         warnings = {"counts": compare_counts(self.emotions, self.usages)}  # The first warning of each kind.
         for number, split in enumerate(USAGES):
             faces, emotions = self.faces[self.usages == number], self.emotions[self.usages == number]
@@ -131,7 +131,7 @@ class Votes(NamedTuple):
 
     data: Dataset
     counts: np.ndarray  # int64 (N, 7), votes for each of EMOTIONS.
-    totals: np.ndarray  # int64 (N,), with the votes for another emotion or none.
+    totals: np.ndarray  # int64 (N,), including votes for another emotion or for none.
 
     def select(self, split, num_classes=5, limit=None):
         """Selects the votes for the faces that `Dataset.select` returns.
@@ -149,7 +149,7 @@ class Votes(NamedTuple):
         return votes.astype(np.float32), weights.astype(np.float32), consensus
 
     def check_rows(self, usages, name):
-        """Checks by split and emotion that the votes follow the rows of the data set."""
+        """Checks, by split and emotion, that the votes have the row order of the data set."""
         other, expected = utils.printable(self.data.path), self.data.usages
         differ = (i for i, pair in enumerate(itertools.zip_longest(usages, expected)) if pair[0] != pair[1])
         row = next(differ, None)
@@ -174,19 +174,19 @@ def compare_counts(emotions, usages):
 
 
 def find_copies(faces, others):
-    """Returns a bool (N,) mask of the faces that are exact copies of one of the others."""
+    """Returns a mask, bool (N,), of the faces that are exact copies of one of the others."""
     seen = {face.tobytes() for face in others}
     return np.array([face.tobytes() in seen for face in faces], bool)
 
 
 def correlate_mean_face(faces):
-    """Returns the correlation of the mean face with FER2013's, -1..1; 0 if it is blank."""
+    """Returns the correlation of the mean face with FER2013's, -1..1; 0 if the mean face is blank."""
     blocks = faces.mean(axis=0, dtype=np.float32).reshape(6, 8, 6, 8).mean(axis=(1, 3))
     return np.corrcoef(blocks.ravel(), MEAN_FACE)[0, 1] if blocks.std() else 0.0
 
 
 def class_separation(faces, emotions):
-    """Returns the F statistic of the emotions' mean faces (one-way ANOVA over 144 pixels): about 1 at random."""
+    """Returns the F statistic of the emotions' mean faces (one-way ANOVA over 144 pixels): about 1 by chance."""
     pixels = faces[:, 2::4, 2::4].reshape(len(faces), -1).astype(np.float32)
     pixels -= pixels.mean(axis=0)
     groups = [pixels[emotions == emotion] for emotion in np.unique(emotions)]
@@ -207,7 +207,7 @@ def read(path):
     """Reads a copy of FER2013 in any form that data/README.md lists, as a `Dataset`. The whole CSV takes 3 s.
 
     Raises:
-        FileNotFoundError: there is nothing at `path`.
+        FileNotFoundError: there is nothing at `path`, or the file is too large.
         ValueError: the data breaks a rule of the format.
     """
     path = Path(path)
@@ -224,7 +224,7 @@ def read(path):
 
 
 def check_file(path, remedy):
-    """Checks that there is a file of a reasonable size, and neither a pipe nor a device."""
+    """Raises FileNotFoundError unless the path is a regular file of a reasonable size."""
     if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
         problem = f"no such file, or larger than {MAX_FILE_BYTES / 1e9:.0f} GB"
         raise FileNotFoundError(f"{utils.printable(path)}: {problem}. {remedy}")
@@ -241,7 +241,7 @@ def parse_choice(column, allowed):
 
 
 def parse_pixels(text, where):
-    """Returns the face, uint8 (48, 48, 1), of one text of numbers."""
+    """Parses the pixels of one row. Returns the face, uint8 (48, 48, 1)."""
     try:
         pixels = np.fromstring(text, dtype=np.int64, sep=" ")
     except ValueError as error:
@@ -254,7 +254,7 @@ def parse_pixels(text, where):
 
 
 def read_tables(path, columns):
-    """Yields the rows with content as tables of texts, indexed by their place: "row 2 of <file>" after the header."""
+    """Yields the non-empty rows as tables of texts. The index names the row: "row 2 of <file>" follows the header."""
     rows, name = 0, utils.printable(path)
     options = {"dtype": str, "usecols": columns, "index_col": False, "chunksize": ROWS_PER_TABLE}
     options |= {"keep_default_na": False, "skipinitialspace": True, "skip_blank_lines": False}
@@ -275,7 +275,7 @@ def read_tables(path, columns):
 
 @contextlib.contextmanager
 def open_csv(path):
-    """Yields the stream of the CSV in a plain, gzip, zip or tar file, told apart by their first bytes."""
+    """Yields the stream of the CSV in a plain, gzip, zip or tar file. The first bytes tell the type."""
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(open(path, "rb"))
         if file.peek(2)[:2] == b"\x1f\x8b":
@@ -292,8 +292,8 @@ def open_csv(path):
 
 
 def find_csv(sizes):
-    """Returns the name of an archive's largest CSV, which is the whole data set if there are parts of it."""
-    # macOS adds hidden files.
+    """Returns the name of an archive's largest CSV. If there are parts of the data set, that is the whole."""
+    # Skips hidden files, which macOS adds.
     names = [name for name in sizes if name.lower().endswith(".csv") and not Path(name).name.startswith(".")]
     if not names:
         raise OSError("no CSV in the archive")
@@ -301,7 +301,7 @@ def find_csv(sizes):
 
 
 def list_images(path):
-    """Returns the folder form as a table like a CSV's, with files as `pixels`, in the order of their numbers."""
+    """Returns the folder form as a table like a CSV's, with files as `pixels`, sorted by the numbers in their names."""
     found = (*path.glob("train/*/[!.]*"), *path.glob("test/*/[!.]*"))
     files = [file for file in found if file.suffix.lower() in (".jpg", ".jpeg", ".png")]
     if not files:
@@ -316,7 +316,7 @@ def read_image(file, where):
     """Returns the face, uint8 (48, 48, 1), of a file of the folder form."""
     image, size = None, utils.IMAGE_SIZE
     with contextlib.suppress(cv2.error), utils.quiet_stderr():  # libpng and libjpeg print warnings.
-        # From memory: OpenCV cannot open a path with letters beyond ASCII on Windows.
+        # From memory: OpenCV on Windows cannot open non-ASCII paths.
         image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_GRAYSCALE)
     if image is None or image.shape != (size, size):
         raise ValueError(f"A face must be an image of {size}x{size} pixels, but {where} is not.")

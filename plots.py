@@ -1,18 +1,18 @@
-"""Every figure that a script draws, from ready numbers; the only importer of Matplotlib and seaborn.
+"""Draws all figures of the scripts. Only this module imports Matplotlib and seaborn.
 
-Each function draws one figure into a file and closes it. Classes keep their order and the colors of `utils`. Sizes
-are chosen for the README, which shows a figure about 830 pixels wide, or two next to each other.
+Each function draws one figure into a file and closes it. Classes have the order and the colors of `utils`. Sizes are
+chosen for the README, which shows one figure about 830 pixels wide, or two next to each other.
 """
 
 import itertools
 import logging
 import warnings
 
-logging.getLogger("matplotlib").setLevel(logging.ERROR)  # Silent about a home that it cannot write to.
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # Hides a warning about a read-only home folder.
 
 import matplotlib
 
-matplotlib.use("Agg")  # Draws into files, with or without a display.
+matplotlib.use("Agg")  # Draws into files, even without a display.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,20 +21,20 @@ import seaborn as sns
 import utils
 
 HALF_WIDTH = 5.5  # Inches of a figure that the README shows next to another one.
-FACES_SHOWN = 8  # FER2013's faces may not be passed on, so a figure holds few of them.
+FACES_SHOWN = 8  # Few, because FER2013's faces may not be redistributed.
 COLORS = {emotion: tuple(np.divide(color, 255)) for emotion, color in utils.EMOTION_COLORS.items()}  # RGB, 0..1.
 SERIES_COLORS = ("#d55e00", "#0072b2", "#009e73")
 HEAD_COLORS = dict(zip(utils.HEADS, SERIES_COLORS, strict=False))
 CALIBRATION_COLORS = {"Before": "#e69f00", "After": "#0072b2", "Demo": "#333333"}  # Before and after the temperature.
 LAYER_COLORS = {"Conv2D": "#9ad0f0", "MaxPooling2D": "#f0c266", "Add": "#e0b3cc", "Dense": "#80ccb5"}
-LONGEST_SECONDS = 300  # A longer timeline is in minutes.
+LONGEST_SECONDS = 300  # The axis of a longer timeline is in minutes.
 OTHER_LAYER_COLOR = "#e8e8e8"
-MERGED_LAYERS = {"BatchNormalization": "batch norm", "ReLU": "ReLU"}  # Are drawn in the layer before.
+MERGED_LAYERS = {"BatchNormalization": "batch norm", "ReLU": "ReLU"}  # Drawn as part of the layer before.
 
 
 def save(figure, path):
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # A file's name in letters that the font lacks.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # For file names with letters that the font lacks.
         figure.savefig(path, dpi=150, bbox_inches="tight")
     plt.close(figure)
 
@@ -44,7 +44,7 @@ def confusion_matrix(counts, classes, truth, prediction, title, path):
 
     Args:
         counts: int (C, C), rows are true classes, columns predictions.
-        truth, prediction: names of the rows' and the columns' axis.
+        truth, prediction: labels of the vertical and the horizontal axis.
     """
     counts = np.array(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -61,7 +61,7 @@ def confusion_matrix(counts, classes, truth, prediction, title, path):
 
 
 def roc(curves, title, path):
-    """Draws one ROC curve per class against the rest, and their mean at equal false positive rates.
+    """Draws one ROC curve per class against the rest, and the mean curve at equal false positive rates.
 
     Args:
         curves: dict of class to (false positive rate, true positive rate, area); a class without a curve is left out.
@@ -85,8 +85,8 @@ def calibration(panels, path):
     """Draws how often predictions are right at each confidence, and how many faces have it.
 
     Args:
-        panels: list of (title, truth, curves). The truth is int (N,), -1 where it is unknown; curves is a dict of name
-            to probabilities, float (N, C). The histogram is of the last one.
+        panels: list of (title, truth, curves). `truth` is int (N,), -1 if unknown. `curves` is a dict of name to
+            probabilities, float (N, C); the histogram is that of the last curve.
     """
     figure, axes = plt.subplots(
         2, len(panels), figsize=(HALF_WIDTH * (0.4 + 0.6 * len(panels)), 5.2), sharex=True, sharey="row",
@@ -122,7 +122,7 @@ def mistakes(faces, texts, title, path):
 
 
 def history(epochs, quantity, heads, best_epoch, path):
-    """Draws "accuracy" or "loss" of each head over the epochs, and where the crops grew.
+    """Draws "accuracy" or "loss" of each head over the epochs, and marks where the crop size changes.
 
     Args:
         epochs: dict of the columns of `history.csv`, float (E,) each.
@@ -149,7 +149,7 @@ def history(epochs, quantity, heads, best_epoch, path):
 
 
 def architecture(layers, title, path):
-    """Draws the layers, dicts as in `model.json`, in a column for each image size, with residual connections."""
+    """Draws the layers, dicts as in `model.json`, in one column per image size, with residual connections."""
     groups = merge_layers(layers)
     columns = [list(column) for _, column in itertools.groupby(groups, key=lambda group: group["shape"][:-1])]
     rows, places = max(map(len, columns)), {}
@@ -166,7 +166,7 @@ def architecture(layers, title, path):
 
 
 def merge_layers(layers):
-    """Returns the layers that are drawn, each with the `MERGED_LAYERS` after it: dicts with `names` and `merged`."""
+    """Merges `MERGED_LAYERS` into the layer before. Returns the layers to draw, with `names` and `merged` added."""
     groups = []
     for layer in layers:
         if layer["kind"] in MERGED_LAYERS and groups and layer["sources"] == groups[-1]["names"][-1:]:
@@ -178,7 +178,7 @@ def merge_layers(layers):
 
 
 def draw_layer(ax, group, places, is_output):
-    """Draws a layer and, along the left edge of the column, the residual connection that ends in it.
+    """Draws a layer and, at the left edge of the column, the residual connection that ends in the layer.
 
     Args:
         group: from `merge_layers`.
@@ -196,7 +196,7 @@ def draw_layer(ax, group, places, is_output):
 
 
 def timeline(curves, classes, others, path):
-    """Draws the probabilities of each track over time, stacked. The background shows where a face is not seen.
+    """Draws the stacked probabilities of each track over time. The background shows where the face was not seen.
 
     Args:
         curves: list of (name, seconds (K,), probabilities (K, C)), at most six.
@@ -213,7 +213,7 @@ def timeline(curves, classes, others, path):
         colors = [COLORS[emotion] for emotion in classes]
         ax.stackplot(seconds / unit, probabilities.T, labels=classes, colors=colors, linewidth=0)
         ax.set(ylim=(0, 1), yticks=(0, 0.5, 1), xlim=(start / unit, end / unit), facecolor="#f2f2f2")
-        ax.set_title(title.replace("$", r"\$"), loc="left", fontsize="medium")  # Between dollar signs it would be math.
+        ax.set_title(title.replace("$", r"\$"), loc="left", fontsize="medium")  # Dollar signs would mean math.
         ax.spines[:].set_visible(False)
         ax.tick_params(length=0)
     legend = axes[0, 0].get_legend_handles_labels()

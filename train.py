@@ -6,7 +6,7 @@
     python train.py --resume                              continues a run that was stopped or killed
     python train.py --epochs 12                           a quick run; the whole schedule is scaled
 
-Fits on the Training split, keeps the epoch that is best on PublicTest, and never opens PrivateTest.
+Fits on the Training split and keeps the epoch that is best on PublicTest. PrivateTest has no influence.
 """
 
 import contextlib
@@ -45,23 +45,23 @@ import checkpoint
 import cnn
 import fer2013
 
-# Width in pixels of the crops, and the share of the run at which each size ends. Crops of 40 pixels cost two thirds of
-# the whole face. Whole faces scaled to 36 pixels gave 1.0 point less (`crops` in models/trials.csv).
+# Width of the crops in pixels, and the share of the run at which each size ends. Crops of 40 pixels cost two thirds of
+# whole faces. Whole faces scaled to 36 pixels were 1.0 point worse (`crops` in models/trials.csv).
 CROP_SIZES = ((40, 0.75), (48, 1.0))
-PEAK_LEARNING_RATE = 0.1  # Reached after the warm-up; then a cosine falls to 0.
+PEAK_LEARNING_RATE = 0.1  # Reached after the warm-up. Then the rate falls to 0 along a cosine.
 WARMUP = 0.05  # Share of all steps.
 MOMENTUM = 0.9
-WEIGHT_DECAY = 5e-3  # Keras applies it outside the momentum: the usual 5e-4 / (1 - 0.9).
-LABEL_SMOOTHING = 0.1  # Of the labels only: votes are a distribution already.
-VOTE_POWER = 2  # Exponent of the shares of the votes in Training: 6 to 4 counts as 9 to 4, nearer to the majority.
+WEIGHT_DECAY = 5e-3  # Equals the usual 5e-4 / (1 - 0.9), because Keras applies it outside the momentum.
+LABEL_SMOOTHING = 0.1  # For the labels only: votes are already a distribution.
+VOTE_POWER = 2  # Exponent of the vote shares in Training: 6 to 4 becomes 9 to 4, which favors the majority.
 # The demo's bias is -tau * log(share of the training votes). Tau is the smallest of these whose mean recall on the
 # consensus of PublicTest is within RECALL_MARGIN of the highest.
 TAUS = tuple(step / 20 for step in range(21))
 RECALL_MARGIN = 0.002
-MIN_SHARE = 1e-3  # Of the votes, where a small part of the data has none for a class.
+MIN_SHARE = 1e-3  # Least share of the votes, for classes without votes in small data.
 # The output `face` learns to tell faces from the parts of faces in which the frontal cascade sees a face.
-PART_FACES = 2500  # Training faces in which such parts are searched for, and with which they are compared.
-PART_SIZES = (24, 72)  # Pixels, in a face enlarged to 144: the smallest and the largest part.
+PART_FACES = 2500  # Number of Training faces that are compared with their own parts.
+PART_SIZES = (24, 72)  # The smallest and the largest part, in pixels of a face enlarged to 144.
 FACE_REGULARIZATION = 0.3  # `C` of scikit-learn's logistic regression.
 
 
@@ -69,7 +69,7 @@ class ShuffledFaces(keras.utils.PyDataset):
     """Batches of faces, and of targets and sample weights per head, shuffled by seed and epoch."""
 
     def __init__(self, faces, targets, sample_weights, batch_size, seed, epoch):
-        super().__init__(workers=2)  # With one, tf.data's tuner delays the end of some epochs by half a minute.
+        super().__init__(workers=2)  # With one worker, tf.data's tuner delays some epochs by half a minute.
         self.arrays, self.batch_size, self.seed, self.epoch = (faces, targets, sample_weights), batch_size, seed, epoch
         self.shuffle()
 
@@ -91,12 +91,12 @@ class ShuffledFaces(keras.utils.PyDataset):
 def load_splits(data, votes_path, num_classes, limit=None):
     """Loads Training and PublicTest.
 
-    In Training the labels are smoothed and the votes sharpened. The weight of a face's votes is the share that falls on
-    the classes. In PublicTest the votes of faces without a consensus have weight 0.
+    In Training, labels are smoothed and votes sharpened. The weight of a face's votes is the share that falls on the
+    classes. In PublicTest, the votes of faces without a consensus have weight 0.
 
     Args:
         data: `fer2013.Dataset`.
-        votes_path: `fer2013new.csv`, or None for a network without that head.
+        votes_path: `fer2013new.csv`, or None for a network without the votes head.
 
     Returns:
         dict of "train" and "val" to faces, uint8 (N, 48, 48, 1), and two dicts of head to targets, float32 (N, C), and
@@ -123,7 +123,7 @@ def list_crop_sizes(epochs):
 
 
 def compile_model(model, heads, steps):
-    """Compiles a model with one loss per head, all with the same weight.
+    """Compiles a model with one loss per head, equally weighted.
 
     Args:
         heads: names of the outputs.
@@ -137,7 +137,7 @@ def compile_model(model, heads, steps):
         keras.optimizers.SGD(schedule, momentum=MOMENTUM, nesterov=True, weight_decay=WEIGHT_DECAY),
         loss={head: keras.losses.CategoricalCrossentropy(from_logits=True) for head in heads},
         weighted_metrics={head: ["accuracy"] for head in heads},
-        # On a CPU, XLA draws the random numbers of dropout on one core and is three times slower.
+        # On a CPU, XLA generates dropout's random numbers on one core and is three times slower.
         jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
     )
 
@@ -148,7 +148,7 @@ def fit(state, splits, initial_weights):
     Args:
         state: `checkpoint.Checkpoint`.
         splits: from `load_splits`.
-        initial_weights: those of an interrupted run, or an empty list.
+        initial_weights: weights of an interrupted run, or an empty list.
     """
     config, epochs = state.config, len(state.sizes)
     faces, targets, _ = splits["train"]
@@ -175,9 +175,9 @@ def fit(state, splits, initial_weights):
 
 
 def make_config(data, votes, splits, options):
-    """Returns everything that decides how a run goes, as it stands in the state and in model.json.
+    """Returns everything that determines a run, as it is stored in the state and in model.json.
 
-    `data` and `votes` are paths; `options` are the other ones of the command.
+    `data` and `votes` are paths. `options` is a dict of the other command-line options.
     """
     constants = {**vars(cnn), **globals()}.items()
     libraries = (importlib.import_module(keras.backend.backend()), keras, np)
@@ -202,16 +202,16 @@ def choose_precision():
 
     Such hardware trains 1.5 times as fast with bfloat16; other hardware is far slower.
     """
-    if keras.backend.backend() != "tensorflow":  # The other backends do not tell what the hardware can do.
+    if keras.backend.backend() != "tensorflow":  # Other backends do not report what the hardware can do.
         return "float32"
     import tensorflow as tf
 
     with utils.quiet_stderr():  # TensorFlow prints an error where there is no GPU.
         gpus = tf.config.list_physical_devices("GPU")
-    if gpus:  # NVIDIA's have it from 8.0 on. Colab's T4 is a 7.5.
+    if gpus:  # NVIDIA GPUs have bfloat16 from compute capability 8.0 on. Colab's T4 has 7.5.
         details = tf.config.experimental.get_device_details(gpus[0])
         return "mixed_bfloat16" if details.get("compute_capability", (0, 0)) >= (8, 0) else "float32"
-    cpuinfo = Path("/proc/cpuinfo")  # Linux only; elsewhere float32 is always right.
+    cpuinfo = Path("/proc/cpuinfo")  # Linux only. Elsewhere, float32 is a safe choice.
     return "mixed_bfloat16" if cpuinfo.exists() and "avx512_bf16" in cpuinfo.read_text() else "float32"
 
 
@@ -243,13 +243,13 @@ def train(
                 print(f"Warning: {warning}", file=sys.stderr)
             fit(state, splits, weights)
             description = write_model(state, output_dir, splits)
-    if state.interrupted:  # After the last batch: there was nothing left to stop.
+    if state.interrupted:  # Ctrl-C after the last batch did not stop anything.
         raise KeyboardInterrupt(f"Training had already finished: see {utils.printable(output_dir)}.")
     return description
 
 
 def export(network, path):
-    """Writes a network as LiteRT file with int8 weights, and float input and output."""
+    """Writes a network as a LiteRT file with int8 weights, and float input and output."""
     import tensorflow as tf
 
     with utils.quiet_stderr():
@@ -265,20 +265,20 @@ def write_model(state, output_dir, splits):
     checkpoint.set_weights(network.variables, state.best_weights)
     network = fit_face_output(network, splits["train"][0])
     folder = state.folder / "model"
-    shutil.rmtree(folder, ignore_errors=True)  # What an interrupted export left.
+    shutil.rmtree(folder, ignore_errors=True)  # Left by an interrupted export.
     folder.mkdir()
     pd.DataFrame(state.rows).to_csv(folder / "history.csv", index=False)
     network.save(folder / "model.keras")
     export(network, folder / "model.tflite")
     description = describe(network, state, splits["train"][1])
     description["tflite_sha256"] = hash_file(folder / "model.tflite")
-    description = write_description(folder, description, splits)  # With this file the folder is complete.
+    description = write_description(folder, description, splits)  # This file completes the folder.
     checkpoint.replace_model(output_dir)
     return description
 
 
 def fit_face_output(network, faces):
-    """Adds the output `face` to a network, fitted to Training's faces; returns it without if they have no parts."""
+    """Returns a network with the output `face`, fitted to Training faces; without it if they have no parts."""
     faces = faces[:PART_FACES]
     parts = find_parts(faces)
     if not len(parts):
@@ -293,7 +293,7 @@ def fit_face_output(network, faces):
 
 
 def find_parts(faces):
-    """Returns the windows in faces in which the frontal cascade sees a face, uint8 (N, 48, 48, 1)."""
+    """Returns the parts of faces that the frontal cascade mistakes for a face, uint8 (N, 48, 48, 1)."""
     cascade, parts = utils.load_cascade(utils.CASCADES["frontal"]), [faces[:0]]
     smallest, largest = ((side, side) for side in PART_SIZES)
     for face in faces:
@@ -305,7 +305,7 @@ def find_parts(faces):
 
 
 def describe(network, state, targets):
-    """Returns the content of `model.json`, without what depends on the exported file."""
+    """Returns the content of `model.json`, except for values that depend on the exported file."""
     config, ids = state.config, utils.CLASS_SETS[state.config["classes"]]
     classes = [utils.EMOTIONS[i] for i in ids]
     counts = np.bincount(targets["labels"].argmax(axis=1), minlength=len(classes)).tolist()
@@ -328,7 +328,7 @@ def describe(network, state, targets):
 
 
 def calibrate(folder, data_path, votes_path=None):
-    """Fits temperatures and bias of a model folder again, writes them into its `model.json` and returns its content."""
+    """Fits temperatures and bias of a model folder again, writes its `model.json` and returns the content."""
     description = json.loads((Path(folder) / "model.json").read_text(encoding="utf-8"))
     config = description["training"]
     splits = load_splits(fer2013.read(data_path), votes_path, config["classes"], config["limit"])
@@ -336,7 +336,7 @@ def calibrate(folder, data_path, votes_path=None):
 
 
 def write_description(folder, description, splits):
-    """Fits the read-out of the exported network, writes `model.json` and returns its content."""
+    """Fits the read-out of the exported network, writes `model.json` and returns the content."""
     model = utils.EmotionModel(utils.load_network((folder / "model.tflite").read_bytes()), description)
     read_out, record = fit_read_out(model, splits)
     description |= read_out
@@ -355,14 +355,14 @@ def fit_read_out(model, splits):
 
     Returns:
         read_out: dict of `temperatures` (dict of head to float) and `bias` (list of C floats), as in `model.json`.
-        record: dict of `tau` and `val_accuracy` (dict of head to accuracy without the bias), for its `training`.
+        record: dict of `tau` and `val_accuracy` (dict of head to accuracy without the bias), for `training` there.
     """
     (_, train_targets, train_weights), (faces, targets, weights) = splits["train"], splits["val"]
     temperatures, accuracies = dict.fromkeys(model.heads, 1.0), {}
     tau, bias = 0.0, np.zeros(len(model.classes))
     for head, logits in model.logits(faces).items():
         rows = weights[head] > 0
-        if not rows.any():  # A short run's faces may have no consensus.
+        if not rows.any():  # With --limit, no face may have a consensus.
             continue
         logits, labels = logits[rows], targets[head][rows].argmax(axis=1)
         accuracies[head] = float(np.mean(logits.argmax(axis=1) == labels))
@@ -375,7 +375,7 @@ def fit_read_out(model, splits):
 def fit_bias(logits, labels, counts):
     """Returns tau and the bias, float (C,), that raise the recall of rare classes (Menon et al., 2021).
 
-    Each tau is measured with the temperature that goes with it, so what is measured is what the demo shows.
+    Each tau is measured with its own temperature, so that the recall is the demo's.
 
     Args:
         logits: float (N, C), of the votes head for faces with a consensus.
@@ -409,7 +409,7 @@ def fit_temperature(logits, labels, bias=0.0):
 
 
 def relative_path(path):
-    """Returns a path relative to the repository if it lies there, because model.json is published."""
+    """Returns a path, relative to the repository if it lies there, because model.json is published."""
     path = path.resolve()
     return path.relative_to(utils.ROOT).as_posix() if path.is_relative_to(utils.ROOT) else str(path)
 
@@ -438,7 +438,7 @@ def parse_args(argv=None):
 
 
 def run(args):
-    """Trains, and prints the result and the next command."""
+    """Trains a network, and prints the result and the next command."""
     training = train(**vars(args))["training"]
     accuracies = ", ".join(f"{head} {accuracy:.4f}" for head, accuracy in training["val_accuracy"].items())
     words = ["python", "evaluate.py", "--data", args.data, "--model", args.output_dir, "--split", "val"]
