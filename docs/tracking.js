@@ -1,7 +1,7 @@
 // Faces over time: a small tracking.py for the browser, without profiles.
 //
 // A known face is searched for near its expected place, which takes a millisecond or two. Now and then it is searched
-// for carefully, and a scan of the reduced frame proposes new places, for which there must be evidence (faceEvidence).
+// for carefully. A scan of the reduced frame proposes candidates, which faceEvidence confirms.
 
 import {
   NEW_NEIGHBORS, TONE, applyTone, center, cutSquare, cv, detectMultiScale, faceEvidence, findFaces, mean,
@@ -9,7 +9,7 @@ import {
 } from "./faces.js";
 
 // The scan.
-const SCAN_LINES = 240; // of the shorter side; a smaller frame is scanned as it is
+const SCAN_LINES = 240; // pixels to which the shorter side is reduced; a smaller frame is scanned as it is
 const SCAN_INTERVAL = 0.25; // seconds between two scans while a face is shown; otherwise every frame is scanned
 const MIN_SIZE = 24, SIZE_STEP = 1.2; // pixels of the smallest face that the cascades find, ratio of successive sizes
 const SAME_PLACE = 1.5; // ratio of sizes below which two places that overlap are the same one
@@ -20,20 +20,20 @@ const KNOWN_NEIGHBORS = 2; // detections that have to agree
 const CHECK_INTERVAL = 0.2; // seconds between careful searches for an upright face; a tilted one is checked always
 const CHECK_SIZES = [0.6, 1.35]; // A box at a wrong angle may have become too large.
 const SETTLED = 0.05; // widths of the box: a search that moves and resizes it by less has confirmed it
-const MAX_UNCHECKED = 1.0; // seconds that a face is followed although the careful searches miss it
+const MAX_UNCHECKED = 1.0; // seconds that a face is followed while the careful searches miss it
 const TILT = 25, MAX_TILT = 50; // degrees: step and limit of the search; the cascades tolerate 15 by themselves
-const MIN_ELAPSED = 1 / 60; // seconds between two frames; shorter ones of a burst would give absurd velocities
+const MIN_ELAPSED = 1 / 60; // least seconds between two frames; shorter times would give absurd velocities
 const MAX_GROWTH = 3; // factor per second by which a face grows or shrinks, as when a head comes near
 const HOLD = 0.3; // seconds that a face is shown while missed, if the image there looks like it
 const MEMORY = 1.2; // seconds that a lost face is searched for where it should be
-const LOST_PEOPLE = 20; // faces whose thumbnails are kept after that
+const LOST_PEOPLE = 20; // faces whose thumbnails are kept after that, to recognize them
 const POSITION_GAIN = 0.6, VELOCITY_GAIN = 0.15; // of the alpha-beta filter that smooths a face's path
 const SMOOTHING = 0.4; // seconds: time constant of the average over a face's probabilities
 const CUT = 25; // gray levels: mean change of a 32x18 thumbnail that makes a frame the first of another scene
 
 // New faces. Their evidence is the sum of faceEvidence over the frames.
 const SHOWN_EVIDENCE = 30; // A face has about 85 in one frame, a blurred one about 40.
-const TRUSTED_EVIDENCE = 200; // The face is not confirmed any more.
+const TRUSTED_EVIDENCE = 200; // From here on, the face is no longer confirmed.
 const MAX_REFUSALS = 3; // confirmations in a row that fail before a new face is forgotten
 const MIN_HITS = 3; // frames in which a tilted face must be found before it is shown
 
@@ -44,7 +44,7 @@ const UNCHANGED_SIMILARITY = 0.96; // A face is where it is expected, and need n
 const SAME_SIMILARITY = 0.4; // What is found at another angle is still this face.
 const PERSON_SIMILARITY = 0.8; // A new face is a person who was lost.
 
-// One face: where it is now, and what is known of it.
+// One face: its current position, and what is known about it.
 class Track {
   constructor(gray, box, angle, time) {
     Object.assign(this, { box, angle, time, seen: time, checked: time }); // when it was found, and found carefully
@@ -65,7 +65,7 @@ class Track {
     return this.present && (isKnown || this.trackId > 0);
   }
 
-  // Moves the track to where its face was found, by an alpha-beta filter. A box at another angle is taken as it is.
+  // Moves the track to where its face was found, with an alpha-beta filter. A box at another angle is not smoothed.
   move(box, angle) {
     const elapsed = Math.max(this.time - this.seen, MIN_ELAPSED), growth = MAX_GROWTH ** elapsed;
     const residual = box.map((side, i) => side - this.box[i]), former = this.box[2];
@@ -130,7 +130,7 @@ export class FaceTracker {
     return change > CUT;
   }
 
-  // Stops following these tracks, and keeps the people among them to recognize them.
+  // Stops following these tracks. Keeps those with a number, to recognize the people.
   forget(tracks) {
     this.tracks = this.tracks.filter((track) => !tracks.includes(track));
     this.lost = [...tracks.filter((track) => track.trackId), ...this.lost].slice(0, LOST_PEOPLE);
@@ -198,7 +198,7 @@ export class FaceTracker {
     return null;
   }
 
-  // Collects evidence that a new track is a face; false detections pass occasionally, not in every frame.
+  // Adds evidence that a new track is a face. A false detection may pass once, but not in every frame.
   async confirm(gray, track) {
     if (track.evidence >= TRUSTED_EVIDENCE) return;
     const evidence = await faceEvidence(gray, track.box, this.detector, { angle: track.angle });
@@ -206,7 +206,7 @@ export class FaceTracker {
     track.refusals = evidence ? 0 : track.refusals + 1;
   }
 
-  // Begins a track where a scan proposes a face, if it is confirmed and no face is followed there.
+  // Starts a track at a candidate from the scan, if it is confirmed and no face is followed there.
   async findNew(gray, time, angle) {
     for (const place of scanReduced(gray, this.detector.frontal, angle)) {
       const present = this.tracks.filter((track) => track.present).map((track) => track.box);
@@ -219,7 +219,7 @@ export class FaceTracker {
     }
   }
 
-  // Gives a face that is shown for the first time the number of a lost person it looks like, or a new one.
+  // Gives a face, when first shown, the number of a similar lost face, or a new number.
   giveTrackId(track) {
     const gone = [...this.tracks.filter((old) => old.trackId && !old.shown), ...this.lost];
     const alike = gone.map((old) => similarity(old.thumbnail, track.thumbnail));
@@ -230,7 +230,7 @@ export class FaceTracker {
   }
 }
 
-// Returns the boxes of places that may be a face tilted by an angle, in pixels of the frame.
+// Returns the boxes of candidates for faces tilted by an angle, in pixels of the frame.
 function scanReduced(gray, cascade, angle) {
   const reduction = Math.min(1, SCAN_LINES / Math.min(gray.rows, gray.cols)), reduced = temporary(new cv.Mat());
   cv.resize(gray, reduced, new cv.Size(0, 0), reduction, reduction, cv.INTER_AREA);
