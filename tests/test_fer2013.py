@@ -218,9 +218,9 @@ def test_a_damaged_archive_is_refused(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["none.csv", pytest.param("/dev/zero", marks=needs_posix)])
 def test_a_missing_file_says_where_to_get_it(tmp_path, name):
-    with pytest.raises(FileNotFoundError, match="no such file .*Download FER2013 from Kaggle.*--data.*make_sample"):
+    with pytest.raises(FileNotFoundError, match="no such file, .*Download FER2013 from Kaggle.*--data.*make_sample"):
         fer2013.read(tmp_path / name)
-    with pytest.raises(FileNotFoundError, match="no such file .*Download fer2013new.csv from github.com/microsoft"):
+    with pytest.raises(FileNotFoundError, match="no such file, .*Download fer2013new.csv from github.com/microsoft"):
         fer2013.read(write_plain(tmp_path)).read_votes(tmp_path / name)
 
 
