@@ -1,6 +1,6 @@
 """Finds faces in a video quickly, follows them and averages their probabilities. Used by webcam_demo.py.
 
-The cascade needs 33 ms to scan a frame of 640x360 pixels, so each frame is scanned only in part. A known face is
+The cascade needs 40 ms to scan a frame of 640x360 pixels, so each frame is scanned only in part. A known face is
 searched for near its expected place, at about its size, which takes 1 ms. If that place is unchanged, the search is
 skipped. Now and then the face is searched for carefully: more detections have to agree, and an upright face wins over a
 tilted one. A candidate from the scan counts as a face once the network or a second cascade confirms it. A profile has
