@@ -180,7 +180,7 @@ def measure_shown(consensus, probabilities):
     return result
 
 
-def warn(data, result, history_path):
+def warn(data, result, history, history_path):
     """Prints the warnings of a `fer2013.Dataset`.
 
     Also warns if the accuracy is below the baseline, or if there is no `history.csv`.
@@ -191,7 +191,7 @@ def warn(data, result, history_path):
             f"accuracy {result['accuracy']:.4f} is below that of always predicting the most frequent class "
             f"({result['majority_baseline']:.4f}). Check the labels and the model."
         )
-    if not history_path.is_file():
+    if history is None:
         lines.append(f"{utils.printable(history_path)}: no such file. accuracy.png and loss.png are left out.")
     for line in lines:
         print(f"Warning: {line}", file=sys.stderr)
@@ -303,7 +303,8 @@ def evaluate(data, votes, model_dir, split, output_dir):
     if output_dir.exists() and not output_dir.is_dir():
         raise ValueError(f"{utils.printable(output_dir)}: not a folder. Choose another --output-dir.")
     model = utils.load_emotion_model(model_dir)
-    history, classes = read_history(model_dir / "history.csv", model.heads), model.classes
+    history_path, classes = model_dir / "history.csv", model.classes
+    history = read_history(history_path, model.heads)
     print(f"Reading {utils.printable(data)}.", flush=True)
     data = fer2013.read(data)
     faces, parts, truths = select_faces(data, votes, split, len(classes))
@@ -323,7 +324,7 @@ def evaluate(data, votes, model_dir, split, output_dir):
         draw_model(folder, history, model.description, model_dir)
         (folder / "classification_report.txt").write_text(report, encoding="utf-8")
         (folder / "metrics.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    warn(data, result, model_dir / "history.csv")  # Last, so that an error is the only line on stderr.
+    warn(data, result, history, history_path)  # Last, so that an error is the only line on stderr.
     print(f"{report}\nFigures and metrics are in {utils.printable(output_dir)}.")
 
 

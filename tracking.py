@@ -146,7 +146,7 @@ class Track:
         self.settled = view == self.view == UPRIGHT and np.abs(residual).max() < SETTLED * width
         if view == self.view or view.profile:
             box = self.box + POSITION_GAIN * residual
-            box = utils.square_around(middle(box), np.clip(box[2], width / growth, width * growth))
+            box = utils.square_around(utils.middle(box), np.clip(box[2], width / growth, width * growth))
         self.box = box
         self.velocity += VELOCITY_GAIN * (residual[:2] + residual[2:] / 2) / elapsed
         self.view, self.seen, self.hits, self.misses = view, self.time, self.hits + 1, 0
@@ -324,7 +324,7 @@ class FaceTracker:
 
     def _search_widely(self, gray, track):
         """Returns the box of an upright face that has moved far since the last frame, float (4,), or None."""
-        surroundings = utils.square_around(middle(track.box), WIDER * track.box[2])
+        surroundings = utils.square_around(utils.middle(track.box), WIDER * track.box[2])
         width, sizes = round(WIDER * utils.SEARCH_WIDTH), np.divide(KNOWN_SIZES, WIDER)
         return self._search(gray, surroundings, UPRIGHT, utils.NEW_NEIGHBORS, face_width=width, sizes=sizes)
 
@@ -337,7 +337,8 @@ class FaceTracker:
         if box is None:
             return None
         thumbnail = utils.cut_square(gray, box, THUMBNAIL, angle=view.angle)
-        alike, distance = similarity(thumbnail, track.thumbnail), np.hypot(*(middle(box) - middle(track.box)))
+        alike = similarity(thumbnail, track.thumbnail)
+        distance = np.hypot(*(utils.middle(box) - utils.middle(track.box)))
         is_step = view.angle != track.view.angle or track.view.profile or distance > FAR * track.box[2]
         if is_step and not view.profile:
             is_tilt = view.angle not in (0, track.view.angle)
@@ -364,7 +365,7 @@ class FaceTracker:
             return False
         offset = np.array((left - margin, top - margin)) * track.box[2] / THUMBNAIL
         track.box[:2] += utils.rotate(offset, track.view.angle)
-        return is_within((*middle(track.box), 0, 0), gray.shape) and not utils.overlaps_any(track.box, taken)
+        return is_within((*utils.middle(track.box), 0, 0), gray.shape) and not utils.overlaps_any(track.box, taken)
 
     def _begin(self, gray, place, view, time_s):
         """Starts a track at a candidate from the scan, if it is confirmed and no face is followed there."""
@@ -455,9 +456,9 @@ class Scan:
             if not utils.overlaps_any(box, kept):
                 kept.append(box)
                 x, y, width, _ = box
-                middle = to_padded @ ((x + width / 2) / strip.scale, (y + width / 2 + strip.top) / strip.scale, 1)
+                point = to_padded @ ((x + width / 2) / strip.scale, (y + width / 2 + strip.top) / strip.scale, 1)
                 width /= strip.scale
-                yield utils.square_around(middle - strip.padding, width)
+                yield utils.square_around(point - strip.padding, width)
 
 
 def plan_strips(shape, views):
@@ -504,11 +505,6 @@ def make_track(gray, box, view, time_s):
     """Returns the track of a face that is found for the first time."""
     thumbnail = utils.cut_square(gray, box, THUMBNAIL, angle=view.angle)
     return Track(box, view, thumbnail, seen=time_s, time=time_s, checked=time_s)
-
-
-def middle(box):
-    """Returns the middle x, y of a box."""
-    return box[:2] + box[2:] / 2
 
 
 def is_within(box, shape):

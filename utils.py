@@ -241,13 +241,18 @@ def _scan(still, cascade, neighbors, angle=0, flipped=False):
     image, to_padded = turn_upright(padded, angle, flipped)
     found = cascade.detectMultiScale(image, SEARCH_STEP, neighbors, minSize=(IMAGE_SIZE, IMAGE_SIZE))
     # Sorted, because the threads of the cascade finish in varying order.
-    middles = [(to_padded @ (x + width / 2, y + width / 2, 1), width) for x, y, width, _ in sorted(map(tuple, found))]
-    return [square_around(middle - padding, width) / reduction for middle, width in middles]
+    points = [(to_padded @ (x + width / 2, y + width / 2, 1), width) for x, y, width, _ in sorted(map(tuple, found))]
+    return [square_around(point - padding, width) / reduction for point, width in points]
 
 
-def square_around(middle, width):
-    """Returns the square box, float (4,), around a middle x, y."""
-    return np.array([*(middle - width / 2), width, width])
+def square_around(point, width):
+    """Returns the square box, float (4,), around a point x, y."""
+    return np.array([*(point - width / 2), width, width])
+
+
+def middle(box):
+    """Returns the middle x, y of a box."""
+    return np.add(box[:2], np.divide(box[2:], 2))
 
 
 def turn_upright(image, angle, flipped=False):
@@ -311,8 +316,7 @@ def search_face(
     closeness = 1 - np.hypot(offsets[:, 0], offsets[:, 1]) / face_width
     best = np.argmax(agreeing * closeness)
     x, y, width = offsets[best] * box[2] / face_width
-    middle = np.add(box[:2], np.divide(box[2:], 2)) + rotate((-x if flipped else x, y), angle)
-    return square_around(middle, width), int(agreeing[best])
+    return square_around(middle(box) + rotate((-x if flipped else x, y), angle), width), int(agreeing[best])
 
 
 def rotate(offset, angle):

@@ -269,7 +269,7 @@ def test_shuffled_labels_are_warned_of(trained, sample_csv, capsys):
     data, model = fer2013.read(sample_csv), utils.load_emotion_model(trained[0])
     faces, labels = data.select("val")
     result = evaluate.measure((labels + 1) % 5, model.predict(faces), model.classes)
-    evaluate.warn(data, result, trained[0] / "history.csv")
+    evaluate.warn(data, result, {}, trained[0] / "history.csv")
     error = capsys.readouterr().err
     assert "is below that of always predicting the most frequent class (0.2000)" in error
     assert all(line.startswith("Warning: ") for line in error.splitlines())

@@ -160,7 +160,7 @@ def known_face(detector, head, tilt=0):
 def test_an_upright_face_overrules_a_tilted_or_profile_box(detector, heads, view):
     """The box is half too large and at a wrong angle."""
     tracker, track = known_face(detector, heads["hopper"])
-    track.view, track.box = view, utils.square_around(tracking.middle(track.box), 1.5 * track.box[2])
+    track.view, track.box = view, utils.square_around(utils.middle(track.box), 1.5 * track.box[2])
     (track,) = tracker.find(pose(heads["hopper"]), 10 / FPS)
     assert track.view == tracking.UPRIGHT and not track.held
     for i in (11, 12):
@@ -179,7 +179,7 @@ def test_a_tilt_that_fits_is_not_overruled(detector, heads, tilt):
 def test_a_box_that_drifted_is_corrected(detector, heads, scale, shift):
     tracker, track = known_face(detector, heads["collins"])
     right = track.box.copy()
-    track.box = utils.square_around(tracking.middle(right), scale * right[2]) + (shift * right[2], 0, 0, 0)
+    track.box = utils.square_around(utils.middle(right), scale * right[2]) + (shift * right[2], 0, 0, 0)
     for i in range(10, 20):
         (track,) = tracker.find(pose(heads["collins"]), i / FPS)
     assert drawn.overlap(track.box, right) > 0.8

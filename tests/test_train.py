@@ -31,6 +31,11 @@ import utils
 SMOKE = ("--limit", "64", "--batch-size", "32", "--epochs", "3")
 
 
+def list_flags(sample_csv, sample_votes, folder):
+    """Returns the flags of a training of three short epochs."""
+    return ["--data", str(sample_csv), "--votes", str(sample_votes), *SMOKE, "--output-dir", str(folder)]
+
+
 def read_history(folder):
     return pd.read_csv(folder / "history.csv").drop(columns="seconds")
 
@@ -48,8 +53,7 @@ def tiny_network():
 def smoke(tiny_network, sample_csv, sample_votes, tmp_path_factory):
     """A model folder of three short epochs, from a run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("smoke") / "model"
-    arguments = ["--data", str(sample_csv), "--votes", str(sample_votes), *SMOKE, "--output-dir", str(folder)]
-    assert train.main(arguments) == 0
+    assert train.main(list_flags(sample_csv, sample_votes, folder)) == 0
     return folder
 
 
@@ -69,9 +73,8 @@ def without_votes(tiny_network, sample_csv, tmp_path_factory):
 def start_training(sample_csv, sample_votes, folder, *more, **options):
     """Starts a training as a user does; returns its process."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    command = [sys.executable, "-c", TRAIN_TINY, "--data", sample_csv, "--votes", sample_votes, *SMOKE]
-    command += ["--output-dir", folder, *more]
-    return subprocess.Popen(list(map(str, command)), text=True, **options)
+    command = [sys.executable, "-c", TRAIN_TINY, *list_flags(sample_csv, sample_votes, folder), *more]
+    return subprocess.Popen(command, text=True, **options)
 
 
 def wait_for_an_epoch(process, folder):
@@ -145,8 +148,7 @@ def test_killed_training_resumes_to_the_same_end(smoke, sample_csv, sample_votes
     process.kill()
     process.communicate()
     assert not folder.exists()
-    arguments = ["--data", str(sample_csv), "--votes", str(sample_votes), *SMOKE, "--output-dir", str(folder)]
-    assert train.main([*arguments, "--resume"]) == 0
+    assert train.main([*list_flags(sample_csv, sample_votes, folder), "--resume"]) == 0
     assert "Resuming after epoch" in capsys.readouterr().out
     assert read_history(folder).equals(read_history(smoke))
     faces = fer2013.read(sample_csv).select("val")[0]
