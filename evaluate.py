@@ -285,6 +285,8 @@ def draw_model(folder, history, description, model_dir):
 def replaced_files(folder):
     """Yields a temporary folder. On success, its `FILES` replace those in `folder`; missing ones are deleted there."""
     folder.mkdir(parents=True, exist_ok=True)
+    if folders := [folder / name for name in FILES if (folder / name).is_dir()]:
+        raise ValueError(f"{utils.printable(folders[0])}: a folder. Rename it, or choose another --output-dir.")
     with tempfile.TemporaryDirectory(dir=folder, prefix=cli.NEW_PREFIX) as new:
         yield Path(new)
         for name in FILES:
@@ -314,7 +316,8 @@ def evaluate(data, votes, model_dir, split, output_dir):
     result |= measure_unseen(data, faces, labels, predictions["labels"])
     if "consensus" in truths:
         rows = truths["consensus"] >= 0
-        result["consensus"] = measure(truths["consensus"][rows], predictions["demo"][rows], classes)
+        scored = truths["consensus"][rows], predictions["demo"][rows]
+        result["consensus"] = {"split": split} | measure(*scored, classes) | measure_unseen(data, faces[rows], *scored)
     result["splits"] = {part: measure_split(part == parts, truths, predictions) for part in SPLIT_PARTS[split]}
     report = format_report(labels, predictions["labels"].argmax(axis=1), result, model.description)
     with replaced_files(output_dir) as folder:

@@ -561,7 +561,7 @@ def _read_description(path):
             "image_size": description["image_size"] == IMAGE_SIZE,
             "heads": tuple(heads) in (HEADS, HEADS[:1]),
             "bias": len(bias) == len(description["classes"]) and all(map(_is_finite, bias)),
-            "training": isinstance(description["training"], dict),
+            "training.tau": _is_finite(description["training"].get("tau", 0)),
             "tflite_sha256": re.fullmatch("[0-9a-f]{64}", description["tflite_sha256"]),
         }
         checks |= {name: _is_finite(number) and number > 0 for name, number in positive.items()}

@@ -176,8 +176,8 @@ def test_script_writes_and_prints_everything(evaluated):
     assert report in finished.stdout and "Consensus of ten people" in report
     assert "How often people agree with the emotion that the demo names: Angry" in report
     result = json.loads((folder / "metrics.json").read_text())
-    assert list(result) == ["split", *METRICS, "rows_also_in_training", "accuracy_unseen", "consensus", "splits"]
-    assert list(result["consensus"]) == METRICS
+    section = ["split", *METRICS, "rows_also_in_training", "accuracy_unseen"]
+    assert list(result) == [*section, "consensus", "splits"] and list(result["consensus"]) == section
     assert result["split"] == "both" and result["rows"] == np.sum(result["confusion_matrix"])
     assert result["accuracy"] == pytest.approx(np.trace(result["confusion_matrix"]) / result["rows"])
     assert result["accuracy_ci95"][0] < result["accuracy"] < result["accuracy_ci95"][1]
@@ -319,6 +319,12 @@ def test_empty_path_is_refused(capsys, options, option):
 def test_unusable_path_is_refused(capsys, options, option, path, text):
     check_refused(capsys, flatten(options | {option: path}), text)
     assert not options["--output-dir"].exists()
+
+
+def test_folder_named_like_a_result_is_refused_before_anything_is_written(options, capsys):
+    (options["--output-dir"] / "roc.png").mkdir(parents=True)
+    check_refused(capsys, flatten(options), "roc.png: a folder. Rename it")
+    assert os.listdir(options["--output-dir"]) == ["roc.png"]
 
 
 def test_model_without_history_adds_no_line_to_an_error(options, capsys):

@@ -372,11 +372,14 @@ def test_incomplete_model_is_not_recommended(copied):
         ("bias", [0, 0, 0, 0, float("nan")]),
         ("bias", [0, 0, 0, 0, 10**400]),
         ("bias", [0, 0, 0, 0, True]),
+        ("training.tau", "0.5"),
     ],
 )
 def test_wrong_value_in_the_description_is_refused_by_name(copied, key, value):
     description = json.loads((copied / "model.json").read_text())
-    (copied / "model.json").write_text(json.dumps(description | {key: value}))
+    section, _, name = key.rpartition(".")
+    (description[section] if section else description)[name] = value
+    (copied / "model.json").write_text(json.dumps(description))
     with pytest.raises(ValueError, match=f"`{key}` in .*model.json"):
         utils.load_emotion_model(copied)
 
