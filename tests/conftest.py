@@ -1,4 +1,4 @@
-"""What several test files share: drawn data, a model trained on it, a photograph and a video of it, and the scripts."""
+"""Shared by several test files: drawn data, a model trained on it, a photograph and a video of it, and the scripts."""
 
 import contextlib
 import http.server

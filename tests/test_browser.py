@@ -166,7 +166,7 @@ def browser(address, tmp_path_factory):
 
 @pytest.fixture
 def page(browser, address):
-    """The page, loaded anew in a browser without a camera, which other tests use too; its driver."""
+    """The reloaded page in a browser without a camera, which the tests share. Returns its driver."""
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     browser.get(address + "index.html")
@@ -419,7 +419,7 @@ def test_camera_that_is_gone_is_replaced_by_another(open_page):
 
 
 def test_camera_without_pictures_is_reported_and_can_be_stopped(page):
-    """A camera that sends none at all, and one that sends a single one."""
+    """One camera sends no picture at all, the other a single one."""
     page.execute_script("""
         navigator.mediaDevices.getUserMedia = async () => {
           window.track = new MediaStreamTrackGenerator({ kind: "video" });
@@ -552,7 +552,7 @@ def test_stop_works_while_a_large_picture_is_analyzed(page, clip_frames, tmp_pat
     element(page, "stop").click()
     assert not element(page, "stop").is_displayed()
     answered = time.perf_counter() - begun
-    element(page, "clip").click()  # Its frames wait for the picture's answer, which nobody wants.
+    element(page, "clip").click()  # Its frames wait until the worker is done with the picture.
     wait_for_text(page, "faces", "Face [0-9]+: ")
     assert answered < (time.perf_counter() - begun) / 2
 

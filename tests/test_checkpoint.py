@@ -172,7 +172,7 @@ def make_new_model(folder):
 
 
 def test_kill_while_the_oldest_model_is_deleted_blocks_nothing(tmp_path, monkeypatch):
-    """The file that tells what the folder is goes last."""
+    """The file that marks the folder as a model's is deleted last."""
     make_model(tmp_path / "model.previous", "oldest")
     (tmp_path / "model.previous" / "model.keras").write_text("oldest")
     make_model(tmp_path / "model", "former")

@@ -143,7 +143,7 @@ def test_missing_package_is_one_line():
 
 @pytest.mark.parametrize("script", ["webcam_demo.py", "train.py", "evaluate.py"])
 def test_python_without_the_packages_is_told_how_to_install_them(script):
-    """As the Python of the system, which has none of them."""
+    """The system's Python has none of them."""
     finished = subprocess.run([sys.executable, "-ES", ROOT / script], capture_output=True, text=True)
     assert finished.returncode == 2 and finished.stderr.count("\n") == 1
     assert re.fullmatch(rf"{script}: \w+ is not installed .* -m pip install -r requirements.*txt\n", finished.stderr)

@@ -18,7 +18,7 @@ CLASSES = tuple(utils.EMOTIONS[i] for i in utils.CLASS_SETS[5])
 @pytest.fixture
 def figures(monkeypatch):
     """Collects each Matplotlib figure when it is saved."""
-    plt.close("all")  # What a test of errors left open.
+    plt.close("all")  # Figures that a test of errors left open.
     saved, save = [], plots.save
     monkeypatch.setattr(plots, "save", lambda figure, path: (saved.append(figure), save(figure, path)))
     return saved

@@ -122,7 +122,7 @@ def test_model_folder_holds_its_four_files_and_nothing_beside_it(smoke):
 def test_description_records_what_was_used(smoke, sample_csv, sample_votes):
     training = json.loads((smoke / "model.json").read_text())["training"]
     assert training["epochs"] == 3 and training["batch_size"] == 32 and training["limit"] == 64
-    assert training["constants"]["STAGES"] == [[16, 1, 0], [32, 1, 0], [64, 1, 0]]  # The ones in effect.
+    assert training["constants"]["STAGES"] == [[16, 1, 0], [32, 1, 0], [64, 1, 0]]  # Those of the tiny network.
     assert training["votes_sha256"] == train.hash_file(sample_votes)
     assert training["data_sha256"]["val"] == fer2013.hash_split(*fer2013.read(sample_csv).select("val", limit=64))
 

@@ -386,7 +386,7 @@ def test_folder_gives_every_frame_and_names_each_damaged_file(tmp_path, clip, po
 
 
 def test_folder_tells_what_it_skips(tmp_path, portrait, capsys):
-    """A photograph without a suffix is read; hidden files are not worth a word."""
+    """A photograph without a suffix is read; hidden files are not mentioned."""
     (tmp_path / "photo").write_bytes(cv2.imencode(".jpg", portrait)[1].tobytes())
     for name in ("a.txt", "b.txt", "c.pdf", "Makefile", "._a.png"):
         (tmp_path / name).write_bytes(b"not an image")

