@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 try:
@@ -22,10 +23,12 @@ except ImportError:  # Windows has msvcrt instead.
     fcntl = None
     import msvcrt
 
-# Ctrl-C, kill, and a closed terminal. Windows has no SIGHUP.
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+# Ctrl-C, kill, a closed terminal, and Ctrl-Break. Windows has no SIGHUP, other systems have no SIGBREAK.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
 NEW_PREFIX = ".new-"  # Prefix of a file while it is written. A kill leaves such a file behind.
+# Seconds before each further attempt to rename a file. On Windows, a virus scanner may hold a new file for a moment.
+RENAME_PAUSES = (0.1, 0.2, 0.4, 0.8) if sys.platform == "win32" else ()
 
 
 def handle_signals(handler):
@@ -83,6 +86,7 @@ def explain(error):
         return str(error)
     path = error.filename2 or error.filename  # Two if renaming failed.
     remedy = "Free some space." if error.errno == errno.ENOSPC else "Check the path, or choose another."
+    remedy += f" The new content is in {error.filename}." if error.filename2 else ""
     return f"{path}: {error.strerror}. {remedy}" if path else f"{error.strerror}. {remedy}"
 
 
@@ -104,16 +108,27 @@ class Parser(argparse.ArgumentParser):
 def replaced(path):
     """Yields a temporary path with the same suffix.
 
-    On success, the file there replaces `path`. On an error, it is deleted.
+    On success, the file there replaces `path`. On an error, it is deleted. It stays if `path` cannot be replaced: on
+    Windows, while another program has `path` open.
     """
     temporary = path.with_name(f"{NEW_PREFIX}{os.getpid()}-{path.name[-40:]}")  # Names have at most 255 bytes.
     try:
         yield temporary
-        if temporary.exists():  # A video without frames has no file.
-            temporary.replace(path)
-    finally:
+    except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        raise
+    if temporary.exists():  # A video without frames has no file.
+        rename(temporary, path)
+
+
+def rename(path, target):
+    """Renames a file, with further attempts after `RENAME_PAUSES`."""
+    for pause in RENAME_PAUSES:
+        with contextlib.suppress(PermissionError):
+            return path.replace(target)
+        time.sleep(pause)
+    return path.replace(target)
 
 
 def lock(file):

@@ -32,11 +32,15 @@ from typing import NamedTuple
 try:
     import cv2
 except ImportError as error:
-    if "libGL" not in str(error):
+    # Part of the message -> what to install. The N editions of Windows lack the Media Feature Pack.
+    remedies = {
+        "libGL": "apt-get install libgl1; or, without windows: pip uninstall opencv-python, pip install "
+        "opencv-python-headless",
+        "DLL": "the Visual C++ Redistributable and, on Windows N, the Media Feature Pack",
+    }
+    remedy = next((text for part, text in remedies.items() if part in str(error)), None)
+    if not remedy:
         raise
-    remedy = (
-        "apt-get install libgl1; or, without windows: pip uninstall opencv-python, pip install opencv-python-headless"
-    )
     raise ImportError(f"OpenCV lacks a system library ({error}). Install it: {remedy}") from error
 import numpy as np
 
@@ -543,7 +547,8 @@ def load_network(content):
     except ImportError as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Ctrl-C while the native module was loading.
             raise KeyboardInterrupt from error
-        raise ValueError("LiteRT is not installed. Install it: pip install -r requirements-demo.txt") from error
+        remedy = "pip install -r requirements-demo.txt; on Windows also https://aka.ms/vs/17/release/vc_redist.x64.exe"
+        raise ValueError(f"LiteRT cannot be loaded ({shorten(error)}). Install it: {remedy}") from error
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"model.tflite: LiteRT cannot read it ({shorten(error)}). Train the model again.") from error
 

@@ -123,11 +123,11 @@ def open_source(source, camera_size=None):
                 f"Camera {source}: cannot be opened. Check that it is plugged in, that no other program uses it and "
                 f"that this terminal may use it, or try without a camera: --source {utils.printable(DEMO_CLIP)}"
             )
-        print(f"No camera found; playing the bundled clip {utils.printable(DEMO_CLIP)}.")
+        print(f"No camera found, or access is not allowed yet; playing the bundled clip {utils.printable(DEMO_CLIP)}.")
         source = str(DEMO_CLIP)
     if source.startswith("file://"):
         source = urllib.request.url2pathname(urllib.parse.urlsplit(source).path)
-    return open_address(source) if "://" in source else open_path(source)
+    return open_address(source) if "://" in source[2:] else open_path(source)  # C://film.mp4 is a path.
 
 
 def open_path(source):

@@ -192,7 +192,7 @@ def run_to_failure(source, labeler, benchmark, window, output, log):
                 stack.enter_context(part)
             run(source, labeler, benchmark, window, output, log)
     except (KeyboardInterrupt, MemoryError, OSError) as error:
-        return error
+        return error.with_traceback(None)  # It would keep the film open, which Windows cannot delete then.
     except cv2.error as error:
         if error.code != cv2.Error.StsNoMem:
             raise

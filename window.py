@@ -60,7 +60,7 @@ class Window(contextlib.AbstractContextManager):
         future = self.worker.submit(function, *args)
         try:
             while not concurrent.futures.wait([future], KEY_INTERVAL).done:
-                self._handle_keys(1)
+                self._handle_keys(0)
         finally:
             concurrent.futures.wait([future])  # After Ctrl-C too, to complete the frame.
         return future.result()
@@ -117,7 +117,7 @@ class Window(contextlib.AbstractContextManager):
         """Handles keys, at least once, until the time `due`. A pause postpones `due`."""
         while not self.closed:
             before = time.perf_counter()
-            self._handle_keys(int(np.clip(1000 * (due - before), 1, 20)))
+            self._handle_keys(20 if self.paused else int(np.clip(1000 * (due - before), 0, 20)))
             now = time.perf_counter()
             if min(self.notes.values(), default=np.inf) <= now:
                 self._redraw()
@@ -128,7 +128,7 @@ class Window(contextlib.AbstractContextManager):
 
     def _handle_keys(self, milliseconds):
         """Waits up to this many milliseconds for a key, and executes it."""
-        key = cv2.waitKey(milliseconds) & 0xFF
+        key = wait_key(milliseconds) & 0xFF
         self.closed = self.closed or key in (ord("q"), ESCAPE) or not is_visible(TITLE)
         if key == ord(" "):
             self.paused = not self.paused
@@ -146,6 +146,11 @@ class Window(contextlib.AbstractContextManager):
             self.draw()
 
 
+def wait_key(milliseconds):
+    """Returns the code of a pressed key, or -1 after this many milliseconds without one."""
+    return cv2.waitKey(milliseconds) if milliseconds else cv2.pollKey()  # On Windows, waitKey(1) takes 15 ms.
+
+
 def save_snapshot(image):
     """Writes an image to a new file in `OUTPUT_DIR` and prints the path or the error. Returns a note for the window."""
     path = OUTPUT_DIR / f"snapshot-{datetime.datetime.now():%Y%m%d-%H%M%S-%f}.png"
@@ -159,9 +164,9 @@ def save_snapshot(image):
 
 
 def is_visible(window):
-    """Returns whether a window is open."""
+    """Returns whether a window is open. On macOS it has no close button, and a minimized one counts as invisible."""
     try:
-        return cv2.getWindowProperty(window, cv2.WND_PROP_VISIBLE) >= 1
+        return sys.platform == "darwin" or cv2.getWindowProperty(window, cv2.WND_PROP_VISIBLE) >= 1
     except cv2.error:  # Qt raises once the last window is closed.
         return False
 

@@ -149,6 +149,30 @@ def test_python_without_the_packages_is_told_how_to_install_them(script):
     assert re.fullmatch(rf"{script}: \w+ is not installed .* -m pip install -r requirements.*txt\n", finished.stderr)
 
 
+def test_new_file_that_cannot_replace_the_old_one_is_kept_and_named(tmp_path):
+    path = tmp_path / "video.mp4"
+    path.mkdir()  # Stands in for a file that a player on Windows has open.
+    with pytest.raises(OSError) as caught, cli.replaced(path) as temporary:
+        temporary.write_text("new")
+    message = cli.explain(caught.value)
+    assert message.startswith(f"{path}: ") and message.endswith(f" The new content is in {temporary}.")
+    assert temporary.read_text() == "new"
+
+
+def test_renaming_is_tried_again_while_another_program_holds_the_file(tmp_path, monkeypatch):
+    attempts, path = iter([PermissionError, PermissionError, None]), tmp_path / "new"
+
+    def replace(path, target):
+        if error := next(attempts):
+            raise error
+        return target
+
+    monkeypatch.setattr(cli, "RENAME_PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(cli.Path, "replace", replace)
+    assert cli.rename(path, tmp_path / "old") == tmp_path / "old"
+    assert next(attempts, "none left") == "none left"
+
+
 def test_replaced_file_is_complete_or_unchanged(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")

@@ -50,7 +50,7 @@ def test_dask_labels_a_folder_of_photographs(photos, scheduler):
     program = find_program("dask.bag").replace("processes", scheduler)
     finished = run_program(program, photos)
     assert finished.returncode == 0, finished.stderr
-    assert len(set(re.findall(r"photos/([abc])\.jpg', '[A-Z]", finished.stdout))) == 3
+    assert len(set(re.findall(r"photos[/\\]+([abc])\.jpg', '[A-Z]", finished.stdout))) == 3
 
 
 def test_dask_labels_a_folder_on_a_cluster(photos):
@@ -60,7 +60,7 @@ def test_dask_labels_a_folder_on_a_cluster(photos):
     )
     finished = run_program(program, photos)
     assert finished.returncode == 0, finished.stderr
-    assert len(set(re.findall(r"photos/([abc])\.jpg', '[A-Z]", finished.stdout))) == 3
+    assert len(set(re.findall(r"photos[/\\]+([abc])\.jpg', '[A-Z]", finished.stdout))) == 3
 
 
 @pytest.mark.skipif(not shutil.which("xargs"), reason="needs xargs")

@@ -292,6 +292,11 @@ for number in range(41):
     assert last - first < 6_000  # kB; half a megabyte for each of 30 films would be 15,000.
 
 
+def test_path_with_a_drive_letter_is_not_an_address():
+    with pytest.raises(FileNotFoundError, match="C://none.mp4: no such file"):
+        video.open_source("C://none.mp4")
+
+
 def test_limits_are_stated(tmp_path, monkeypatch):
     monkeypatch.setattr(video, "MAX_VIDEO_PIXELS", 160 * 120 - 1)
     with pytest.raises(ValueError, match="160x120 pixels, but at most"):

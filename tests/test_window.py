@@ -206,13 +206,20 @@ def pictures(monkeypatch):
     for name in ("namedWindow", "resizeWindow", "destroyAllWindows"):
         monkeypatch.setattr(cv2, name, lambda *_: None)
     monkeypatch.setattr(cv2, "imshow", lambda _, image: shown.append(image))
-    monkeypatch.setattr(cv2, "waitKey", lambda _: ord(keys.pop()) if keys else -1)
+    monkeypatch.setattr(window, "wait_key", lambda _: ord(keys.pop()) if keys else -1)
     monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: 1)
     return shown, keys
 
 
 def gray_frame(still=False):
     return video.SourceFrame(np.full((360, 640, 3), 90, np.uint8), 0.0, "camera", 25.0, still)
+
+
+def test_minimized_window_on_macos_is_not_a_closed_one(pictures, monkeypatch):
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: 0)
+    assert not window.is_visible("Emotions")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert window.is_visible("Emotions")
 
 
 def test_each_overlay_is_drawn_while_its_key_is_on(pictures, monkeypatch):
@@ -264,7 +271,7 @@ def test_line_of_keys_is_shown_for_the_first_seconds_and_no_frame_rate_on_a_stil
     source.kind = "image"
     opened = window.Window(source)
     monkeypatch.setattr(window, "put_lines", lambda _, lines: texts.append(lines))
-    monkeypatch.setattr(cv2, "waitKey", lambda _: time.sleep(0.02) or (-1 if len(texts) < 2 else ord("q")))
+    monkeypatch.setattr(window, "wait_key", lambda _: time.sleep(0.02) or (-1 if len(texts) < 2 else ord("q")))
     frame = gray_frame(still=True)
     opened.show(frame.image, frame, [], fps=30.0)
     assert texts == [["h: help, q: quit"], []] and opened.closed
@@ -276,7 +283,7 @@ def test_help_of_a_single_image_leaves_out_what_works_from_the_next_frame_on(pic
     for kind in ("image", "folder"):
         source, keys = Source(), iter("hq")
         source.kind = kind
-        monkeypatch.setattr(cv2, "waitKey", lambda _, keys=keys: ord(next(keys)))
+        monkeypatch.setattr(window, "wait_key", lambda _, keys=keys: ord(next(keys)))
         frame = gray_frame(still=True)
         window.Window(source).show(frame.image, frame, [], fps=30.0)
         assert "s: snapshot" in texts[-1] and ("m: mirror" in texts[-1]) == (kind == "folder")
@@ -302,7 +309,9 @@ def test_note_after_a_snapshot_vanishes(pictures, monkeypatch, tmp_path, capsys)
     source.kind = "image"
     monkeypatch.setattr(window, "put_lines", lambda _, lines: texts.append(lines))
     monkeypatch.setattr(
-        cv2, "waitKey", lambda _: time.sleep(0.02) or (ord("q") if len(texts) > 2 else ord(keys.pop()) if keys else -1)
+        window,
+        "wait_key",
+        lambda _: time.sleep(0.02) or (ord("q") if len(texts) > 2 else ord(keys.pop()) if keys else -1),
     )
     keys[:] = "s"
     frame = gray_frame(still=True)
