@@ -270,7 +270,9 @@ def read_tables(path, columns):
     except PermissionError:
         raise
     except (OSError, EOFError, KeyError, RuntimeError, ValueError, *ARCHIVE_ERRORS) as error:
-        raise ValueError(f"{name}: not readable as a CSV ({utils.shorten(error)}). Download it again.") from error
+        raise ValueError(
+            f"{name}: not readable as a CSV ({utils.shorten(error)}). Download it again, or see data/README.md."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -296,7 +298,7 @@ def find_csv(sizes):
     # Skips hidden files, which macOS adds.
     names = [name for name in sizes if name.lower().endswith(".csv") and not Path(name).name.startswith(".")]
     if not names:
-        raise OSError("no CSV in the archive")
+        raise OSError("no CSV in the archive; unpack an archive of images")
     return max(names, key=sizes.get)
 
 

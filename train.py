@@ -69,7 +69,9 @@ class ShuffledFaces(keras.utils.PyDataset):
     """Batches of faces, and of targets and sample weights per head, shuffled by seed and epoch."""
 
     def __init__(self, faces, targets, sample_weights, batch_size, seed, epoch):
-        super().__init__(workers=2)  # With one worker, tf.data's tuner delays some epochs by half a minute.
+        # With one worker, tf.data's tuner delays some epochs by half a minute. With two, JAX and PyTorch begin a
+        # resumed run with batches of another order.
+        super().__init__(workers=2 if keras.backend.backend() == "tensorflow" else 1)
         self.arrays, self.batch_size, self.seed, self.epoch = (faces, targets, sample_weights), batch_size, seed, epoch
         self.shuffle()
 
@@ -92,7 +94,7 @@ def load_splits(data, votes_path, num_classes, limit=None):
     """Loads Training and PublicTest.
 
     In Training, labels are smoothed and votes sharpened. The weight of a face's votes is the share that falls on the
-    classes. In PublicTest, the votes of faces without a consensus have weight 0.
+    classes. In PublicTest, the votes of faces without a consensus have weight 0, and the mean weight is 1.
 
     Args:
         data: `fer2013.Dataset`.
@@ -112,7 +114,8 @@ def load_splits(data, votes_path, num_classes, limit=None):
             shares, weights, consensus = votes.select(split, num_classes, limit)
             sharpened = shares**power
             targets["votes"] = sharpened / np.maximum(sharpened.sum(axis=1, keepdims=True), 1e-6)
-            sample_weights["votes"] = weights if split == "train" else np.float32(consensus >= 0)
+            counted = np.float32(consensus >= 0)  # Scaled, because Keras divides the loss by the number of all faces.
+            sample_weights["votes"] = weights if split == "train" else counted / max(counted.mean(), 1e-6)
         splits[split] = faces, targets, sample_weights
     return splits
 
@@ -157,6 +160,8 @@ def fit(state, splits, initial_weights):
     model = cnn.AugmentedModel(cnn.build_model(config["classes"], tuple(targets), image_size=None))
     compile_model(model, targets, len(faces) // config["batch_size"] * epochs)
     model.optimizer.build(model.trainable_variables)
+    device = str(model.trainable_variables[0].value.device).rpartition("device:")[2]
+    print(f"Training on {device} in {config['precision']}.", flush=True)
     if initial_weights:
         checkpoint.set_weights(model.variables + model.optimizer.variables, initial_weights)
     while len(state.rows) < epochs:
@@ -300,7 +305,7 @@ def find_parts(faces):
         enlarged = cv2.resize(face, (144, 144), interpolation=cv2.INTER_CUBIC)
         image = cv2.copyMakeBorder(enlarged, 36, 36, 36, 36, cv2.BORDER_REFLECT)
         boxes = cascade.detectMultiScale(cv2.LUT(image, utils.TONE), 1.1, 1, minSize=smallest, maxSize=largest)
-        parts.append(utils.crop_faces(image, boxes))
+        parts.append(utils.crop_faces(image, sorted(map(tuple, boxes))))  # The cascade's threads vary in order.
     return np.concatenate(parts)
 
 

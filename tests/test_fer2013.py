@@ -182,9 +182,9 @@ UNREADABLE = "x.csv: not readable as a CSV ("
         (f"{HEADER}\n0,{GOOD}\n", f"{USAGE} 3 of x.csv it is ''."),
         (f"{HEADER}0,7,7,Training\n", f"{PIXELS} 2 of x.csv holds 1."),
         (f"emotion,pixels\n0,{GOOD}\n", f"{UNREADABLE}Usecols do not match columns, columns expected but"),
-        (HEADER, f"{UNREADABLE}a header and no rows). Download it again."),
-        ("", f"{UNREADABLE}No columns to parse from file). Download it again."),
-        ("\n\n\n", f"{UNREADABLE}No columns to parse from file). Download it again."),
+        (HEADER, f"{UNREADABLE}a header and no rows). Download it again, or see data/README.md."),
+        ("", f"{UNREADABLE}No columns to parse from file). Download it again, or see data/README.md."),
+        ("\n\n\n", f"{UNREADABLE}No columns to parse from file). Download it again, or see data/README.md."),
         ("binary \x80", f"{UNREADABLE}Usecols do not match columns"),
         (f'{HEADER}0,"{GOOD},Training\n', f"{UNREADABLE}Error tokenizing data. C error: EOF inside string"),
     ],
@@ -212,7 +212,9 @@ def test_a_damaged_archive_is_refused(tmp_path, name):
         "junk.csv.xz": b"\xfd7zXZ" + bytes(500),
     }
     (tmp_path / name).write_bytes(content[name])
-    with pytest.raises(ValueError, match=rf"{name}: not readable as a CSV \(.+\). Download it again.$"):
+    with pytest.raises(
+        ValueError, match=rf"{name}: not readable as a CSV \(.+\). Download it again, or see data/README.md.$"
+    ):
         fer2013.read(tmp_path / name)
 
 
@@ -321,7 +323,7 @@ def test_votes_become_shares_weights_and_consensus(tmp_path):
         (votes_text(header="Usage,anger\n"), "v.csv: not readable as a CSV ("),
         (votes_text([(11, *VOTES[0][1:]), *VOTES[1:]]), f"{NEUTRAL} '11'."),
         (votes_text([(0.5, *VOTES[0][1:]), *VOTES[1:]]), f"{NEUTRAL} '0.5'."),
-        (VOTES_HEADER, "v.csv: not readable as a CSV (a header and no rows). Download it again."),
+        (VOTES_HEADER, "v.csv: not readable as a CSV (a header and no rows). Download it again, or see"),
         (csv_text(), "v.csv: not readable as a CSV (Usecols do not match columns"),
     ],
 )  # fmt: skip
