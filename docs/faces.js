@@ -81,11 +81,14 @@ export async function fetchBytes(address) {
 // Loads OpenCV from a folder.
 export async function loadOpenCV(folder) {
   const { default: load } = await import(`${folder}opencv.js`);
-  const instantiateWasm = async (imports, receive) => {
-    const { instance } = await WebAssembly.instantiateStreaming(fetch(`${folder}opencv.wasm`), imports);
-    return receive(instance);
-  };
-  cv = await load({ instantiateWasm });
+  cv = await new Promise((resolve, reject) => { // OpenCV itself does not report a failed download.
+    const instantiateWasm = (imports, receive) => {
+      WebAssembly.instantiateStreaming(fetch(`${folder}opencv.wasm`), imports)
+        .then(({ instance }) => receive(instance)).catch(reject);
+      return {};
+    };
+    load({ instantiateWasm }).then(resolve, reject);
+  });
 }
 
 // Loads CASCADES from a folder. Returns a cv.CascadeClassifier for each of its names. The caller adds the `model`.

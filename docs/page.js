@@ -22,6 +22,7 @@ let classes = null; // The emotions, in the order of the probabilities; null unt
 let source = null; // The source that is playing.
 let starts = 0; // Number of the source. A new number tells the worker to start a new tracker.
 let opening = new AbortController(); // Stops opening a source, and closes one that is open.
+let awake = null; // A promise of the lock that keeps the screen on.
 let open = null; // Opens the latest source again.
 let mirrored = false;
 let shown = null; // The frame on the canvas: { image, faces, mirrored, scale }.
@@ -62,6 +63,7 @@ async function start(opener, mirror) {
   open = opener;
   opening = new AbortController();
   const { signal } = opening;
+  awake = navigator.wakeLock?.request("screen").catch(() => null); // Safari grants it only right after a click.
   $("stop").hidden = false;
   try {
     await loaded;
@@ -104,6 +106,7 @@ function stop(message = "") {
 function end(message) {
   source?.close();
   source = null;
+  awake?.then((lock) => lock?.release());
   setState("ended");
   setMessage(message);
 }
@@ -123,8 +126,9 @@ async function openCameraOrClip(signal) {
 async function openClip(signal) {
   try {
     return await openVideo({ src: CLIP }, signal);
-  } catch {
-    throw new Error("The example cannot be loaded. Reload the page.");
+  } catch ({ name }) {
+    const isBlocked = name === "NotAllowedError"; // An iPhone in Low Power Mode plays only right after a click.
+    throw new Error(isBlocked ? "Play the example again." : "The example cannot be loaded. Reload the page.");
   }
 }
 

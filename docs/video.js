@@ -89,6 +89,9 @@ export async function openVideo(content, signal, release = () => {}) {
   try {
     await play();
     if (!element.videoWidth) throw new Error("There is only sound in it.");
+    const probe = await createImageBitmap(element), { videoWidth, videoHeight } = element;
+    if (probe.width > probe.height !== videoWidth > videoHeight) throw new Error("Firefox does not turn its frames.");
+    probe.close();
   } catch (error) {
     close();
     throw error;

@@ -588,6 +588,15 @@ def test_file_that_is_no_picture_is_named(page, tmp_path, name):
     wait_for_text(page, "faces", "Happy")
 
 
+def test_video_whose_frames_are_not_turned_is_refused(page, tmp_path):
+    """Firefox states the width and height of a portrait video, but gives its frames in landscape format."""
+    page.execute_script("const { createImageBitmap } = window; window.createImageBitmap = (picture) => ("
+                        "createImageBitmap(picture.videoWidth ? new ImageData(360, 640) : picture));")  # fmt: skip
+    shutil.copy(DOCS / "vendor" / "demo.mp4", tmp_path / "turned.mp4")
+    element(page, "file").send_keys(str(tmp_path / "turned.mp4"))
+    wait_for_text(page, "message", "turned.mp4: this browser cannot open it")
+
+
 def test_page_works_with_the_keyboard_alone(open_page, camera):
     driver = open_page(*camera, CAMERA_ALLOWED)
     reached = []
@@ -682,6 +691,15 @@ def test_browser_without_relaxed_simd_takes_the_other_build(open_changed_page):
 def test_damaged_network_is_refused(open_changed_page):
     driver, _ = open_changed_page("crypto.subtle.digest = async () => new ArrayBuffer(32);")
     wait_for_text(driver, "message", "model.tflite does not match model.json")
+
+
+@pytest.mark.parametrize("file", ["opencv.wasm", "model.tflite"])
+def test_failed_download_is_reported(open_changed_page, file):
+    script = (
+        "const real = fetch; fetch = (address, ...rest) => real(`${address}`.endsWith('%s') ? '-' : address, ...rest);"
+    )
+    driver, _ = open_changed_page(script % file)
+    wait_for_text(driver, "message", "The demo cannot load: .* Reload the page")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
