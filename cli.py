@@ -86,7 +86,7 @@ def explain(error):
         return str(error)
     path = error.filename2 or error.filename  # Two if renaming failed.
     remedy = "Free some space." if error.errno == errno.ENOSPC else "Check the path, or choose another."
-    remedy += f" The new content is in {error.filename}." if error.filename2 else ""
+    remedy += f" The content is still in {error.filename}." if error.filename2 else ""
     return f"{path}: {error.strerror}. {remedy}" if path else f"{error.strerror}. {remedy}"
 
 

@@ -89,14 +89,19 @@ export async function openVideo(content, signal, release = () => {}) {
   try {
     await play();
     if (!element.videoWidth) throw new Error("There is only sound in it.");
-    const probe = await createImageBitmap(element), { videoWidth, videoHeight } = element;
-    if (probe.width > probe.height !== videoWidth > videoHeight) throw new Error("Firefox does not turn its frames.");
-    probe.close();
+    if (!live && await isTurned(element)) throw new Error("Firefox does not turn its frames.");
   } catch (error) {
     close();
     throw error;
   }
   return { still: false, live, next, end, close, isDamaged: () => damaged };
+}
+
+// Returns whether the frames of a portrait video come in landscape format, or the other way round.
+async function isTurned(video) {
+  const frame = await createImageBitmap(video), isLandscape = frame.width > frame.height;
+  frame.close();
+  return isLandscape !== video.videoWidth > video.videoHeight;
 }
 
 // Returns an image, or the current frame of a video, as an ImageBitmap of at most `pixels` pixels, and its scale.

@@ -155,7 +155,7 @@ def test_new_file_that_cannot_replace_the_old_one_is_kept_and_named(tmp_path):
     with pytest.raises(OSError) as caught, cli.replaced(path) as temporary:
         temporary.write_text("new")
     message = cli.explain(caught.value)
-    assert message.startswith(f"{path}: ") and message.endswith(f" The new content is in {temporary}.")
+    assert message.startswith(f"{path}: ") and message.endswith(f" The content is still in {temporary}.")
     assert temporary.read_text() == "new"
 
 
