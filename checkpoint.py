@@ -266,7 +266,7 @@ def complete_replacement(output_dir):
     """Moves a finished model into place if a run was killed between the two renames of `replace_model`."""
     new = state_folder(output_dir) / "model"
     if not output_dir.exists() and previous_folder(output_dir).exists() and (new / "model.json").exists():
-        new.rename(output_dir)
+        cli.rename(new, output_dir)
 
 
 def replace_model(output_dir):
@@ -276,5 +276,5 @@ def replace_model(output_dir):
         for name in sorted(MODEL_FILES - {"model.json"}):  # Last, because it marks a model folder.
             (previous_folder(output_dir) / name).unlink(missing_ok=True)
         shutil.rmtree(previous_folder(output_dir), ignore_errors=True)
-        output_dir.rename(previous_folder(output_dir))
-    (state_folder(output_dir) / "model").rename(output_dir)
+        cli.rename(output_dir, previous_folder(output_dir))
+    cli.rename(state_folder(output_dir) / "model", output_dir)

@@ -123,7 +123,7 @@ def replaced(path):
 
 
 def rename(path, target):
-    """Renames a file, with further attempts after `RENAME_PAUSES`."""
+    """Renames a file or folder, with further attempts after `RENAME_PAUSES`."""
     for pause in RENAME_PAUSES:
         with contextlib.suppress(PermissionError):
             return path.replace(target)

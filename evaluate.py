@@ -139,16 +139,36 @@ def area_under_curve(is_class, scores):
     return metrics.roc_auc_score(is_class, scores) if 0 < is_class.sum() < len(is_class) else None
 
 
-def measure_unseen(data, faces, labels, probabilities):
-    """Computes the accuracy on the faces, uint8 (N, 48, 48, 1), that are not in Training; None if it is unknown."""
+def find_training_copies(data, faces, num_classes):
+    """Returns which faces, uint8 (N, 48, 48, 1), are also in Training, bool (N,); None if it has no faces."""
     try:
-        trained_on, _ = data.select("train", probabilities.shape[1])
-    except ValueError:  # The data set has no Training faces.
+        trained_on, _ = data.select("train", num_classes)
+    except ValueError:
+        return None
+    return fer2013.find_copies(faces, trained_on)
+
+
+def measure_unseen(copies, truth, probabilities):
+    """Computes the accuracy on the faces that are not in Training; None if it is unknown.
+
+    Args:
+        copies: from `find_training_copies`.
+        truth: int (N,), -1 for a face that does not count.
+        probabilities: float (N, C).
+    """
+    if copies is None:
         return {"rows_also_in_training": None, "accuracy_unseen": None}
-    copies = fer2013.find_copies(faces, trained_on)
-    correct = (probabilities.argmax(axis=1) == labels)[~copies]
-    unseen = float(correct.mean()) if len(correct) else None
-    return {"rows_also_in_training": int(copies.sum()), "accuracy_unseen": unseen}
+    counted, right = truth >= 0, probabilities.argmax(axis=1) == truth
+    unseen = right[counted & ~copies]
+    accuracy = float(unseen.mean()) if len(unseen) else None
+    return {"rows_also_in_training": int((counted & copies).sum()), "accuracy_unseen": accuracy}
+
+
+def measure_section(split, truth, probabilities, classes, copies):
+    """Computes a section of `metrics.json`, from the arguments of `measure_unseen`."""
+    counted = truth >= 0
+    section = {"split": split} | measure(truth[counted], probabilities[counted], classes)
+    return section | measure_unseen(copies, truth, probabilities)
 
 
 def measure_split(chosen, truths, predictions):
@@ -291,7 +311,7 @@ def replaced_files(folder):
         yield Path(new)
         for name in FILES:
             if (Path(new) / name).exists():
-                (Path(new) / name).replace(folder / name)
+                cli.rename(Path(new) / name, folder / name)
             else:
                 (folder / name).unlink(missing_ok=True)  # From an earlier evaluation.
 
@@ -311,13 +331,10 @@ def evaluate(data, votes, model_dir, split, output_dir):
     data = fer2013.read(data)
     faces, parts, truths = select_faces(data, votes, split, len(classes))
     logits, predictions = run_network(model, faces)
-    labels = truths["labels"]
-    result = {"split": split} | measure(labels, predictions["labels"], classes)
-    result |= measure_unseen(data, faces, labels, predictions["labels"])
+    labels, copies = truths["labels"], find_training_copies(data, faces, len(classes))
+    result = measure_section(split, labels, predictions["labels"], classes, copies)
     if "consensus" in truths:
-        rows = truths["consensus"] >= 0
-        scored = truths["consensus"][rows], predictions["demo"][rows]
-        result["consensus"] = {"split": split} | measure(*scored, classes) | measure_unseen(data, faces[rows], *scored)
+        result["consensus"] = measure_section(split, truths["consensus"], predictions["demo"], classes, copies)
     result["splits"] = {part: measure_split(part == parts, truths, predictions) for part in SPLIT_PARTS[split]}
     report = format_report(labels, predictions["labels"].argmax(axis=1), result, model.description)
     with replaced_files(output_dir) as folder:

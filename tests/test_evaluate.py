@@ -75,13 +75,15 @@ def test_unseen_accuracy_leaves_out_copies_of_training(sample_csv, tmp_path):
     data = fer2013.read(sample_csv)
     training, _ = data.select("train", limit=2)
     labels, probabilities = np.zeros(4, int), np.eye(5)[[0, 0, 0, 1]]
-    result = evaluate.measure_unseen(data, np.concatenate([training, 255 - training]), labels, probabilities)
+    copies = evaluate.find_training_copies(data, np.concatenate([training, 255 - training]), 5)
+    result = evaluate.measure_unseen(copies, labels, probabilities)
     assert result == {"rows_also_in_training": 2, "accuracy_unseen": 0.5}
-    result = evaluate.measure_unseen(data, training, labels[:2], probabilities[:2])
+    result = evaluate.measure_unseen(copies[:2], labels[:2], probabilities[:2])
     assert result == {"rows_also_in_training": 2, "accuracy_unseen": None}
     lines = sample_csv.read_text().splitlines(keepends=True)
     (tmp_path / "test.csv").write_text("".join(line for line in lines if "Training" not in line))
-    result = evaluate.measure_unseen(fer2013.read(tmp_path / "test.csv"), training, labels[:2], probabilities[:2])
+    copies = evaluate.find_training_copies(fer2013.read(tmp_path / "test.csv"), training, 5)
+    result = evaluate.measure_unseen(copies, labels[:2], probabilities[:2])
     assert result == {"rows_also_in_training": None, "accuracy_unseen": None}
 
 
