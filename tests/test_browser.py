@@ -242,7 +242,7 @@ def wait_for_text(driver, name, pattern):
 def varied_frames(clip_frames):
     """Frames of the clip as they are, and large, dark, small, odd and turned ones; a cropped face; a profile."""
     both, near = clip_frames[70], clip_frames[20]
-    yield from clip_frames[::30]
+    yield from clip_frames[::15]
     yield cv2.resize(both, (1280, 720), interpolation=cv2.INTER_CUBIC)
     yield both // 4
     yield cv2.resize(near, (213, 121), interpolation=cv2.INTER_AREA)
@@ -266,7 +266,7 @@ def test_boxes_and_crops_equal_pythons_and_probabilities_are_close(worker, clip_
             assert face["crop"] == crop.ravel().tolist()
             np.testing.assert_allclose(face["probabilities"], model.predict(crop[np.newaxis])[0], atol=0.02)
         found.extend(angles)
-    assert len(found) >= 15
+    assert len(found) >= 20
     assert len(set(found)) >= 2  # Tilted ones too.
 
 
@@ -469,10 +469,10 @@ def test_tall_and_wide_pictures_are_shown_whole(page, clip_frames, tmp_path):
 
 def test_damaged_video_is_reported(page, tmp_path):
     content = (DOCS / "vendor" / "demo.mp4").read_bytes()
-    (tmp_path / "a.mp4").write_bytes(content[: len(content) // 3])
+    (tmp_path / "a.mp4").write_bytes(content[: len(content) * 2 // 3])
     element(page, "file").send_keys(str(tmp_path / "a.mp4"))
     wait_for_text(page, "message", "is damaged")
-    assert int(text(page, "rows").split()[0]) > 10
+    assert int(text(page, "rows").split()[0]) > 20
 
 
 def test_dropped_picture_is_labeled_and_mirrored(page, clip_frames, tmp_path):

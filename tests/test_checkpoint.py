@@ -138,7 +138,10 @@ def test_hidden_files_do_not_stop_a_training(tmp_path):
 def test_second_run_is_refused_until_the_first_ends(tmp_path):
     folder = tmp_path / "model"
     with checkpoint.locked(folder):
-        with pytest.raises(ValueError, match="another training run is using it"), checkpoint.locked(folder):
+        with (
+            pytest.raises(ValueError, match="model.partial: another training run is using it"),
+            checkpoint.locked(folder),
+        ):
             pass
         assert folder.with_name("model.partial").exists()
     assert not folder.with_name("model.partial").exists()
